@@ -1,0 +1,282 @@
+"""Render POP909 as training and evaluation audio: `python -m corpus.pop909 --help`.
+
+    songs -> arrange (labels, notes) -> render -> OUT/audio/SSS_aA.flac, OUT/manifest.csv
+
+Songs are spread over worker processes; each clip depends on (seed, song, arrangement) alone. Files
+already there are kept, so a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from corpus.arrange import VERSION, Arrangement, arrange
+from corpus.songs import read_song
+from corpus.synth import Player, finish, write_audio
+
+LAST_TRAIN, LAST_VAL = 749, 799
+_REPORT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every clip of one output folder has in common; a second run must agree with it."""
+
+    version: int
+    seed: int
+    clip_s: float
+    sample_rate_hz: int
+    soundfonts: tuple[str, ...]  # names; their order matters
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of manifest.csv."""
+
+    path: str
+    key: str
+    tempo: float
+    split: str
+    group: int
+    song: int
+    arrangement: int
+    duration_s: float
+    melody_program: int
+    melody_family: str
+    bass_style: str
+    drum_style: str
+    soundfont: str
+    transpose_semitones: int
+    tempo_factor: float
+    start_s: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """One song's clips."""
+
+    folder: Path
+    out: Path
+    settings: Settings
+    soundfonts: tuple[Path, ...]
+    arrangements: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a job. `rendered_s` counts new audio only."""
+
+    rows: tuple[Row, ...]
+    errors: tuple[str, ...]
+    rendered_s: float
+
+
+def split_of(song: int) -> str:
+    """The project's split of the 909 songs."""
+    if song <= LAST_TRAIN:
+        return "train"
+    return "val" if song <= LAST_VAL else "test"
+
+
+def clip_path(song: int, arrangement: int) -> str:
+    return f"audio/{song:03d}_a{arrangement}.flac"
+
+
+def row_of(plan: Arrangement, soundfonts: Sequence[Path]) -> Row:
+    return Row(
+        path=clip_path(plan.song, plan.number),
+        key=str(plan.key),
+        tempo=round(plan.tempo_bpm, 3),
+        split=split_of(plan.song),
+        group=plan.song,
+        song=plan.song,
+        arrangement=plan.number,
+        duration_s=round(plan.duration_s, 3),
+        melody_program=plan.melody_program,
+        melody_family=plan.melody_family,
+        bass_style=plan.bass_style,
+        drum_style=plan.drum_style,
+        soundfont=soundfonts[plan.soundfont].stem,
+        transpose_semitones=plan.transpose_semitones,
+        tempo_factor=round(plan.tempo_factor, 5),
+        start_s=round(plan.start_s, 3),
+    )
+
+
+def render_clip(plan: Arrangement, path: Path, player: Player, soundfonts: Sequence[Path]) -> None:
+    rate = player.sample_rate_hz
+    total_s = plan.preroll_s + plan.duration_s
+    wave = player.render(plan.parts, soundfonts[plan.soundfont], total_s)
+    wave = finish(wave[round(plan.preroll_s * rate) :], rate, plan.peak_dbfs)
+    write_audio(path, wave, rate, subtype="PCM_16", compression_level=0.3)
+
+
+# One per worker process, made on its first job: soundfonts stay loaded between jobs.
+_players: dict[int, Player] = {}
+
+
+def render_song(job: Job) -> Done:
+    """Render what is missing of one song. A bad song or clip is an error in the result."""
+    rate = job.settings.sample_rate_hz
+    player = _players.setdefault(rate, Player(rate))
+    rows: list[Row] = []
+    errors: list[str] = []
+    rendered_s = 0.0
+    try:
+        song = read_song(job.folder)
+    except (OSError, EOFError, ValueError) as error:
+        return Done((), (f"{job.folder.name}: {error}",), 0.0)
+    for number in range(job.arrangements):
+        try:
+            plan = arrange(
+                song,
+                number,
+                seed=job.settings.seed,
+                clip_s=job.settings.clip_s,
+                n_soundfonts=len(job.soundfonts),
+            )
+            row = row_of(plan, job.soundfonts)
+            if not (job.out / row.path).exists():
+                render_clip(plan, job.out / row.path, player, job.soundfonts)
+                rendered_s += plan.duration_s
+        except (OSError, RuntimeError, ValueError) as error:
+            errors.append(f"{clip_path(song.number, number)}: {error}")
+        else:
+            rows.append(row)
+    return Done(tuple(rows), tuple(errors), rendered_s)
+
+
+def read_manifest(path: Path) -> dict[str, dict[str, str]]:
+    """path -> cells of an existing manifest whose audio is there; empty where there is none."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = {cells["path"]: cells for cells in csv.DictReader(file)}
+    return {name: cells for name, cells in rows.items() if (path.parent / name).exists()}
+
+
+def write_manifest(path: Path, lines: dict[str, dict[str, str]]) -> None:
+    """Write the lines sorted by path; the file appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines[key] for key in sorted(lines))
+    partial.replace(path)
+
+
+def check_settings(out: Path, settings: Settings) -> None:
+    """Refuse to mix clips made with other settings into one folder."""
+    path = out / "settings.json"
+    text = json.dumps(asdict(settings), indent=2) + "\n"
+    if path.exists() and path.read_text() != text:
+        raise ValueError(f"{path} has other settings than this run; choose another --out")
+    path.write_text(text)
+
+
+@contextmanager
+def song_folders(songs: Path) -> Iterator[dict[int, Path]]:
+    """Song number -> folder, from an unpacked dataset or a tar of it (unpacked for the time)."""
+    with tempfile.TemporaryDirectory(prefix="pop909-") as scratch:
+        root = songs
+        if songs.is_file():
+            root = Path(scratch)
+            with tarfile.open(songs) as tar:
+                tar.extractall(root, filter="data")
+        found = {
+            int(path.stem): path.parent
+            for path in root.rglob("*.mid")
+            if path.stem.isdigit() and path.stem == path.parent.name
+        }
+        if not found:
+            raise ValueError(f"no songs (NNN/NNN.mid) in {songs}")
+        yield found
+
+
+def run(jobs: Sequence[Job], out: Path, workers: int) -> int:
+    """Do the jobs, keep the manifest up to date, report on stderr; the number of errors."""
+    manifest = out / "manifest.csv"
+    lines = read_manifest(manifest)
+    started = reported = time.monotonic()
+    rendered_s, n_errors = 0.0, 0
+    # Spawned and not forked: a fork would share the loaded soundfonts' locks and threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+        waiting = [pool.submit(render_song, job) for job in jobs]
+        for n_done, future in enumerate(as_completed(waiting), start=1):
+            done = future.result()
+            rendered_s += done.rendered_s
+            n_errors += len(done.errors)
+            for error in done.errors:
+                print(f"error: {error}", file=sys.stderr)
+            for row in done.rows:
+                lines[row.path] = {name: str(cell) for name, cell in asdict(row).items()}
+            now = time.monotonic()
+            if now - reported >= _REPORT_EVERY_S or n_done == len(jobs):
+                reported = now
+                write_manifest(manifest, lines)
+                speed = rendered_s / max(now - started, 1e-9)
+                print(
+                    f"{n_done}/{len(jobs)} songs, {rendered_s / 3600:.2f} h new audio, "
+                    f"{now - started:.0f} s, {speed:.0f} x real time, {n_errors} errors",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    return n_errors
+
+
+def _range(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m corpus.pop909", description="Render POP909 as labelled audio."
+    )
+    parser.add_argument("--songs", type=Path, required=True, help="the dataset, a folder or a tar")
+    parser.add_argument("--soundfont", type=Path, required=True, action="append", help="repeatable")
+    parser.add_argument("--out", type=Path, required=True, help="folder for audio/ and manifest")
+    parser.add_argument("--range", type=_range, default=range(1, 910), help="songs, as in 1-749")
+    parser.add_argument("--arrangements", type=int, default=3, help="clips per song")
+    parser.add_argument("--clip-s", type=float, default=40.0, help="seconds per clip")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--sample-rate-hz", type=int, default=44_100)
+    args = parser.parse_args(arguments)
+
+    for soundfont in args.soundfont:
+        if not soundfont.is_file():
+            parser.error(f"no such soundfont: {soundfont}")
+    (args.out / "audio").mkdir(parents=True, exist_ok=True)
+    settings = Settings(
+        VERSION, args.seed, args.clip_s, args.sample_rate_hz, tuple(p.stem for p in args.soundfont)
+    )
+    try:
+        check_settings(args.out, settings)
+        with song_folders(args.songs) as folders:
+            jobs = [
+                Job(folders[n], args.out, settings, tuple(args.soundfont), args.arrangements)
+                for n in args.range
+                if n in folders
+            ]
+            n_errors = run(jobs, args.out, args.workers)
+    except ValueError as error:
+        parser.error(str(error))
+    return 3 if n_errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""Audio files: find them, and decode any length in bounded memory to mono at the model's rate.
+
+find    what a user names (files, folders, a list on stdin) -> ordered sources, each once
+decode  one file -> mono float32 blocks at the model's rate
+load    one file -> its whole waveform
+probe   one file -> length, rate and channels by its header
+"""
+
+from loev_cli.audio.decoding import Decoding, FileInfo, decode, load, probe
+from loev_cli.audio.sources import AUDIO_EXTENSIONS, Source, find
+
+__all__ = [
+    "AUDIO_EXTENSIONS",
+    "Decoding",
+    "FileInfo",
+    "Source",
+    "decode",
+    "find",
+    "load",
+    "probe",
+]

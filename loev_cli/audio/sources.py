@@ -1,0 +1,162 @@
+"""What a user names -> the audio files meant, each exactly once, each with its row name.
+
+loev embed music            music/a/x.mp3   is row  a/x.mp3
+loev embed music more       music/a/x.mp3   is row  music/a/x.mp3
+loev embed music/a/x.mp3    music/a/x.mp3   is row  music/a/x.mp3
+... | loev embed -          as the line says
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from loev_cli.errors import UsageError
+
+# What a folder is searched for. A file named outright is taken whatever it is called.
+# fmt: off
+AUDIO_EXTENSIONS = frozenset([
+    ".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".flac",
+    ".mp3", ".mp2", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma",
+    ".ape", ".wv", ".tta", ".mka", ".webm", ".ac3",
+])
+# fmt: on
+
+_STDIN = "-"
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input file.
+
+    Attributes:
+        path: its row name in the output, ``/`` separated, unique in a run.
+        file: where it lies.
+    """
+
+    path: str
+    file: Path
+
+
+def find(
+    inputs: Sequence[str], *, stdin: BinaryIO | None = None, null: bool = False
+) -> list[Source]:
+    """The audio files that ``inputs`` mean, in the order given, folders sorted, each once.
+
+    A path that stands on stdin but does not exist stays in the list and fails when it is opened,
+    as its own file's failure; so does a folder below an input that cannot be read.
+
+    Args:
+        inputs: files, folders, and ``-`` for a list of them on ``stdin``.
+        stdin: where ``-`` reads from.
+        null: the list on stdin is separated by NUL instead of newlines.
+
+    Raises:
+        UsageError: an argument does not exist, is a URL, or two files would share a row name.
+    """
+    folder_prefixed = len(inputs) > 1
+    found: dict[str, Source] = {}  # by absolute path: the same file twice is one row
+    names: dict[str, Source] = {}
+    for given, must_exist in _expand_stdin(inputs, stdin, null):
+        prefixed = folder_prefixed or not must_exist
+        for source in _sources_of(given, must_exist=must_exist, prefixed=prefixed):
+            # Absolute but not resolved: `link/../x` must not be taken for `x`.
+            key = str(source.file.absolute())
+            if key in found:
+                continue
+            other = names.setdefault(source.path, source)
+            if other is not source:
+                raise UsageError(
+                    f"{source.file} and {other.file} would share the row name {source.path!r}",
+                    hint="rename one of them",
+                )
+            found[key] = source
+    return list(found.values())
+
+
+def _expand_stdin(
+    inputs: Sequence[str], stdin: BinaryIO | None, null: bool
+) -> Iterator[tuple[str, bool]]:
+    """Each input, and whether it must exist (it was typed, not piped)."""
+    for given in inputs:
+        if given != _STDIN:
+            yield given, True
+        elif stdin is None:
+            raise UsageError("no list of paths to read: standard input is not available")
+        else:
+            for line in stdin.read().split(b"\0" if null else b"\n"):
+                path = line if null else line.removesuffix(b"\r")
+                if path:
+                    yield os.fsdecode(path), False
+
+
+def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Source]:
+    if _URL.match(given):
+        raise UsageError(
+            f"{given}: remote inputs are not supported yet", hint="copy the files here first"
+        )
+    if "\0" in given:
+        raise UsageError("a path holds a NUL character", hint="use --null for NUL-separated lists")
+    path = Path(given)
+    try:
+        is_folder = path.is_dir()
+        exists = is_folder or os.path.lexists(path)
+    except OSError as error:
+        raise UsageError(f"{given}: {error.strerror}") from error
+    if must_exist and not exists:
+        raise UsageError(f"no such file or folder: {given}")
+    if not is_folder:
+        yield Source(_row_name(given), path)
+        return
+    root = given.rstrip("/" + os.sep) or given[:1]
+    for file in _walk(path):
+        if file == path:  # the input itself cannot be read
+            yield Source(_row_name(root), file)
+            continue
+        relative = str(file.relative_to(path))
+        full = f"{root}/{relative}" if root != "/" else f"/{relative}"
+        yield Source(_row_name(full if prefixed else relative), file)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Audio files below ``root``, sorted; folders that cannot be read are yielded themselves.
+
+    Every folder is entered once, which ends symbolic-link loops. Linked folders are entered
+    last, so that a file has its name by the folder it really lies in.
+    """
+    entered: set[tuple[int, int]] = set()
+    linked: list[Path] = [root]
+    while linked:
+        stack = [linked.pop(0)]
+        while stack:
+            folder = stack.pop()
+            try:
+                status = folder.stat()
+                if (status.st_dev, status.st_ino) in entered:
+                    continue
+                entered.add((status.st_dev, status.st_ino))
+                entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+            except OSError:
+                yield folder
+                continue
+            subfolders: list[Path] = []
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    (linked if entry.is_symlink() else subfolders).append(entry)
+                elif entry.suffix.lower() in AUDIO_EXTENSIONS:
+                    yield entry
+            stack.extend(reversed(subfolders))
+
+
+def _row_name(path: str) -> str:
+    """``/`` separated and valid Unicode: bytes that are no UTF-8 are spelled ``\\xNN``."""
+    if os.sep != "/":
+        path = path.replace(os.sep, "/")
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

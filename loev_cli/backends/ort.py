@@ -1,0 +1,170 @@
+"""Run a bundle's ``model.onnx`` with ONNX Runtime, on the CPU or with CUDA. Needs no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from loev_cli.backends.machine import cuda_driver, usable_cpus
+from loev_cli.bundle import ONNX_FILE, Bundle
+from loev_cli.errors import BundleError, LoevError, UsageError
+
+_log = logging.getLogger(__name__)
+
+# ONNX Runtime's exceptions, one per status code, have no common base but Exception.
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    *(c for c in vars(ort_state).values() if isinstance(c, type) and issubclass(c, Exception)),
+)
+_FATAL_ONLY = 4
+_INPUT = "waveform"
+
+
+class OnnxEncoder:
+    """An :class:`~loev_cli.backends.Encoder` on an ONNX Runtime session."""
+
+    backend = "onnx"
+    precision = "fp32"
+
+    def __init__(
+        self, bundle: Bundle, session: ort.InferenceSession, device: str, subspaces: dict[str, int]
+    ) -> None:
+        self.bundle = bundle
+        self.device = device
+        self.subspaces = subspaces
+        self._session = session
+        self._options = ort.RunOptions()
+        self._options.log_severity_level = _FATAL_ONLY
+        # Branches of subspaces that nobody asked for are not computed.
+        self._options.only_execute_path_to_fetches = True
+
+    def encode(self, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        names = list(self.subspaces)
+        try:
+            vectors = self._session.run(names, {_INPUT: windows}, self._options)
+        except _ORT_ERRORS as error:
+            raise LoevError(
+                f"the ONNX backend failed on {self.device} with {len(windows)} windows: "
+                f"{_first_line(error)}",
+                hint="try a smaller --batch-size, or --device cpu",
+            ) from error
+        return dict(zip(names, vectors, strict=True))
+
+
+def open_encoder(
+    bundle: Bundle,
+    *,
+    device: str,
+    precision: str,
+    n_threads: int | None,
+    subspaces: dict[str, int],
+) -> OnnxEncoder:
+    """See :func:`loev_cli.backends.open_encoder`; ``device`` is ``auto``, ``cpu`` or ``cuda:N``.
+
+    Raises:
+        UsageError: CUDA was asked for and cannot be had, or a precision other than fp32.
+        BundleError: ``model.onnx`` is missing, damaged, or not the model its config describes.
+    """
+    if precision != "fp32":
+        raise UsageError(
+            f"{precision} is not available with ONNX",
+            hint=f"{precision} runs with --backend torch on a CUDA device",
+        )
+    file = bundle.verified(ONNX_FILE)
+    ort.set_default_logger_severity(_FATAL_ONLY)
+    session: ort.InferenceSession | None = None
+    opened = "cpu"
+    if device != "cpu":
+        wanted = "cuda:0" if device == "auto" else device
+        session, problem = _open_cuda(file, int(wanted.partition(":")[2]), n_threads)
+        if session is not None:
+            opened = wanted
+        elif device == "auto":
+            _log.debug("not using CUDA: %s", problem)
+        else:
+            raise UsageError(
+                f"device {device} is not available with ONNX: {problem}",
+                hint="--device cpu runs anywhere; see 'loev doctor'",
+            )
+    if session is None:
+        session = _open_session(file, ["CPUExecutionProvider"], n_threads)
+    _check_contract(bundle, session)
+    return OnnxEncoder(bundle, session, opened, subspaces)
+
+
+def cuda_problem(bundle: Bundle) -> str | None:
+    """Why ONNX Runtime cannot run this bundle with CUDA here; None if it can. For diagnosis."""
+    return _open_cuda(bundle.verified(ONNX_FILE), 0, None)[1]
+
+
+def _open_cuda(
+    file: Path, index: int, n_threads: int | None
+) -> tuple[ort.InferenceSession | None, str | None]:
+    """A session on CUDA device ``index``, or the reason why there is none."""
+    available = ort.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        return None, f"this onnxruntime has no CUDA provider, only {', '.join(available)}"
+    driver = cuda_driver()
+    if driver.problem is not None:
+        return None, driver.problem
+    if index >= driver.n_devices:
+        return None, f"there is no device {index}, the driver lists {driver.n_devices}"
+    # CUDA and cuDNN as pip packages are found by this; it prints what it does not find.
+    with contextlib.redirect_stdout(io.StringIO()) as messages:
+        ort.preload_dlls()
+    options: dict[str, Any] = {
+        "device_id": index,
+        "use_tf32": 0,  # fp32 means fp32: TF32 would differ from the CPU in the third digit
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    try:
+        session = _open_session(
+            file, [("CUDAExecutionProvider", options), "CPUExecutionProvider"], n_threads
+        )
+    except BundleError as error:
+        return None, f"the CUDA provider does not open: {error.message}"
+    # A provider whose libraries are missing is dropped silently; the session tells.
+    if "CUDAExecutionProvider" not in session.get_providers():
+        detail = " ".join(messages.getvalue().split())
+        return None, f"the CUDA provider does not load; are CUDA and cuDNN installed? {detail}"
+    return session, None
+
+
+def _open_session(file: Path, providers: list[Any], n_threads: int | None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = n_threads or usable_cpus()
+    options.inter_op_num_threads = 1
+    # Spinning threads would take the cores that decode the next files.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(file, options, providers=providers, enable_fallback=0)
+    except _ORT_ERRORS as error:
+        raise BundleError(
+            f"ONNX Runtime cannot open {file}: {_first_line(error)}", hint="export the model again"
+        ) from error
+
+
+def _check_contract(bundle: Bundle, session: ort.InferenceSession) -> None:
+    inputs = [node.name for node in session.get_inputs()]
+    outputs = {node.name for node in session.get_outputs()}
+    missing = [name for name in bundle.subspaces if name not in outputs]
+    if inputs != [_INPUT] or missing:
+        raise BundleError(
+            f"{bundle.path / ONNX_FILE} is not the model of its config: "
+            + (f"no output {', '.join(missing)}" if missing else f"inputs {', '.join(inputs)}"),
+            hint="export the model again",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

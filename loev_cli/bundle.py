@@ -1,0 +1,195 @@
+"""Model bundles: a folder that says everything needed to run a model, and nothing executable.
+
+    loevpp-small/
+      config.json         the contract: rate, window, subspaces, frontend, encoder, checksums
+      model.safetensors   weights for torch
+      model.onnx          waveform (B, N) -> one output (B, D) per subspace
+      README.md           model card
+
+Reading a bundle never unpickles and never imports torch. Sizes and SHA-256 sums of the two
+weight files stand in ``config.json``; a file is checked against them before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loev_cli.errors import BundleError, UsageError
+
+FORMAT_VERSION = 1
+DEFAULT_MODEL = "loevpp-small"
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+ONNX_FILE = "model.onnx"
+CARD_FILE = "README.md"
+
+_REQUIRED_KEYS: dict[str, type] = {
+    "name": str,
+    "method": str,
+    "encoder": dict,
+    "frontend": dict,
+    "sample_rate_hz": int,
+    "window_n_samples": int,
+    "pooling": str,
+    "subspaces": dict,
+    "augmentations": dict,
+    "files": dict,
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model bundle on disk, its ``config.json`` read and checked.
+
+    Attributes:
+        path: the bundle's folder.
+        config: ``config.json`` as it stands.
+    """
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.config["name"])
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return int(self.config["sample_rate_hz"])
+
+    @property
+    def window_n_samples(self) -> int:
+        return int(self.config["window_n_samples"])
+
+    @property
+    def window_s(self) -> float:
+        return self.window_n_samples / self.sample_rate_hz
+
+    @property
+    def pooling(self) -> str:
+        return str(self.config["pooling"])
+
+    @property
+    def subspaces(self) -> dict[str, int]:
+        """Subspace name -> dimension D, in the model's order."""
+        return dict(self.config["subspaces"])
+
+    @property
+    def sha256(self) -> str:
+        """The model's identity: SHA-256 of its ``model.safetensors``, whichever backend runs it."""
+        return str(self.config["files"][WEIGHTS_FILE]["sha256"])
+
+    def verified(self, filename: str) -> Path:
+        """Path of one of the bundle's weight files, after checking its size and SHA-256.
+
+        Raises:
+            BundleError: the file is missing, or is not the one ``config.json`` describes.
+        """
+        file = self.path / filename
+        expected = self.config["files"].get(filename)
+        if expected is None:
+            raise BundleError(
+                f"bundle {self.path} lists no {filename}", hint="export the model again"
+            )
+        if not file.is_file():
+            raise BundleError(
+                f"bundle {self.path} has no {filename}", hint="copy the whole folder again"
+            )
+        if file_record(file) != expected:
+            raise BundleError(
+                f"{file} is damaged: its checksum is not the one in {CONFIG_FILE}",
+                hint="copy the bundle again or reinstall loev-cli",
+            )
+        return file
+
+
+def file_record(file: Path) -> dict[str, Any]:
+    """What ``config.json`` says of a weight file: ``{"sha256": hex, "n_bytes": int}``."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"sha256": digest, "n_bytes": file.stat().st_size}
+
+
+def load(path: Path) -> Bundle:
+    """Read and check the ``config.json`` of the bundle in folder ``path``.
+
+    Raises:
+        BundleError: no bundle there, an unreadable or incomplete config, or a newer format.
+    """
+    config_file = path / CONFIG_FILE
+    if not config_file.is_file():
+        raise BundleError(f"{path} is not a model bundle: it has no {CONFIG_FILE}")
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read {config_file}: {error}") from error
+    if not isinstance(config, dict):
+        raise BundleError(f"{config_file} does not hold a JSON object")
+
+    version = config.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise BundleError(f"{config_file} states no valid format_version")
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"bundle {path} has format {version}, this loev reads up to {FORMAT_VERSION}",
+            hint="pip install --upgrade loev-cli",
+        )
+    for key, kind in _REQUIRED_KEYS.items():
+        if not isinstance(config.get(key), kind):
+            raise BundleError(f"{config_file} has no valid '{key}'")
+    _check_values(config, config_file)
+    return Bundle(path=path, config=config)
+
+
+def _check_values(config: dict[str, Any], config_file: Path) -> None:
+    subspaces = config["subspaces"]
+    if not subspaces or not all(isinstance(d, int) and d > 0 for d in subspaces.values()):
+        raise BundleError(f"{config_file} needs a positive dimension for every subspace")
+    for key in ("sample_rate_hz", "window_n_samples"):
+        if config[key] <= 0:
+            raise BundleError(f"{config_file} needs a positive '{key}'")
+    if config["pooling"] != "mean":
+        raise BundleError(
+            f"{config_file} asks for pooling '{config['pooling']}', this loev knows 'mean'"
+        )
+    for filename in (WEIGHTS_FILE, ONNX_FILE):
+        record = config["files"].get(filename)
+        if not isinstance(record, dict) or set(record) != {"sha256", "n_bytes"}:
+            raise BundleError(f"{config_file} records no checksum of {filename}")
+
+
+def find(model: str) -> Bundle:
+    """The bundle a user means by ``model``: a folder that exists, or the name of a shipped one.
+
+    Raises:
+        UsageError: neither, naming what is shipped.
+        BundleError: it is there but cannot be used.
+    """
+    if Path(model).is_dir():
+        return load(Path(model))
+    shipped_folder = _shipped_root() / model
+    if model and Path(model).name == model and (shipped_folder / CONFIG_FILE).is_file():
+        return load(shipped_folder)
+    known = ", ".join(bundle.name for bundle in shipped()) or "none"
+    raise UsageError(
+        f"no model '{model}': neither a bundle folder nor a shipped name",
+        hint=f"shipped models: {known}; see 'loev models'",
+    )
+
+
+def shipped() -> list[Bundle]:
+    """The bundles that came with this installation, by name."""
+    root = _shipped_root()
+    return [load(config.parent) for config in sorted(root.glob(f"*/{CONFIG_FILE}"))]
+
+
+def _shipped_root() -> Path:
+    """Where shipped bundles lie: inside an installed wheel, or ``models/`` of a checkout."""
+    package = Path(__file__).parent
+    in_wheel = package / "_models"
+    return in_wheel if in_wheel.is_dir() else package.parent / "models"

@@ -1,0 +1,73 @@
+"""The command line. One file per command: parse -> call -> report; only this package prints.
+
+Command modules import nothing heavy before they run, so that ``loev --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from loev_cli import __version__
+from loev_cli.cli._boundary import exit_code_of, native_noise_silenced, signals_raise
+
+# (module, function): the command is called like the function. Order is that of the help.
+COMMANDS = [
+    ("loev_cli.cli.embed", "embed"),
+    ("loev_cli.cli.train", "train"),
+    ("loev_cli.cli.export", "export"),
+    ("loev_cli.cli.models", "models"),
+    ("loev_cli.cli.doctor", "doctor"),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"loev {__version__}")
+        raise typer.Exit
+
+
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Music embeddings with one subspace per thing you want to listen for.
+
+    Example: loev embed ~/Music --out emb.npz
+    """
+
+
+def build_app() -> typer.Typer:
+    """The application with every command that is installed."""
+    app = typer.Typer(
+        name="loev",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_top)
+    for module, function in COMMANDS:
+        if importlib.util.find_spec(module) is not None:
+            app.command(name=function)(getattr(importlib.import_module(module), function))
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line (default ``sys.argv``) and exit with its code.
+
+    Every error becomes one line on stderr; see DESIGN for the codes.
+    """
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in argv
+    with native_noise_silenced(enabled=not debug), signals_raise():
+        code = exit_code_of(lambda: build_app()(argv, "loev", standalone_mode=False), debug=debug)
+    sys.exit(code)

@@ -1,0 +1,135 @@
+"""Where the program meets the system: errors become one line and a code, signals exceptions."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import typer
+
+from loev_cli.cli._console import say
+from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM, LoevError
+
+# Typer carries its own copy of click or, before 0.20, uses click itself; this is the class of
+# usage errors in either.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+_SIGNALS = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived. Not an Exception: only cleaning up may stop it."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(self.signal.name)
+
+
+def exit_code_of(command: Callable[[], Any], *, debug: bool) -> int:
+    """Run ``command``; report what it raises on stderr; the exit code."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code if isinstance(code, int) else EXIT_DONE
+    except Interrupted as interrupt:
+        say(
+            f"loev: interrupted ({interrupt.signal.name}); nothing half-done was left behind, "
+            "run the same command to start again"
+        )
+        return _SIGNALS[interrupt.signal]
+    except BrokenPipeError:
+        # The reader of our output has seen enough. Python would complain again at exit.
+        _discard_stdout()
+        return EXIT_DONE
+    except LoevError as error:
+        _report(str(error), debug)
+        return error.exit_code
+    except _UsageError as error:
+        _report(_describe_usage(error), debug)
+        return int(getattr(error, "exit_code", EXIT_FAILED))
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        _report(detail if debug else f"{detail} (run again with --debug for the traceback)", debug)
+        return EXIT_FAILED
+
+
+def _report(message: str, debug: bool) -> None:
+    if debug:
+        say(traceback.format_exc().rstrip(), raw=True)
+    say(f"loev: error: {message}")
+
+
+def _describe_usage(error: Any) -> str:
+    message = str(error.format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{message} (see '{context.command_path} --help')" if context else message
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM raise :class:`Interrupted` in the main thread."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        # One is enough: a second signal must not interrupt the cleaning up.
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    previous = {each: signal.signal(each, handler) for each in _SIGNALS}
+    try:
+        yield
+    finally:
+        for each, old in previous.items():
+            signal.signal(each, old)
+
+
+@contextlib.contextmanager
+def native_noise_silenced(*, enabled: bool) -> Iterator[None]:
+    """Keep what C libraries print on stderr from the user; Python's own stderr goes on.
+
+    libsndfile's MP3 decoder and ONNX Runtime print warnings straight to file descriptor 2. It is
+    pointed at nothing for the whole run, rather than around each call, since decoding happens in
+    threads and a descriptor belongs to all of them.
+    """
+    if not enabled:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+    previous = sys.stderr
+    if _descriptor_of(previous) == 2:
+        sys.stderr = os.fdopen(
+            os.dup(kept), "w", buffering=1, encoding=previous.encoding, errors="backslashreplace"
+        )
+    try:
+        yield
+    finally:
+        if sys.stderr is not previous:
+            sys.stderr.close()
+            sys.stderr = previous
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _descriptor_of(stream: Any) -> int | None:
+    try:
+        return int(stream.fileno())
+    except (OSError, io.UnsupportedOperation, AttributeError, ValueError):
+        return None
+
+
+def _discard_stdout() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)

@@ -1,0 +1,52 @@
+"""How commands speak: lines and progress on stderr, asked-for data on stdout."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
+
+def say(text: str, *, raw: bool = False) -> None:
+    """One line on stderr. Control characters, as file names may hold them, are spelled out."""
+    print(text if raw else text.translate(_CONTROL_CHARACTERS), file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """Asked-for data: a line on stdout."""
+    print(text)
+
+
+def on_terminal() -> bool:
+    """Whether a person sees stderr, so that a progress bar makes sense."""
+    return sys.stderr.isatty()
+
+
+def log_to_stderr() -> None:
+    """Under ``--debug``: what the library notes on its way."""
+    logging.basicConfig(
+        stream=sys.stderr, format="loev: %(name)s: %(message)s", level=logging.WARNING, force=True
+    )
+    logging.getLogger("loev_cli").setLevel(logging.DEBUG)
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def size(n_bytes: int) -> str:
+    """Bytes in the unit that leaves one to three digits."""
+    value = float(n_bytes)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"
+
+
+def plural(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"

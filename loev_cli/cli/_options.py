@@ -1,0 +1,61 @@
+"""Options that several commands have, spelled the same in every one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+MODEL = "Model"
+RUNNING = "Running"
+REPORTING = "Reporting"
+
+
+class BackendName(StrEnum):
+    AUTO = "auto"
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+class PrecisionName(StrEnum):
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Only errors on stderr.", rich_help_panel=REPORTING),
+]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        help="Tracebacks, and what the libraries have to say.",
+        rich_help_panel=REPORTING,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.", rich_help_panel=REPORTING)]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Name of a shipped model, or a bundle folder.",
+        metavar="NAME|FOLDER",
+        rich_help_panel=MODEL,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto takes a CUDA device if one really opens.",
+        metavar="auto|cpu|cuda|cuda:N",
+        rich_help_panel=RUNNING,
+    ),
+]
+Backend = Annotated[BackendName, typer.Option(help="auto is onnx.", rich_help_panel=RUNNING)]
+Precision = Annotated[
+    PrecisionName,
+    typer.Option(help="auto is fp32; fp16 and bf16 need torch and CUDA.", rich_help_panel=RUNNING),
+]

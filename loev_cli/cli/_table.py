@@ -1,0 +1,27 @@
+"""Tables on stdout: drawn on a terminal, plain tab-free columns in a pipe."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table as text, drawn with lines if stdout is a terminal."""
+    if not sys.stdout.isatty():
+        lines = [header, *rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*header)
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    text = io.StringIO()
+    Console(file=text, force_terminal=True).print(drawn)
+    return text.getvalue().rstrip("\n")

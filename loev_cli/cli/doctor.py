@@ -1,0 +1,148 @@
+"""``loev doctor``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+
+import typer
+
+from loev_cli import __version__
+from loev_cli.cli import _options as options
+from loev_cli.cli._console import show
+from loev_cli.errors import EXIT_FAILED, LoevError
+
+_PACKAGES = [
+    *("numpy", "soundfile", "soxr", "av", "onnxruntime-gpu", "onnxruntime", "pyarrow"),
+    *("typer", "rich", "torch", "torchaudio"),
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. ``ok`` is None where neither answer is a fault."""
+
+    topic: str
+    name: str
+    ok: bool | None
+    detail: str
+
+
+def doctor(
+    as_json: options.Json = False, quiet: options.Quiet = False, debug: options.Debug = False
+) -> None:
+    """Say what this machine can run, and why not what it cannot.
+
+    Example: loev doctor
+    """
+    findings = [*_versions(), *_audio(), *_models(), *_devices()]
+    if as_json:
+        show(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        from loev_cli.cli._table import table
+
+        marks = {True: "ok", False: "FAULT", None: "-"}
+        show(
+            table(
+                ["topic", "what", "", "detail"],
+                [[f.topic, f.name, marks[f.ok], f.detail] for f in findings],
+            )
+        )
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _versions() -> list[Finding]:
+    findings = [
+        Finding("version", "loev", True, __version__),
+        Finding("version", "python", True, f"{platform.python_version()} at {sys.executable}"),
+        Finding("version", "system", True, f"{platform.system()} {platform.machine()}"),
+    ]
+    for package in _PACKAGES:
+        try:
+            findings.append(Finding("version", package, True, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            findings.append(Finding("version", package, None, "not installed"))
+    return findings
+
+
+def _audio() -> list[Finding]:
+    findings = []
+    try:
+        import soundfile
+
+        formats = ", ".join(sorted(soundfile.available_formats()))
+        detail = f"{soundfile.__libsndfile_version__}: {formats}"
+        findings.append(Finding("audio", "libsndfile", True, detail))
+    except (ImportError, OSError) as error:
+        findings.append(Finding("audio", "libsndfile", False, str(error)))
+    try:
+        import av
+
+        wanted = ["aac", "alac", "wmav2", "ape", "wavpack"]
+        there = [name for name in wanted if name in av.codecs_available]
+        detail = f"PyAV {av.__version__}: {', '.join(there)}"
+        findings.append(Finding("audio", "FFmpeg", there == wanted, detail))
+    except (ImportError, OSError) as error:
+        findings.append(Finding("audio", "FFmpeg", False, str(error)))
+    return findings
+
+
+def _models() -> list[Finding]:
+    from loev_cli import bundle as bundles
+
+    try:
+        shipped = bundles.shipped()
+    except LoevError as error:
+        return [Finding("model", "shipped", False, str(error))]
+    findings = []
+    for model in shipped:
+        try:
+            for filename in (bundles.ONNX_FILE, bundles.WEIGHTS_FILE):
+                model.verified(filename)
+            findings.append(Finding("model", model.name, True, f"checksums agree, {model.path}"))
+        except LoevError as error:
+            findings.append(Finding("model", model.name, False, str(error)))
+    return findings or [Finding("model", "shipped", None, "none came with this installation")]
+
+
+def _devices() -> list[Finding]:
+    from loev_cli.backends import machine
+
+    findings = [Finding("device", "cpu", True, f"{machine.usable_cpus()} cores to use")]
+    driver = machine.cuda_driver()
+    detail = driver.problem or f"{driver.n_devices} devices"
+    findings.append(Finding("device", "NVIDIA driver", None if driver.problem else True, detail))
+    return [*findings, *_onnx_runtime(gpu=driver.problem is None), *_torch()]
+
+
+def _onnx_runtime(*, gpu: bool) -> list[Finding]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return [Finding("device", "ONNX Runtime", False, str(error))]
+    from loev_cli import bundle as bundles
+    from loev_cli.backends import ort
+
+    providers = ", ".join(onnxruntime.get_available_providers())
+    findings = [Finding("device", "ONNX Runtime", True, providers)]
+    try:
+        problem = ort.cuda_problem(bundles.find(bundles.DEFAULT_MODEL))
+    except LoevError as error:
+        problem = f"not tried: {error}"
+    # A GPU that stays unused is a fault; having none is not.
+    ok = True if problem is None else (False if gpu else None)
+    detail = problem or "the shipped model opens on the GPU"
+    return [*findings, Finding("device", "ONNX CUDA", ok, detail)]
+
+
+def _torch() -> list[Finding]:
+    try:
+        from loev_cli.backends import pytorch
+    except LoevError as error:
+        return [Finding("device", "torch CUDA", None, str(error))]
+    problem = pytorch.cuda_problem()
+    return [Finding("device", "torch CUDA", None if problem else True, problem or "usable")]

@@ -1,0 +1,204 @@
+"""``loev embed``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loev_cli.bundle import DEFAULT_MODEL
+from loev_cli.cli import _options as options
+from loev_cli.cli._console import clock, log_to_stderr, plural, say, show, size
+from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
+
+if TYPE_CHECKING:
+    from loev_cli.embed import DryRun, Report
+
+_OUTPUT = "Output"
+
+
+def embed(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Audio files, folders (searched recursively), or - for a list of paths on stdin.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help=".npz, .parquet or .jsonl, or - for JSON lines on stdout.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    model: options.Model = DEFAULT_MODEL,
+    subspaces: Annotated[
+        str | None,
+        typer.Option(
+            help="Which of the model's subspaces; default all.",
+            metavar="A,B",
+            show_default=False,
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    per_window: Annotated[
+        bool,
+        typer.Option(
+            "--per-window",
+            help="Keep every window instead of the track's mean.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
+    hop_s: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds from window to window; default half a window.",
+            metavar="SECONDS",
+            show_default=False,
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Discard an output made otherwise, or by something else.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Stop at the first bad file and write nothing.",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = False,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null",
+            "-0",
+            help="The list on stdin is separated by NUL, as find -print0 makes it.",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Count files and hours by their headers; embed nothing.",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = False,
+    device: options.Device = "auto",
+    backend: options.Backend = options.BackendName.AUTO,
+    precision: options.Precision = options.PrecisionName.AUTO,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Windows encoded together; default by the machine.",
+            show_default=False,
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Decoder threads; default by the machine.",
+            show_default=False,
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Turn audio into an embedding file with one array per subspace.
+
+    Example: loev embed ~/Music --out emb.npz
+    """
+    from loev_cli import embed as job
+
+    if debug:
+        log_to_stderr()
+    request = job.Request(
+        inputs=inputs,
+        out=out,
+        model=model,
+        subspaces=None if subspaces is None else _split(subspaces),
+        per_window=per_window,
+        hop_s=hop_s,
+        device=device,
+        backend=backend.value,
+        precision=precision.value,
+        batch_size=batch_size,
+        workers=workers,
+        strict=strict,
+        overwrite=overwrite,
+        null=null,
+    )
+    if dry_run:
+        plan = job.dry_run(request, stdin=sys.stdin.buffer)
+        _show_plan(plan)
+        raise typer.Exit(_exit_code(plan.n_files - len(plan.unreadable), len(plan.unreadable)))
+
+    from loev_cli.cli._progress import Progress
+
+    with Progress(quiet=quiet) as progress:
+        report = job.embed(
+            request, stdin=sys.stdin.buffer, stdout=sys.stdout.buffer, on_event=progress.take
+        )
+    _say_report(report, request.out or "", quiet)
+    raise typer.Exit(_exit_code(report.n_done, len(report.failures)))
+
+
+def _split(names: str) -> list[str]:
+    parts = [name.strip() for name in names.split(",")]
+    if not all(parts):
+        raise UsageError(f"--subspaces '{names}' has an empty name", hint="as in --subspaces a,b")
+    return parts
+
+
+def _exit_code(n_done: int, n_failed: int) -> int:
+    if n_done == 0:
+        return EXIT_FAILED
+    return EXIT_SOME_FAILED if n_failed else EXIT_DONE
+
+
+def _say_report(report: Report, out: str, quiet: bool) -> None:
+    from loev_cli.embed import FAILURES_SUFFIX
+    from loev_cli.writers import STDOUT
+
+    n_failed = len(report.failures)
+    listed = "" if out == STDOUT else f", listed in {out}{FAILURES_SUFFIX}"
+    if report.n_done == 0:
+        say(f"loev: error: nothing written: all {plural(n_failed, 'file')} failed{listed}")
+        return
+    if quiet:
+        return
+    speed = report.audio_s / max(report.wall_s, 1e-9)
+    where = "standard output" if out == STDOUT else out
+    say(
+        f"{plural(report.n_done, 'track')}, {clock(report.audio_s)} of audio in "
+        f"{report.wall_s:.1f} s ({speed:.0f} x real time) -> {where}"
+    )
+    if n_failed:
+        say(f"{plural(n_failed, 'file')} failed{listed}")
+
+
+def _show_plan(plan: DryRun) -> None:
+    for failure in plan.unreadable:
+        say(f"loev: failed ({failure.stage}): {failure.message}")
+    unknown = f" and {plural(plan.n_unknown_length, 'file')} of unknown length"
+    show(f"files:      {plan.n_files}")
+    show(f"audio:      {clock(plan.audio_s)}{unknown if plan.n_unknown_length else ''}")
+    show(f"unreadable: {len(plan.unreadable)}")
+    show(f"vectors:    {plan.n_vectors}")
+    show(f"output:     {size(plan.out_n_bytes)}")

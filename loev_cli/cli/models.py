@@ -1,0 +1,73 @@
+"""``loev models``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loev_cli.cli import _options as options
+from loev_cli.cli._console import show, size
+
+if TYPE_CHECKING:
+    from loev_cli.bundle import Bundle
+
+
+def models(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show this model's card.", metavar="[NAME|FOLDER]", show_default=False),
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """List the models that came with loev, or show the card of one.
+
+    Example: loev models loevpp-small
+    """
+    from loev_cli import bundle as bundles
+
+    if name is None:
+        described = [_describe(bundle) for bundle in bundles.shipped()]
+        show(json.dumps(described, indent=2) if as_json else _table(described))
+        return
+    bundle = bundles.find(name)
+    card = bundle.path / bundles.CARD_FILE
+    text = card.read_text(encoding="utf-8") if card.is_file() else "(this model has no card)"
+    show(json.dumps(_describe(bundle) | {"card": text}, indent=2) if as_json else text.rstrip())
+
+
+def _describe(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "method": bundle.config["method"],
+        "subspaces": bundle.subspaces,
+        "window_s": bundle.window_s,
+        "sample_rate_hz": bundle.sample_rate_hz,
+        "n_bytes": sum(int(record["n_bytes"]) for record in bundle.config["files"].values()),
+        "sha256": bundle.sha256,
+        "path": str(bundle.path),
+    }
+
+
+def _table(described: list[dict[str, Any]]) -> str:
+    from loev_cli.cli._table import table
+
+    if not described:
+        return "no models came with this installation"
+    return table(
+        ["name", "method", "subspaces", "window", "size", "path"],
+        [
+            [
+                model["name"],
+                model["method"],
+                ", ".join(f"{name} ({dim})" for name, dim in model["subspaces"].items()),
+                f"{model['window_s']:.4g} s",
+                size(model["n_bytes"]),
+                model["path"],
+            ]
+            for model in described
+        ],
+    )

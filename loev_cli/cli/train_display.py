@@ -1,0 +1,127 @@
+"""What a training run shows: a live table on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from loev_cli.train.data import Skipped
+    from loev_cli.train.loop import Progress as StepProgress
+
+_LINE_EVERY_S = 30.0
+_N_SMOOTHED = 20
+
+
+class TrainDisplay:
+    """Shows decoding, then training. Everything goes to stderr."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.console = Console(stderr=True, quiet=quiet)
+        self.is_terminal = self.console.is_terminal
+        self._recent: deque[StepProgress] = deque(maxlen=_N_SMOOTHED)
+        self._last_line = 0.0
+        self._decoding = Progress(
+            TextColumn("reading audio"), BarColumn(), MofNCompleteColumn(), console=self.console
+        )
+        self._decoding_task = self._decoding.add_task("", total=None)
+        self._live = Live(console=self.console, refresh_per_second=4, transient=False)
+
+    def __enter__(self) -> TrainDisplay:
+        if self.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.is_terminal:
+            self._live.stop()
+
+    def features(self, done: int, total: int) -> None:
+        """``done`` of ``total`` files are decoded."""
+        self._decoding.update(self._decoding_task, completed=done, total=total)
+        if self.is_terminal:
+            self._live.update(self._decoding)
+        elif self._line_is_due() or done == total:
+            self._line(f"reading audio: {done} of {total} files")
+
+    def tracks(self, n_tracks: int, skipped: list[Skipped]) -> None:
+        """Decoding is over."""
+        for item in skipped:
+            self.console.print(f"skipped: {item.error}", style="yellow", markup=False)
+        self.console.print(f"{n_tracks} tracks, {len(skipped)} skipped", markup=False)
+
+    def step(self, progress: StepProgress) -> None:
+        """One step is done."""
+        self._recent.append(progress)
+        if self.is_terminal:
+            self._live.update(self._table())
+        elif self._line_is_due() or progress.share_done >= 1:
+            losses = "  ".join(f"{k} {v:.3f}" for k, v in self.recent_losses().items())
+            self._line(
+                f"step {progress.step}  loss {self._mean_loss():.3f}  {losses}  "
+                f"lr {progress.lr:.2e}  {self._audio_rate():.0f} audio-s/s  "
+                f"wait {self._wait_share():.0%}  {_clock(progress.remaining_s)} left"
+            )
+
+    def recent_losses(self) -> dict[str, float]:
+        """Loss per head, averaged over the last steps."""
+        if not self._recent:
+            return {}
+        heads = self._recent[-1].losses
+        return {h: sum(p.losses[h] for p in self._recent) / len(self._recent) for h in heads}
+
+    def _mean_loss(self) -> float:
+        return sum(p.loss for p in self._recent) / len(self._recent)
+
+    def _audio_rate(self) -> float:
+        return sum(p.audio_s_per_s for p in self._recent) / len(self._recent)
+
+    def _wait_share(self) -> float:
+        return sum(p.data_wait_share for p in self._recent) / len(self._recent)
+
+    def _table(self) -> RenderableType:
+        progress = self._recent[-1]
+        bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=40))
+        bar.add_task(
+            f"{progress.share_done:6.1%}", total=1000, completed=round(1000 * progress.share_done)
+        )
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        columns = {
+            "step": f"{progress.step}",
+            "loss": f"{self._mean_loss():.3f}",
+            **{head: f"{value:.3f}" for head, value in self.recent_losses().items()},
+            "lr": f"{progress.lr:.2e}",
+            "audio-s/s": f"{self._audio_rate():.0f}",
+            "data wait": f"{self._wait_share():.0%}",
+            "elapsed": _clock(progress.elapsed_s),
+            "left": _clock(progress.remaining_s),
+        }
+        for column in columns:
+            table.add_column(column, justify="right")
+        table.add_row(*columns.values())
+        return Group(bar, table)
+
+    def _line_is_due(self) -> bool:
+        return time.monotonic() - self._last_line > _LINE_EVERY_S
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,60 @@
+"""Files that could not be embedded, and the ``<out>.failures.jsonl`` that lists them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from loev_cli.errors import InputError, OutputError, Stage
+from loev_cli.writers import AtomicFile
+
+FAILURES_SUFFIX = ".failures.jsonl"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One input that gave no row.
+
+    Attributes:
+        path: its row name.
+        stage: ``open``, ``decode`` or ``encode``.
+        error: the error's type.
+        message: one line for people, naming the file.
+    """
+
+    path: str
+    stage: Stage
+    error: str
+    message: str
+
+
+def describe(path: str, error: InputError) -> Failure:
+    """The failure of the track ``path``. The type is the cause's where there is one."""
+    cause = error.__cause__ or error
+    return Failure(path, error.stage, type(cause).__name__, " ".join(str(error).split()))
+
+
+def write_failures(out: str, failures: Sequence[Failure]) -> None:
+    """Put the list beside the output ``out``; without failures an earlier list is removed.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = Path(out + FAILURES_SUFFIX)
+    try:
+        if not failures:
+            path.unlink(missing_ok=True)
+            return
+        file = AtomicFile(path)
+        try:
+            for failure in failures:
+                line = json.dumps(asdict(failure), ensure_ascii=False)
+                file.stream.write(line.encode() + b"\n")
+            file.commit()
+        except BaseException:
+            file.abort()
+            raise
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,70 @@
+"""The errors loev raises on purpose. Each says what failed, where, and what to do about it.
+
+The command line prints the message as one line and leaves with ``exit_code``; library users
+catch :class:`LoevError`. Anything else that escapes is a bug.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3
+EXIT_SIGINT = 130
+EXIT_SIGTERM = 143
+
+Stage = Literal["open", "decode", "encode", "write"]
+
+
+class LoevError(Exception):
+    """Something failed that the user can understand and act on.
+
+    Args:
+        message: what failed, naming the file or value.
+        hint: what to do about it, if there is something to do.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{message} ({hint})" if hint else message)
+
+
+class UsageError(LoevError):
+    """The request itself is wrong: no such path, an unknown name, a value out of range."""
+
+    exit_code = EXIT_USAGE
+
+
+class MissingExtraError(UsageError):
+    """A command needs a package that the base install leaves out."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs packages that are not installed",
+            hint=f"pip install 'loev-cli[{extra}]'",
+        )
+
+
+class BundleError(LoevError):
+    """A model bundle is missing a part, damaged, or newer than this loev."""
+
+
+class InputError(LoevError):
+    """One input file could not be embedded or used; the others go on.
+
+    Args:
+        stage: where it failed, as written to ``failures.jsonl``.
+    """
+
+    def __init__(self, message: str, *, stage: Stage, hint: str | None = None) -> None:
+        self.stage: Stage = stage
+        super().__init__(message, hint=hint)
+
+
+class OutputError(LoevError):
+    """The output could not be written: no folder, no permission, no space."""

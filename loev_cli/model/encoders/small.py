@@ -1,0 +1,259 @@
+"""``small``: the shipped encoder. Each branch reads the axis its augmentation translates.
+
+    spectrum (168, T) --trunk--> (C, 84, T/4) -+-> invariant: strided CNN, pooled over time
+                                               +-> pitch: folded to 12 pitch classes
+    bands (28, 4 T) --onsets, autocorrelation--> tempo: log-lag axis
+
+A pitch shift moves a spectrogram along log-frequency, a time stretch moves an autocorrelation
+along log-lag; a network that convolves along that axis is equivariant before it has learned
+anything. The trunk keeps one row per semitone, and `pitch` ends in a convolution around the
+circle of pitch classes, so transposing a recording by n semitones turns its `pitch` embedding by
+n steps (up to what enters and leaves at the ends of the spectrum). Both branches also carry the
+plain feature they are built on (chroma, autocorrelation) to their last layer: learning can only
+add to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loev_cli.model.frontend import Features, FrontendConfig
+from loev_cli.model.layers import RELU_GAIN, PitchClassConv, conv_relu
+
+_SILENCE_POWER = 1e-8  # below this mean power a window is not amplified to full scale
+_N_PITCH_CLASSES = 12
+
+
+class SmallEncoder(nn.Module):
+    """See the module's text.
+
+    Args:
+        frontend: the frontend whose features are read.
+        branches: branch names in order; `pitch` and `tempo` get the branch made for them, every
+            other name a timbre branch like `invariant`.
+        width: channels of the trunk.
+        dim: embedding dimension D of timbre and tempo branches.
+        pitch_dim: D of `pitch`, a multiple of 12.
+        window_n_samples: length of a window; fixes the autocorrelation's matrices.
+    """
+
+    def __init__(
+        self,
+        frontend: FrontendConfig,
+        branches: Sequence[str],
+        *,
+        window_n_samples: int,
+        width: int = 24,
+        dim: int = 256,
+        pitch_dim: int = 240,
+    ) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            conv_relu(1, 16, (5, 7), (frontend.bins_per_semitone, 4)),
+            conv_relu(16, width, (3, 3)),
+            conv_relu(width, width, (3, 3)),
+        )
+        n_octaves = frontend.n_bins // frontend.bins_per_octave
+        self.branches = nn.ModuleDict()
+        self.dims: dict[str, int] = {}
+        for name in branches:
+            branch: TimbreBranch | PitchBranch | TempoBranch
+            if name == "pitch":
+                branch = PitchBranch(width, n_octaves, pitch_dim)
+            elif name == "tempo":
+                branch = TempoBranch(frontend, window_n_samples, dim)
+            else:
+                branch = TimbreBranch(width, n_octaves, dim)
+            self.branches[name] = branch
+            self.dims[name] = branch.dim
+
+    def forward(self, features: Features) -> dict[str, Tensor]:
+        """Spectrum (B, F, T) and bands (B, S, 4 T), log power -> {branch: (B, D)}."""
+        spectrum = _loudness(features.spectrum)  # (B, 1, F, T)
+        trunk = self.trunk(spectrum)  # (B, C, F / 2, T / 4)
+        return {
+            name: branch(features.bands if name == "tempo" else trunk, spectrum)
+            for name, branch in self.branches.items()
+        }
+
+
+def _loudness(log_power: Tensor) -> Tensor:
+    """Log power (B, F, T) -> compressed magnitude (B, 1, F, T), independent of the gain."""
+    power = log_power.exp()
+    reference = power.mean(dim=(1, 2), keepdim=True) + _SILENCE_POWER
+    return torch.log1p(10 * (power / reference).sqrt()).unsqueeze(1)
+
+
+class TimbreBranch(nn.Module):
+    """What a recording sounds like, wherever it lies in pitch and time.
+
+    Reads the trunk only, and pools frequency to one value per octave: a finer axis would let the
+    key through, which this subspace is to forget.
+    """
+
+    def __init__(self, width: int, n_octaves: int, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.n_octaves = n_octaves
+        self.convs = nn.Sequential(
+            conv_relu(width, 64, (3, 3), (2, 2)),
+            conv_relu(64, 96, (3, 3), (2, 2)),
+            conv_relu(96, 128, (1, 1)),
+        )
+        self.out = nn.Linear(128 * n_octaves * 2, dim)
+
+    def forward(self, trunk: Tensor, spectrum: Tensor) -> Tensor:
+        """Trunk (B, C, F / 2, T / 4) -> (B, D)."""
+        x = self.convs(trunk)  # (B, 128, 3 n_octaves, T / 16)
+        x = F.avg_pool2d(x, (x.shape[2] // self.n_octaves, 1))  # (B, 128, n_octaves, T / 16)
+        pooled = torch.cat([x.mean(dim=3), x.amax(dim=3)], dim=1)
+        out: Tensor = self.out(pooled.flatten(1))
+        return out
+
+
+class PitchBranch(nn.Module):
+    """Which pitch classes sound, and how they hang together.
+
+    Semitone rows are folded octave over octave to 12 pitch classes, every octave with weights of
+    its own (a bass note says more about the key than a high one).
+    """
+
+    def __init__(self, width: int, n_octaves: int, dim: int, hidden: int = 48) -> None:
+        super().__init__()
+        if dim % _N_PITCH_CLASSES:
+            raise ValueError(f"pitch_dim is {dim}, it must be a multiple of 12")
+        self.dim = dim
+        self.n_octaves = n_octaves
+        self.mix = conv_relu(width * n_octaves, hidden, (1, 1))
+        self.around = nn.Sequential(
+            PitchClassConv(hidden, hidden, activation_gain=RELU_GAIN), nn.ReLU(inplace=True)
+        )
+        self.out = PitchClassConv(2 * hidden + 2 * n_octaves, dim // _N_PITCH_CLASSES)
+
+    def forward(self, trunk: Tensor, spectrum: Tensor) -> Tensor:
+        """Trunk (B, C, F / 2, T / 4), spectrum (B, 1, F, T) -> (B, D), pitch class by class."""
+        x = self.around(self.mix(self._fold(trunk)))  # (B, hidden, 12, T / 4)
+        pooled = torch.cat([x.mean(dim=3), x.amax(dim=3)], dim=1)
+        chroma = self._fold(_per_semitone(spectrum))  # (B, n_octaves, 12, T)
+        plain = torch.cat([chroma.mean(dim=3), chroma.std(dim=3)], dim=1)
+        out: Tensor = self.out(torch.cat([pooled, plain], dim=1).unsqueeze(3))  # (B, D/12, 12, 1)
+        return out.squeeze(3).transpose(1, 2).flatten(1)
+
+    def _fold(self, x: Tensor) -> Tensor:
+        """(B, C, 12 n_octaves, T) -> (B, C n_octaves, 12, T)."""
+        return x.reshape(x.shape[0], x.shape[1] * self.n_octaves, _N_PITCH_CLASSES, x.shape[3])
+
+
+def _per_semitone(spectrum: Tensor) -> Tensor:
+    """(B, 1, F, T) -> (B, 1, F / 2, T), half-semitone neighbours averaged."""
+    return F.avg_pool2d(spectrum, (2, 1))
+
+
+class TempoBranch(nn.Module):
+    """Which periods the onsets repeat with, on a logarithmic axis of lag.
+
+    A time stretch by r moves the autocorrelation by log(r) along that axis. One channel per
+    octave of frequency plus their sum.
+    """
+
+    MIN_LAG_S = 0.15
+    N_LAG_OCTAVES = 5
+    LAGS_PER_OCTAVE = 24
+
+    def __init__(
+        self, frontend: FrontendConfig, window_n_samples: int, dim: int, hidden: int = 32
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.onsets = OnsetStrength(frontend.bands_per_octave)
+        n_lags = self.N_LAG_OCTAVES * self.LAGS_PER_OCTAVE
+        lag_s = self.MIN_LAG_S * 2 ** (np.arange(n_lags) / self.LAGS_PER_OCTAVE)
+        self.autocorrelation = Autocorrelation(
+            window_n_samples // frontend.band_hop, lag_s * frontend.band_rate_hz
+        )
+        n_channels = frontend.n_band_octaves + 1
+        self.convs = nn.Sequential(
+            conv_relu(n_channels, hidden, (1, 9)),
+            conv_relu(hidden, hidden, (1, 9)),
+            conv_relu(hidden, hidden, (1, 5), (1, 2)),
+        )
+        self.out = nn.Linear(hidden * n_lags // 2 + n_channels * n_lags, dim)
+
+    def forward(self, bands: Tensor, spectrum: Tensor) -> Tensor:
+        """Bands (B, S, 4 T), log power -> (B, D)."""
+        onsets = self.onsets(bands)  # (B, octaves, 4 T)
+        onsets = torch.cat([onsets, onsets.sum(dim=1, keepdim=True)], dim=1)
+        plain = self.autocorrelation(onsets)  # (B, octaves + 1, lags)
+        x = self.convs(4 * plain.unsqueeze(2))  # (B, hidden, 1, lags / 2)
+        out: Tensor = self.out(torch.cat([x.flatten(1), plain.flatten(1)], dim=1))
+        return out
+
+
+class OnsetStrength(nn.Module):
+    """Rise of compressed loudness per sub-band, summed per octave: (B, S, T) -> (B, S / g, T).
+
+    Each sub-band is measured against its own mean over the window, so a tone control does not
+    change the onsets; a floor keeps empty sub-bands from being amplified.
+    """
+
+    def __init__(self, bands_per_octave: int) -> None:
+        super().__init__()
+        self.bands_per_octave = bands_per_octave
+
+    def forward(self, log_power: Tensor) -> Tensor:
+        power = log_power.exp()
+        own = power.mean(dim=2, keepdim=True)
+        reference = own + 1e-3 * own.mean(dim=1, keepdim=True) + _SILENCE_POWER
+        loudness = torch.log1p(100 * power / reference)
+        rise = F.relu(loudness[:, :, 1:] - loudness[:, :, :-1])
+        rise = F.pad(rise, (1, 0))
+        n_octaves = rise.shape[1] // self.bands_per_octave
+        return rise.reshape(-1, n_octaves, self.bands_per_octave, rise.shape[2]).sum(dim=2)
+
+
+class Autocorrelation(nn.Module):
+    """Autocorrelation at given fractional lags, 1 at lag 0: (B, C, T) -> (B, C, n_lags).
+
+    Wiener-Khinchin with fixed matrices: a DFT zero-padded to 2 T, the power spectrum, and a
+    cosine transform at the wanted lags, divided by the share of frames that overlap at each lag.
+
+    Args:
+        n_frames: T, length of the input in frames.
+        lags: lags in frames, need not be whole.
+    """
+
+    dft: Tensor
+    at_lags: Tensor
+
+    def __init__(self, n_frames: int, lags: np.ndarray) -> None:
+        super().__init__()
+        n_fft = 2 * n_frames
+        phase = 2 * math.pi / n_fft * np.outer(np.arange(n_frames), np.arange(n_frames + 1))
+        self.register_buffer(
+            "dft",
+            torch.tensor(np.concatenate([np.cos(phase), np.sin(phase)], 1), dtype=torch.float32),
+            persistent=False,
+        )
+        # A real signal's spectrum is symmetric: bins between the ends stand for two.
+        weight = np.full(n_frames + 1, 2.0)
+        weight[[0, -1]] = 1.0
+        cosine = np.cos(2 * math.pi / n_fft * np.outer(np.arange(n_frames + 1), lags))
+        overlap = 1 - lags / n_frames
+        self.register_buffer(
+            "at_lags",
+            torch.tensor(weight[:, None] * cosine / overlap / n_fft, dtype=torch.float32),
+            persistent=False,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - x.mean(dim=2, keepdim=True)
+        real, imaginary = (x @ self.dft).chunk(2, dim=2)
+        energy = x.square().sum(dim=2, keepdim=True)
+        out: Tensor = (real.square() + imaginary.square()) @ self.at_lags
+        return out / (energy + 1e-3)

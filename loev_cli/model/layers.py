@@ -1,0 +1,81 @@
+"""Building blocks shared by the encoders."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Keeps the variance of a unit normal through a ReLU (NFNets, Brock et al. 2021, section 3).
+RELU_GAIN = 1.7139588594436646
+
+
+class StandardisedConv2d(nn.Conv2d):
+    """Convolution with standardised weights and a learnable gain (Brock et al. 2021, eq. 1).
+
+    ``activation_gain`` makes up for the variance that the activation behind it takes. It goes
+    into the weights, where it costs nothing per sample.
+
+    Takes the place of a normalisation layer without looking at the activations, so what comes
+    out for one example depends on no other example, in training as in inference. That is what
+    lets gradients of split batches add up to those of the whole.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        *,
+        activation_gain: float = 1.0,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+        self.activation_gain = activation_gain
+        self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        fan_in = self.weight[0].numel()
+        mean = self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        centred = self.weight - mean
+        scale = torch.rsqrt(centred.square().mean(dim=(1, 2, 3), keepdim=True) * fan_in + 1e-4)
+        weight = centred * (scale * self.gain * self.activation_gain)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+def conv_relu(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+) -> nn.Sequential:
+    """Standardised convolution that keeps the size (over its stride), then ReLU."""
+    padding = (kernel_size[0] // 2, kernel_size[1] // 2)
+    return nn.Sequential(
+        StandardisedConv2d(
+            in_channels, out_channels, kernel_size, stride, padding, activation_gain=RELU_GAIN
+        ),
+        nn.ReLU(inplace=True),
+    )
+
+
+class PitchClassConv(nn.Module):
+    """Convolution around the circle of the 12 pitch classes, all 12 neighbours seen.
+
+    (B, C, 12, T) -> (B, C_out, 12, T). A transposition by one semitone turns the input by one
+    step along its third axis, and the output with it.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, activation_gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.conv = StandardisedConv2d(
+            in_channels, out_channels, (12, 1), activation_gain=activation_gain
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        wrapped = torch.cat([x, x[:, :, :11]], dim=2)
+        out: Tensor = self.conv(wrapped)
+        return out

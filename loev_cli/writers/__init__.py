@@ -1,0 +1,143 @@
+"""Embedding files, written and read: ``.npz``, ``.parquet``, ``.jsonl``, JSON lines on stdout.
+
+    with open_writer(out, meta) as writer:      # a temporary file beside `out`
+        writer.add(row)                         # rows in sorted path order
+        writer.commit()                         # `out` appears, whole; without it nothing does
+
+    read(path) -> EmbeddingFile                 # any format, by its extension
+
+Every format is one file that defines ``Writer``, ``read`` and ``read_meta``; adding one touches
+that file and ``FORMATS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from loev_cli.errors import UsageError
+from loev_cli.writers.atomic import AtomicFile, StreamTarget, check_target
+from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
+from loev_cli.writers.meta import Meta, check_agree, make_meta
+
+__all__ = [
+    "FORMATS",
+    "STDOUT",
+    "AtomicFile",
+    "EmbeddingFile",
+    "Meta",
+    "Row",
+    "RowWriter",
+    "check_agree",
+    "check_output",
+    "check_replaceable",
+    "make_meta",
+    "open_writer",
+    "read",
+    "read_meta",
+]
+
+# Extension -> module that writes and reads it.
+FORMATS = {
+    ".npz": "loev_cli.writers.npz",
+    ".parquet": "loev_cli.writers.parquet",
+    ".jsonl": "loev_cli.writers.jsonl",
+}
+STDOUT = "-"
+
+
+class _FormatModule(Protocol):
+    Writer: Callable[[Target, Meta], RowWriter]
+
+    def read(self, path: Path) -> EmbeddingFile: ...
+
+    def read_meta(self, path: Path) -> Meta: ...
+
+
+def check_output(out: str) -> None:
+    """Everything about an output that can be known before the work.
+
+    Raises:
+        UsageError: the extension is no format, or ``out`` is a folder.
+        OutputError: its folder is missing, or nothing can be written there.
+    """
+    if out != STDOUT:
+        _format_of(Path(out))
+        check_target(Path(out))
+
+
+def check_replaceable(out: str, meta: Meta) -> None:
+    """Whether a run with ``meta`` may take the place of what lies at ``out``.
+
+    It may if nothing does, or an embedding file made by the same model with the same settings.
+
+    Raises:
+        UsageError: it holds something else; the hint is to overwrite.
+    """
+    path = Path(out)
+    if out == STDOUT or not path.exists():
+        return
+    try:
+        existing = read_meta(path)
+        check_agree({out: existing, "this run": meta})
+        lost = [name for name in existing["subspaces"] if name not in meta["subspaces"]]
+        if lost:
+            raise UsageError(f"{out} also holds {', '.join(lost)}")
+    except UsageError as error:
+        raise UsageError(
+            f"{out} exists and would not be replaced by its like: {error.message}",
+            hint="--overwrite discards it",
+        ) from error
+
+
+def open_writer(out: str, meta: Meta, *, stdout: BinaryIO | None = None) -> RowWriter:
+    """A writer for the format that the extension of ``out`` names, or JSON lines to ``stdout``.
+
+    Raises:
+        UsageError: the extension is no format.
+        OutputError: the temporary file beside ``out`` cannot be made.
+    """
+    if out == STDOUT:
+        if stdout is None:
+            raise UsageError("no standard output to write to")
+        return _module(FORMATS[".jsonl"]).Writer(StreamTarget(stdout), meta)
+    module = _format_of(Path(out))
+    return module.Writer(AtomicFile(Path(out)), meta)
+
+
+def read(path: Path) -> EmbeddingFile:
+    """Read an embedding file whole.
+
+    Raises:
+        UsageError: no such file, not an embedding file, damaged, or of a newer format.
+    """
+    return _existing(path).read(path)
+
+
+def read_meta(path: Path) -> Meta:
+    """Only the ``meta`` of an embedding file. Raises as :func:`read`."""
+    return _existing(path).read_meta(path)
+
+
+def _existing(path: Path) -> _FormatModule:
+    if not path.is_file():
+        raise UsageError(f"no embedding file {path}")
+    return _format_of(path)
+
+
+def _format_of(path: Path) -> _FormatModule:
+    name = FORMATS.get(path.suffix.lower())
+    if name is None:
+        raise UsageError(
+            f"{path}: '{path.suffix}' is no embedding format"
+            if path.suffix
+            else f"{path}: has no extension, so no format",
+            hint=f"{', '.join(FORMATS)}, or - for JSON lines on stdout",
+        )
+    return _module(name)
+
+
+def _module(name: str) -> _FormatModule:
+    return cast(_FormatModule, importlib.import_module(name))

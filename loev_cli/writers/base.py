@@ -1,0 +1,140 @@
+"""What the formats share: the row going in, the file coming out, the writer between."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loev_cli.errors import OutputError, UsageError
+from loev_cli.writers.meta import Meta, keeps_windows
+
+# Column names that a subspace must not take.
+RESERVED = frozenset({"path", "duration_s", "silent", "meta", "track", "start_s", "file"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One embedded track.
+
+    Attributes:
+        path: its row name.
+        duration_s: decoded length.
+        silent: whether it is never above -60 dBFS.
+        vectors: subspace -> (D,) float32, or (M, D) where windows are kept.
+        start_s: (M,) float32, where each kept window starts; None without windows.
+    """
+
+    path: str
+    duration_s: float
+    silent: bool
+    vectors: dict[str, NDArray[np.float32]]
+    start_s: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class EmbeddingFile:
+    """An embedding file in memory: N tracks and, where windows are kept, their M windows.
+
+    Attributes:
+        paths: N row names, sorted.
+        duration_s: (N,) float32.
+        silent: (N,) bool.
+        vectors: subspace -> (N, D) float32, or (M, D) where windows are kept.
+        meta: how it was made.
+        track: (M,) int64, indexes ``paths``; None without windows.
+        start_s: (M,) float32; None without windows.
+    """
+
+    paths: list[str]
+    duration_s: NDArray[np.float32]
+    silent: NDArray[np.bool_]
+    vectors: dict[str, NDArray[np.float32]]
+    meta: Meta
+    track: NDArray[np.int64] | None = None
+    start_s: NDArray[np.float32] | None = None
+
+
+class Target(Protocol):
+    """Where bytes go: a file that appears whole on commit, or a stream."""
+
+    stream: BinaryIO
+    name: str
+
+    def commit(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class RowWriter(ABC):
+    """Takes rows in order; leaving the context without :meth:`commit` leaves no output behind.
+
+    Raises (all methods):
+        OutputError: no space, or another error of the system while writing.
+        BrokenPipeError: the reader of standard output has gone.
+    """
+
+    def __init__(self, target: Target, meta: Meta) -> None:
+        for name in meta["subspaces"]:
+            if name in RESERVED:
+                target.abort()
+                raise UsageError(f"a subspace cannot be called '{name}' in an embedding file")
+        self.meta = meta
+        self.keeps_windows = keeps_windows(meta)
+        self._target = target
+        self._open = True
+
+    def add(self, row: Row) -> None:
+        """Append one track."""
+        with _writing(self._target.name):
+            self._add(row)
+
+    def commit(self) -> None:
+        """Finish the file and put it in its place."""
+        with _writing(self._target.name):
+            self._finish()
+            self._target.commit()
+        self._open = False
+
+    @abstractmethod
+    def _add(self, row: Row) -> None: ...
+
+    @abstractmethod
+    def _finish(self) -> None: ...
+
+    def _discard(self) -> None:  # noqa: B027  (most formats hold nothing open)
+        """Let go of what the format holds open on the target."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._open:
+            self._open = False
+            self._discard()
+            self._target.abort()
+
+
+class _writing:  # noqa: N801  (reads as a verb)
+    """Turns the system's errors into :class:`OutputError`, save a broken pipe."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise OutputError(
+                f"cannot write {self._name}: {error.strerror or error}", hint="nothing was written"
+            ) from error

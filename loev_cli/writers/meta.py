@@ -1,0 +1,116 @@
+"""``meta``: the JSON in every embedding file that says how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from loev_cli import __version__
+from loev_cli.bundle import Bundle
+from loev_cli.errors import UsageError
+
+FORMAT_VERSION = 1
+Meta = dict[str, Any]
+
+POOLED = "mean"
+PER_WINDOW = "none"
+
+# Files that differ in one of these hold vectors that cannot be compared.
+AGREEING_KEYS = ("model_sha256", "window_s", "hop_s", "pooling")
+_REQUIRED_KEYS = ("format_version", "model", "subspaces", *AGREEING_KEYS)
+
+
+def make_meta(
+    bundle: Bundle,
+    *,
+    subspaces: Mapping[str, int],
+    hop_n_samples: int,
+    per_window: bool,
+    backend: str,
+    device: str,
+    precision: str,
+) -> Meta:
+    """The ``meta`` of a run that starts now."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": bundle.name,
+        "model_sha256": bundle.sha256,
+        "loev_version": __version__,
+        "sample_rate_hz": bundle.sample_rate_hz,
+        "window_s": bundle.window_s,
+        "hop_s": hop_n_samples / bundle.sample_rate_hz,
+        "pooling": PER_WINDOW if per_window else POOLED,
+        "subspaces": dict(subspaces),
+        "backend": backend,
+        "device": device,
+        "precision": precision,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def keeps_windows(meta: Meta) -> bool:
+    """Whether the file has a vector per window instead of one per track."""
+    return bool(meta["pooling"] == PER_WINDOW)
+
+
+def to_json(meta: Meta) -> str:
+    return json.dumps(meta, ensure_ascii=False, separators=(",", ":"))
+
+
+def from_json(text: str | bytes, *, name: str) -> Meta:
+    """Parse and check the ``meta`` of the file called ``name``.
+
+    Raises:
+        UsageError: it is not loev's, lacks a key, or is of a newer format.
+    """
+    try:
+        meta = json.loads(text)
+    except ValueError as error:
+        raise not_ours(name) from error
+    return checked(meta, name=name)
+
+
+def checked(meta: Any, *, name: str) -> Meta:
+    """``meta`` itself if it is one. Raises as :func:`from_json`."""
+    if not isinstance(meta, dict) or not isinstance(meta.get("format_version"), int):
+        raise not_ours(name)
+    if meta["format_version"] > FORMAT_VERSION:
+        raise UsageError(
+            f"{name} has format {meta['format_version']}, this loev reads up to {FORMAT_VERSION}",
+            hint="pip install --upgrade loev-cli",
+        )
+    missing = [key for key in _REQUIRED_KEYS if key not in meta]
+    if missing or not isinstance(meta["subspaces"], dict):
+        raise UsageError(f"{name} is damaged: its meta has no {', '.join(missing) or 'subspaces'}")
+    return meta
+
+
+def not_ours(name: str) -> UsageError:
+    """The error for a file that is no embedding file."""
+    return UsageError(f"{name} is not a loev embedding file")
+
+
+def check_agree(metas: Mapping[str, Meta]) -> None:
+    """Check that files (name -> meta) may be mixed: same model, window, hop and pooling.
+
+    Raises:
+        UsageError: naming the first two that differ, and how.
+    """
+    names = list(metas)
+    for name in names[1:]:
+        for key in AGREEING_KEYS:
+            first, other = metas[names[0]][key], metas[name][key]
+            if first != other:
+                label, first, other = _readable(key, metas[names[0]], metas[name])
+                raise UsageError(
+                    f"{names[0]} and {name} do not agree on {label}: {first} and {other}"
+                )
+
+
+def _readable(key: str, first: Meta, other: Meta) -> tuple[str, Any, Any]:
+    if key != "model_sha256":
+        return key, first[key], other[key]
+    named = [f"{meta['model']} ({str(meta[key])[:12]})" for meta in (first, other)]
+    return "the model", named[0], named[1]
