@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from loev_cli import __version__
@@ -65,7 +65,7 @@ def export_bundle(
         draft.mkdir()
         model = model.eval()
         weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-        save_file(weights, draft / WEIGHTS_FILE)
+        (draft / WEIGHTS_FILE).write_bytes(save(weights))
         write_onnx(model, draft / ONNX_FILE)
         config = {
             "format_version": FORMAT_VERSION,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +30,9 @@ class SoundFileReader:
 
     def __init__(self, file: Path) -> None:
         try:
-            self._stream = soundfile.SoundFile(file)
+            # As bytes, since soundfile cannot take names that are no UTF-8; Windows has no such.
+            name = str(file) if sys.platform == "win32" else os.fsencode(file)
+            self._stream = soundfile.SoundFile(name)
         except (soundfile.SoundFileError, TypeError) as error:  # TypeError: named *.raw
             raise UnreadableError(str(error)) from error
         if self._stream.frames == 0:

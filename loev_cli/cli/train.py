@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loev_cli.cli import _options as options
+from loev_cli.cli._boundary import Interrupted
+from loev_cli.cli._console import log_to_stderr, say
+from loev_cli.cli.export import export
+
 if TYPE_CHECKING:
     from loev_cli.train.config import TrainConfig
 
@@ -69,9 +74,7 @@ def train(
         Path | None,
         typer.Option(help="Start from a checkpoint's weights.", rich_help_panel=_HOW),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_WHERE)
-    ] = "auto",
+    device: options.Device = "auto",
     workers: Annotated[
         int | None, typer.Option(help="Decoding processes.", rich_help_panel=_WHERE)
     ] = None,
@@ -82,8 +85,8 @@ def train(
             rich_help_panel=_WHERE,
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Only errors.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks.")] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Train a model on a folder of music.
 
@@ -91,9 +94,11 @@ def train(
     """
     from loev_cli.errors import UsageError
 
+    if debug:
+        log_to_stderr()
     if out is None:
         raise UsageError("where should the run go? give --out")
-    options = {
+    named = {
         "data": data,
         "augs": [a.strip() for a in augs.split(",") if a.strip()] if augs is not None else None,
         "method": method,
@@ -103,45 +108,34 @@ def train(
         "batch_size": batch_size,
         "seed": seed,
     }
-    settings = _settings(config, set_ or [], options)
+    settings = _settings(config, set_ or [], named)
     if not settings.data:
         raise UsageError("what should it train on? give DATA", hint="a folder of audio, say")
 
     from loev_cli.cli.train_display import TrainDisplay
-    from loev_cli.export import export_bundle
     from loev_cli.train import pipeline
-    from loev_cli.train.card import model_card
 
-    with TrainDisplay(quiet=quiet) as display:
-        trainer = pipeline.run(
-            settings,
-            out,
-            resume=resume,
-            init=init,
-            device=device,
-            cache=cache,
-            n_workers=workers,
-            events=pipeline.Events(display.features, display.tracks, display.step),
-        )
-    bundle_name = name or out.name
-    facts = pipeline.training_facts(trainer)
-    bundle = export_bundle(
-        trainer.model.cpu(),
-        out / "bundle",
-        name=bundle_name,
-        augmentations=pipeline.augmentation_ranges(settings),
-        training=facts,
-        card=model_card(bundle_name, settings, facts, display.recent_losses()),
-        overwrite=True,
-    )
-    if not quiet:
-        typer.echo(
-            f"{trainer.step} steps in {trainer.elapsed_s / 60:.1f} min -> {bundle.path}", err=True
-        )
+    try:
+        with TrainDisplay(quiet=quiet) as display:
+            checkpoint = pipeline.run(
+                settings,
+                out,
+                resume=resume,
+                init=init,
+                device=device,
+                cache=cache,
+                n_workers=workers,
+                events=pipeline.Events(display.features, display.tracks, display.step),
+            )
+    except Interrupted:
+        if (out / "checkpoints" / "last.pt").exists():
+            say(f"loev: training so far is in {out}; go on with the same command and --resume")
+        raise
+    export(checkpoint, out / "bundle", name or out.name, overwrite=True, quiet=quiet)
 
 
 def _settings(
-    config_file: Path | None, assignments: list[str], options: dict[str, Any]
+    config_file: Path | None, assignments: list[str], named: dict[str, Any]
 ) -> TrainConfig:
     """Defaults, then the file, then --set, then the named options."""
     from loev_cli.train.config import TrainConfig, from_mapping, parse_assignment, read_toml
@@ -153,8 +147,8 @@ def _settings(
         for key in keys[:-1]:
             table = table.setdefault(key, {})
         table[keys[-1]] = value
-    if options["steps"] is not None or options["minutes"] is not None:
+    if named["steps"] is not None or named["minutes"] is not None:
         raw.pop("steps", None)
         raw.pop("minutes", None)
-    raw.update({key: value for key, value in options.items() if value is not None})
+    raw.update({key: value for key, value in named.items() if value is not None})
     return from_mapping(TrainConfig, raw)

@@ -5,11 +5,11 @@ complex kernels see the octave just below that rate's Nyquist frequency, so one 
 kernels measures eight octaves at constant Q (the idea of Brown & Puckette 1992; multirate as in
 Schoerkhuber & Klapuri 2010):
 
-    16 kHz   [3729, 7459) Hz  --kernels-->  24 bins      (octave 7)
+    16 kHz   [3676, 7352) Hz  --kernels-->  24 bins      (octave 7)
       | low-pass, /2
-     8 kHz   [1864, 3729) Hz  --kernels-->  24 bins      (octave 6)
+     8 kHz   [1838, 3676) Hz  --kernels-->  24 bins      (octave 6)
       :
-    125 Hz   [  29,   58) Hz  --kernels-->  24 bins      (octave 0)
+    125 Hz   [  29,   57) Hz  --kernels-->  24 bins      (octave 0)
 
 On the resulting axis a pitch shift is a translation. The features are deliberately wider than
 what an encoder reads: ``margin_bins`` at either end are room to translate into, so training can
@@ -48,13 +48,19 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """Parameters of :class:`LogFrequency`; saved in every bundle."""
+    """Parameters of :class:`LogFrequency`; saved in every bundle.
+
+    Attributes:
+        top_hz: upper end of the axis. The two bins of a semitone lie 25 cents either side of
+            equal temperament at A4 = 440 Hz.
+        kernel_n_cycles: length of a kernel's window in cycles of its bin.
+    """
 
     sample_rate_hz: int = 16000
     n_octaves: int = 8
     bins_per_octave: int = 24
     margin_bins: int = 12
-    top_hz: float = 7458.62
+    top_hz: float = 7351.69
     spectrum_hop: int = 1024
     kernel_n_samples: int = 256
     kernel_n_cycles: float = 50.0

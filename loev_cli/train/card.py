@@ -7,13 +7,10 @@ from typing import Any
 from loev_cli.train.config import TrainConfig
 
 
-def model_card(
-    name: str, config: TrainConfig, facts: dict[str, Any], losses: dict[str, float]
-) -> str:
+def model_card(name: str, config: TrainConfig, facts: dict[str, Any]) -> str:
     """Markdown text of a bundle's ``README.md``."""
     subspaces = ", ".join(f"`{s}`" for s in ("invariant", *config.augs))
     rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in facts.items())
-    loss_rows = "\n".join(f"| `{head}` | {value:.3f} |" for head, value in losses.items())
     window_s = config.window_n_samples / 16000
     return f"""# {name}
 
@@ -28,18 +25,12 @@ one window. The embedding of a track is the mean of its windows.
 |---|---|
 {rows}
 
-Contrastive loss over the last steps, per head:
-
-| head | loss |
-|---|---|
-{loss_rows}
-
-`config.toml` of the run repeats it.
+`config.toml` of the run repeats it. Losses are averages over the last steps.
 
 ## What was measured
 
-Nothing yet beyond the losses above, which say how well views of one track are told from others,
-not what a subspace is good for. Measure it on your own data before you rely on it.
+Nothing yet beyond the losses, which say how well views of one track are told from others, not
+what a subspace is good for. Measure it on your own data before you rely on it.
 
 ## Licence
 

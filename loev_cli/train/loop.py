@@ -12,9 +12,11 @@ import csv
 import dataclasses
 import math
 import os
+import platform
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,7 @@ from loev_cli.train.losses import ViewLabels, loev_losses, mean_loss
 from loev_cli.train.views import SharedViewPlanner, n_views
 
 _N_BATCHES_AHEAD = 3
+_N_RECENT = 50  # steps over which a reported loss is averaged
 _FINAL_LR = 0.01  # share of the peak at the end of the cosine
 LAST_CHECKPOINT = "last.pt"
 
@@ -201,6 +204,8 @@ class Trainer:
         self.make_batch = BatchMaker(tracks, config, spec)
         self.step = 0
         self.elapsed_s = 0.0
+        self.recent_losses: deque[dict[str, float]] = deque(maxlen=_N_RECENT)
+        self._updating = False
 
     def run(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
         """Train until the steps or minutes are done. Interrupted, it saves a checkpoint.
@@ -218,13 +223,16 @@ class Trainer:
             ):
                 while self.share_done() < 1:
                     progress = self._train_step(batches)
+                    self.recent_losses.append(progress.losses)
                     metrics.write(progress)
                     report(progress)
                     if time.monotonic() - saved_at > self.config.checkpoint_every_s:
                         self.save()
                         saved_at = time.monotonic()
-        except KeyboardInterrupt:
-            self.save()
+        except BaseException as error:
+            # An interrupt may fall anywhere; what is saved must be the state after a whole step.
+            if not isinstance(error, Exception) and not self._updating:
+                self.save()
             raise
         self.save()
 
@@ -255,10 +263,12 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimiser.step()
         took_s = time.monotonic() - began
+        self._updating = True
+        self.optimiser.step()
         self.step += 1
         self.elapsed_s += took_s
+        self._updating = False
         window_s = self.config.window_n_samples / self.model.spec.frontend.sample_rate_hz
         return Progress(
             step=self.step,
@@ -303,6 +313,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "elapsed_s": self.elapsed_s,
+            "facts": self.facts(),
         }
         try:
             torch.save(state, draft)
@@ -313,6 +324,28 @@ class Trainer:
             draft.unlink(missing_ok=True)
             raise OutputError(f"cannot write checkpoint {file}: {error}") from error
         return file
+
+    def facts(self) -> dict[str, Any]:
+        """How the weights came about: what a bundle records and its card tells."""
+        is_cuda = self.device.type == "cuda"
+        losses = {
+            f"loss_{head}": round(sum(row[head] for row in self.recent_losses) / n, 4)
+            for n in [len(self.recent_losses)]
+            for head in (self.recent_losses[0] if n else ())
+        }
+        return {
+            "data": self.config.data,
+            "n_tracks": len(self.make_batch.tracks),
+            "steps": self.step,
+            "minutes": round(self.elapsed_s / 60, 1),
+            "batch_size": self.config.batch_size,
+            "seed": self.config.seed,
+            "hardware": torch.cuda.get_device_name(self.device)
+            if is_cuda
+            else f"{platform.machine()} CPU, {os.cpu_count()} cores",
+            "torch": torch.__version__,
+            **losses,
+        }
 
     def restore(self, file: Path) -> None:
         """Go on from a checkpoint of the same run.
@@ -362,7 +395,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever a foreign file provokes in it
         raise UsageError(f"{file} is not a checkpoint: {error}".splitlines()[0]) from error
-    if not isinstance(state, dict) or not {"config", "model", "step"} <= state.keys():
+    if not isinstance(state, dict) or not {"config", "model", "step", "facts"} <= state.keys():
         raise UsageError(f"{file} is not a checkpoint of loev")
     return state
 

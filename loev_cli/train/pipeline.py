@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +41,8 @@ def run(
     cache: Path | None = None,
     n_workers: int | None = None,
     events: Events | None = None,
-) -> Trainer:
-    """Train as ``config`` says, into the folder ``out``.
+) -> Path:
+    """Train as ``config`` says, into the folder ``out``; the last checkpoint.
 
     Args:
         resume: go on from ``out/checkpoints/last.pt``.
@@ -61,7 +60,7 @@ def run(
         raise UsageError(f"{out} holds a run already", hint="--resume it or choose another --out")
     if resume and not checkpoint.exists():
         raise UsageError(f"{out} has no checkpoint to resume from")
-    initial = model_from_checkpoint(init) if init else None
+    initial = read_checkpoint(init).model if init else None
     if initial is not None and initial.spec != model_spec(config):
         raise UsageError(f"{init} is a model of other shape than this run's", hint="see its config")
     files = tracks_of(config.data)
@@ -85,52 +84,37 @@ def run(
     if resume:
         trainer.restore(checkpoint)
     trainer.run(events.on_step)
-    return trainer
+    return checkpoint
 
 
-def model_from_checkpoint(file: Path) -> LoevModel:
-    """The model of a training checkpoint, on the CPU.
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds of a finished or unfinished run."""
+
+    model: LoevModel
+    config: TrainConfig
+    facts: dict[str, Any]
+
+
+def read_checkpoint(file: Path) -> Trained:
+    """The model of a training checkpoint, on the CPU, and where it came from.
 
     Raises:
         UsageError: not a checkpoint of ours.
     """
     state = load_checkpoint(file)
-    model = LoevModel(model_spec(checkpoint_config(state)))
+    config = from_mapping(TrainConfig, state["config"])
+    model = LoevModel(model_spec(config))
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         raise UsageError(f"{file} does not fit its own config: {error}") from error
-    return model
-
-
-def checkpoint_config(state: dict[str, Any]) -> TrainConfig:
-    """The config a checkpoint was trained with."""
-    return from_mapping(TrainConfig, state["config"])
+    return Trained(model, config, state["facts"])
 
 
 def augmentation_ranges(config: TrainConfig) -> dict[str, Any]:
     """What a bundle records of each equivariant augmentation."""
     return {aug: dataclasses.asdict(getattr(config.augmentations, aug)) for aug in config.augs}
-
-
-def training_facts(trainer: Trainer) -> dict[str, Any]:
-    """What a bundle records of how its weights came about."""
-    return {
-        "data": trainer.config.data,
-        "n_tracks": len(trainer.make_batch.tracks),
-        "steps": trainer.step,
-        "minutes": round(trainer.elapsed_s / 60, 1),
-        "batch_size": trainer.config.batch_size,
-        "seed": trainer.config.seed,
-        "hardware": _hardware(trainer.device),
-        "torch": torch.__version__,
-    }
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def _device(name: str) -> torch.device:

@@ -54,8 +54,7 @@ class SharedViewPlanner:
         self.config = config
         self.frontend = frontend
         per_semitone = frontend.bins_per_semitone
-        self.max_bins = math.floor(max(map(abs, config.pitch.semitones)) * per_semitone)
-        if self.max_bins > frontend.margin_bins:
+        if max(map(abs, config.pitch.semitones)) * per_semitone > frontend.margin_bins:
             raise UsageError(
                 f"augmentations.pitch.semitones {config.pitch.semitones} is wider than the "
                 f"features' margin of {frontend.margin_bins / per_semitone:g} semitones"
@@ -82,16 +81,14 @@ class SharedViewPlanner:
         return views
 
     def _draw_shifts(self, draws: list[int], rng: np.random.Generator) -> list[int]:
-        per_semitone = self.frontend.bins_per_semitone
-        low, high = (round(s * per_semitone) for s in self.config.pitch.semitones)
-        gap = self.config.pitch.min_gap_semitones * per_semitone
+        low, high = self.config.pitch.semitones
         by_draw: dict[int, int] = {}
         for draw in draws:
             if draw not in by_draw:
                 by_draw[draw] = _apart(
-                    lambda: int(rng.integers(low, high + 1)), list(by_draw.values()), gap
+                    lambda: int(rng.integers(low, high + 1)), list(by_draw.values()), gap=1
                 )
-        return [by_draw[draw] for draw in draws]
+        return [by_draw[draw] * self.frontend.bins_per_semitone for draw in draws]
 
     def _draw_rates(self, draws: list[int], rng: np.random.Generator) -> list[float]:
         low, high = (math.log(rate) for rate in self.config.tempo.rate)

@@ -60,8 +60,8 @@ def check_output(out: str) -> None:
     """Everything about an output that can be known before the work.
 
     Raises:
-        UsageError: the extension is no format, or ``out`` is a folder.
-        OutputError: its folder is missing, or nothing can be written there.
+        UsageError: the extension is no format, ``out`` is a folder, or its folder is missing.
+        OutputError: nothing can be written there.
     """
     if out != STDOUT:
         _format_of(Path(out))

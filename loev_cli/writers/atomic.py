@@ -65,15 +65,13 @@ def check_target(path: Path) -> None:
     """Check that ``path`` can be written, by making and removing its temporary file.
 
     Raises:
-        UsageError: it is a folder.
-        OutputError: its folder is missing, or cannot be written.
+        UsageError: it is a folder, or its folder is missing.
+        OutputError: it cannot be written there.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder, not a file")
     if not path.parent.is_dir():
-        raise OutputError(
-            f"cannot write {path}: there is no folder {path.parent}", hint="make it first"
-        )
+        raise UsageError(f"cannot write {path}: no folder {path.parent}", hint="create it first")
     AtomicFile(path).abort()
 
 

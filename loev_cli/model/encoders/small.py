@@ -75,7 +75,7 @@ class SmallEncoder(nn.Module):
 
     def forward(self, features: Features) -> dict[str, Tensor]:
         """Spectrum (B, F, T) and bands (B, S, 4 T), log power -> {branch: (B, D)}."""
-        spectrum = _loudness(features.spectrum)  # (B, 1, F, T)
+        spectrum = loudness(features.spectrum)  # (B, 1, F, T)
         trunk = self.trunk(spectrum)  # (B, C, F / 2, T / 4)
         return {
             name: branch(features.bands if name == "tempo" else trunk, spectrum)
@@ -83,7 +83,7 @@ class SmallEncoder(nn.Module):
         }
 
 
-def _loudness(log_power: Tensor) -> Tensor:
+def loudness(log_power: Tensor) -> Tensor:
     """Log power (B, F, T) -> compressed magnitude (B, 1, F, T), independent of the gain."""
     power = log_power.exp()
     reference = power.mean(dim=(1, 2), keepdim=True) + _SILENCE_POWER
@@ -140,19 +140,22 @@ class PitchBranch(nn.Module):
         """Trunk (B, C, F / 2, T / 4), spectrum (B, 1, F, T) -> (B, D), pitch class by class."""
         x = self.around(self.mix(self._fold(trunk)))  # (B, hidden, 12, T / 4)
         pooled = torch.cat([x.mean(dim=3), x.amax(dim=3)], dim=1)
-        chroma = self._fold(_per_semitone(spectrum))  # (B, n_octaves, 12, T)
-        plain = torch.cat([chroma.mean(dim=3), chroma.std(dim=3)], dim=1)
-        out: Tensor = self.out(torch.cat([pooled, plain], dim=1).unsqueeze(3))  # (B, D/12, 12, 1)
+        pooled = torch.cat([pooled, self.chroma(spectrum)], dim=1)
+        out: Tensor = self.out(pooled.unsqueeze(3))  # (B, D/12, 12, 1)
         return out.squeeze(3).transpose(1, 2).flatten(1)
+
+    def chroma(self, spectrum: Tensor) -> Tensor:
+        """Spectrum (B, 1, F, T) -> mean and deviation over time per octave (B, 2 n_octaves, 12).
+
+        Nothing in it is learned.
+        """
+        semitones = F.avg_pool2d(spectrum, (2, 1))
+        folded = self._fold(semitones)  # (B, n_octaves, 12, T)
+        return torch.cat([folded.mean(dim=3), folded.std(dim=3)], dim=1)
 
     def _fold(self, x: Tensor) -> Tensor:
         """(B, C, 12 n_octaves, T) -> (B, C n_octaves, 12, T)."""
         return x.reshape(x.shape[0], x.shape[1] * self.n_octaves, _N_PITCH_CLASSES, x.shape[3])
-
-
-def _per_semitone(spectrum: Tensor) -> Tensor:
-    """(B, 1, F, T) -> (B, 1, F / 2, T), half-semitone neighbours averaged."""
-    return F.avg_pool2d(spectrum, (2, 1))
 
 
 class TempoBranch(nn.Module):
@@ -187,11 +190,19 @@ class TempoBranch(nn.Module):
 
     def forward(self, bands: Tensor, spectrum: Tensor) -> Tensor:
         """Bands (B, S, 4 T), log power -> (B, D)."""
-        onsets = self.onsets(bands)  # (B, octaves, 4 T)
-        onsets = torch.cat([onsets, onsets.sum(dim=1, keepdim=True)], dim=1)
-        plain = self.autocorrelation(onsets)  # (B, octaves + 1, lags)
+        plain = self.periodicity(bands)
         x = self.convs(4 * plain.unsqueeze(2))  # (B, hidden, 1, lags / 2)
         out: Tensor = self.out(torch.cat([x.flatten(1), plain.flatten(1)], dim=1))
+        return out
+
+    def periodicity(self, bands: Tensor) -> Tensor:
+        """Bands (B, S, 4 T) -> autocorrelation of onsets (B, octaves + 1, lags).
+
+        Nothing in it is learned.
+        """
+        onsets = self.onsets(bands)  # (B, octaves, 4 T)
+        onsets = torch.cat([onsets, onsets.sum(dim=1, keepdim=True)], dim=1)
+        out: Tensor = self.autocorrelation(onsets)
         return out
 
 

@@ -9,10 +9,12 @@ from loev_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class PitchConfig:
-    """Transposition. Two draws that should differ do so by at least ``min_gap_semitones``."""
+    """Transposition by whole semitones, all of ``semitones`` equally likely.
 
-    semitones: tuple[float, float] = (-6.0, 6.0)
-    min_gap_semitones: float = 1.0
+    The default spans 11: two draws an octave apart would be negatives with the same pitch classes.
+    """
+
+    semitones: tuple[int, int] = (-6, 5)
 
     def __post_init__(self) -> None:
         _check_range("pitch.semitones", self.semitones)

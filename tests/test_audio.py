@@ -1,0 +1,326 @@
+"""Finding and decoding files."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE_HZ, music, write_audio
+
+from loev_cli.audio import decode, find, load, probe
+from loev_cli.errors import InputError, UsageError
+
+
+def names(inputs: list[str], **options: object) -> list[str]:
+    return [source.path for source in find(inputs, **options)]  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- find
+
+
+def test_a_folder_gives_paths_relative_to_it_sorted_by_folder(library: Path) -> None:
+    assert names([str(library)]) == [
+        "long one.flac",
+        "short.WAV",
+        "a/same.wav",
+        "b/same.wav",
+        "ü é/日本 🎵.wav",
+    ]
+
+
+def test_several_inputs_keep_the_folder_as_given(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(library)
+    assert names(["a/", "b", "short.WAV"]) == ["a/same.wav", "b/same.wav", "short.WAV"]
+    assert names([".", "b"])[:2] == ["./long one.flac", "./short.WAV"]
+
+
+def test_the_same_file_is_never_twice(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(library)
+    assert names(["a", "./a/same.wav", str(library / "a/same.wav"), "a"]) == ["a/same.wav"]
+
+
+def test_a_single_file_is_named_as_given_whatever_its_extension(library: Path) -> None:
+    odd = library / "notes.txt"
+    odd.write_text("hello")
+    assert names([str(odd)]) == [str(odd)]
+
+
+def test_folders_skip_hidden_and_other_files(library: Path) -> None:
+    for hidden in (".hidden.wav", ".git/x.wav", "._resource.mp3", "cover.jpg", "a/readme.md"):
+        (library / hidden).parent.mkdir(exist_ok=True)
+        (library / hidden).touch()
+    assert len(names([str(library)])) == 5
+
+
+def test_links_are_followed_and_loops_end(library: Path, tmp_path: Path) -> None:
+    (library / "a" / "up").symlink_to(library)
+    (library / "a" / "self").symlink_to(library / "a")
+    elsewhere = write_audio(tmp_path / "elsewhere" / "linked.wav").parent
+    (library / "0 link").symlink_to(elsewhere)
+    (library / "0 twin").symlink_to(library / "b")
+    found = names([str(library)])
+    assert "0 link/linked.wav" in found
+    assert "b/same.wav" in found, "a file has its name by the folder it really lies in"
+    assert len(found) == 6
+
+
+def test_stdin_lists_paths_by_line_or_nul(library: Path) -> None:
+    files = [str(library / "b/same.wav"), str(library / "ü é/日本 🎵.wav"), "gone.wav"]
+    lines = io.BytesIO("\r\n".join(files).encode() + b"\n\n")
+    assert names(["-"], stdin=lines) == files
+    odd = [*files, "with\nnewline.wav"]
+    nul = io.BytesIO("\0".join(odd).encode() + b"\0")
+    assert names(["-"], stdin=nul, null=True) == odd
+
+
+def test_a_folder_on_stdin_is_searched_under_its_name(library: Path) -> None:
+    stdin = io.BytesIO(str(library / "a").encode())
+    assert names(["-"], stdin=stdin) == [f"{library}/a/same.wav"]
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x.wav", "https://example.org/x.mp3"])
+def test_urls_are_refused_with_the_reason(url: str) -> None:
+    with pytest.raises(UsageError, match="remote inputs are not supported"):
+        find([url])
+
+
+def test_an_argument_that_does_not_exist_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="no such file or folder: /no/such"):
+        find(["/no/such"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_names_that_are_no_utf8_are_spelled_out(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.wav"
+    write_audio(tmp_path / "x.wav").rename(os.fsdecode(raw))
+    (source,) = find([str(tmp_path)])
+    assert source.path == "caf\\xe9.wav"
+    assert len(load(source.file, RATE_HZ)) == 2 * RATE_HZ
+    # A file really called so would have the same row name: loud, never two rows of one name.
+    write_audio(tmp_path / "caf\\xe9.wav")
+    with pytest.raises(UsageError, match="share the row name"):
+        find([str(tmp_path)])
+
+
+# ---------------------------------------------------------------- decode
+
+
+def test_the_same_rate_is_passed_on_exactly(tmp_path: Path) -> None:
+    file = write_audio(tmp_path / "x.wav", 9.7)
+    decoding = decode(file, RATE_HZ)
+    waveform = np.concatenate(list(decoding))
+    np.testing.assert_array_equal(waveform, music(9.7))
+    assert waveform.dtype == np.float32
+    assert decoding.duration_s == pytest.approx(9.7)
+    assert decoding.peak == np.abs(waveform).max()
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 22050, 44100, 48000, 96000])
+def test_a_tone_keeps_its_frequency_level_and_length(tmp_path: Path, rate_hz: int) -> None:
+    t = np.arange(rate_hz * 10) / rate_hz
+    soundfile.write(tmp_path / "x.wav", 0.5 * np.sin(2 * np.pi * 1000 * t), rate_hz, "FLOAT")
+    waveform = load(tmp_path / "x.wav", 16000)
+    assert abs(len(waveform) - 160000) <= 1
+    middle = waveform[1000:-1000].astype(np.float64)
+    t = np.arange(1000, len(waveform) - 1000) / 16000
+    assert np.abs(middle - 0.5 * np.sin(2 * np.pi * 1000 * t)).max() < 1e-3
+
+
+@pytest.mark.parametrize("rate_hz", [RATE_HZ, 44100])
+def test_mono_equals_dual_mono(tmp_path: Path, rate_hz: int) -> None:
+    mono = music(6.0, rate_hz=rate_hz)
+    for channels in (1, 2, 3, 6):
+        soundfile.write(tmp_path / f"{channels}.wav", np.stack([mono] * channels, 1), rate_hz)
+    expected = load(tmp_path / "1.wav", RATE_HZ)
+    np.testing.assert_array_equal(load(tmp_path / "2.wav", RATE_HZ), expected)
+    for channels in (3, 6):
+        np.testing.assert_allclose(load(tmp_path / f"{channels}.wav", RATE_HZ), expected, atol=1e-6)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    left, right = music(2.0, seed=1), music(2.0, seed=2)
+    soundfile.write(tmp_path / "x.wav", np.stack([left, right], 1), RATE_HZ, "FLOAT")
+    np.testing.assert_allclose(load(tmp_path / "x.wav", RATE_HZ), (left + right) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("x.aiff", {}),
+        ("x.au", {}),
+        ("x.caf", {}),
+        ("x.w64", {}),
+        ("x.flac", {"subtype": "PCM_24"}),
+        ("x.ogg", {}),
+        ("x.mp3", {}),
+        ("pcm8.wav", {"subtype": "PCM_U8"}),
+        ("pcm32.wav", {"subtype": "PCM_32"}),
+        ("double.wav", {"subtype": "DOUBLE"}),
+    ],
+)
+def test_formats_of_libsndfile(tmp_path: Path, name: str, options: dict[str, str]) -> None:
+    file = write_audio(tmp_path / name, 3.0, rate_hz=16000, **options)
+    waveform = load(file, 16000)
+    expected = music(3.0, rate_hz=16000)
+    n = min(len(waveform), len(expected))
+    assert abs(len(waveform) - len(expected)) <= 1600
+    assert np.corrcoef(waveform[:n], expected[:n])[0, 1] > 0.95
+
+
+def write_with_ffmpeg(file: Path, codec: str, rate_hz: int = 44100, seconds: float = 3.0) -> Path:
+    samples = np.stack([music(seconds, rate_hz=rate_hz)] * 2)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream(codec, rate=rate_hz, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = rate_hz, 0
+        resampler = av.AudioResampler(
+            stream.format, "stereo", rate_hz, frame_size=stream.codec_context.frame_size or 1024
+        )
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            container.mux(stream.encode(part))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("x.m4a", "aac"), ("alac.m4a", "alac"), ("x.wv", "wavpack"), ("x.mka", "pcm_s16le")],
+)
+def test_formats_of_ffmpeg(tmp_path: Path, name: str, codec: str) -> None:
+    file = write_with_ffmpeg(tmp_path / name, codec)
+    waveform = load(file, 44100)
+    expected = music(3.0, rate_hz=44100)
+    n = min(len(waveform), len(expected))
+    assert abs(len(waveform) - len(expected)) < 2048
+    assert np.corrcoef(waveform[:n], expected[:n])[0, 1] > 0.95
+    assert probe(file).duration_s == pytest.approx(3.0, abs=0.1)
+
+
+def test_content_decides_over_the_extension(tmp_path: Path) -> None:
+    write_audio(tmp_path / "x.flac").rename(tmp_path / "really_flac.mp3")
+    write_with_ffmpeg(tmp_path / "x.m4a", "aac").rename(tmp_path / "really_m4a.mp3")
+    assert len(load(tmp_path / "really_flac.mp3", RATE_HZ)) == 2 * RATE_HZ
+    assert len(load(tmp_path / "really_m4a.mp3", RATE_HZ)) == pytest.approx(3 * RATE_HZ, abs=500)
+
+
+def test_a_long_file_comes_in_small_blocks(tmp_path: Path) -> None:
+    file = write_audio(tmp_path / "x.wav", 60.0, rate_hz=44100)
+    sizes = [len(block) for block in decode(file, RATE_HZ)]
+    assert max(sizes) <= 5 * RATE_HZ
+    assert sum(sizes) == 60 * RATE_HZ
+
+
+def test_many_channels_at_a_high_rate_come_in_small_blocks(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.zeros((192_000 * 2, 64), np.int16), 192_000)
+    assert len(load(tmp_path / "x.wav", RATE_HZ)) == 2 * RATE_HZ
+
+
+# ---------------------------------------------------------------- broken files
+
+
+def failure_of(file: Path) -> InputError:
+    with pytest.raises(InputError) as caught:
+        load(file, RATE_HZ)
+    message = str(caught.value)
+    assert str(file) in message
+    assert "\n" not in message
+    return caught.value
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
+    assert failure_of(tmp_path / "gone.wav").stage == "open"
+    assert failure_of(tmp_path).stage == "open"
+    text = tmp_path / "text.mp3"
+    text.write_text("not music\n" * 100)
+    assert failure_of(text).stage == "open"
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    assert "empty" in str(failure_of(empty))
+    noise = tmp_path / "noise.flac"
+    noise.write_bytes(np.random.default_rng(0).bytes(50_000))
+    assert failure_of(noise).stage == "open"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    thread = threading.Thread(target=failure_of, args=(tmp_path / "pipe.wav",), daemon=True)
+    thread.start()
+    thread.join(timeout=5)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_samples(tmp_path: Path, bad: float) -> None:
+    samples = music(5.0)
+    samples[30_000] = bad
+    soundfile.write(tmp_path / "x.wav", samples, RATE_HZ, "FLOAT")
+    error = failure_of(tmp_path / "x.wav")
+    assert error.stage == "decode"
+    assert "NaN or infinite" in str(error)
+
+
+def test_no_samples(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.zeros(0), RATE_HZ)
+    assert "no samples" in str(failure_of(tmp_path / "x.wav"))
+    soundfile.write(tmp_path / "one.wav", np.ones(1), 768_000)
+    assert "too short" in str(failure_of(tmp_path / "one.wav"))
+
+
+def test_an_implausible_rate(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", music(1.0), 1)
+    assert "1 Hz" in str(failure_of(tmp_path / "x.wav"))
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.aiff", "x.flac", "x.mp3"])
+def test_truncated_files(tmp_path: Path, name: str) -> None:
+    file = write_audio(tmp_path / name, 10.0, rate_hz=44100)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    failure_of(file)
+
+
+def test_a_truncated_m4a(tmp_path: Path) -> None:
+    file = write_with_ffmpeg(tmp_path / "x.m4a", "aac")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    failure_of(file)
+
+
+def test_a_wav_of_unknown_length_as_pipes_write_it_is_no_truncation(tmp_path: Path) -> None:
+    file = write_audio(tmp_path / "x.wav", subtype="PCM_16")
+    content = bytearray(file.read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = content[4:8] = b"\xff\xff\xff\xff"
+    file.write_bytes(content)
+    assert len(load(file, RATE_HZ)) == 2 * RATE_HZ
+
+
+def test_an_mp3_without_a_length_header_is_no_truncation(tmp_path: Path) -> None:
+    loud_at_the_end = np.concatenate([np.zeros(44100 * 20), music(5.0, rate_hz=44100)])
+    file = tmp_path / "x.mp3"
+    soundfile.write(file, loud_at_the_end, 44100, bitrate_mode="VARIABLE", compression_level=0.3)
+    content = file.read_bytes()
+    assert b"Xing" in content[:200]
+    file.write_bytes(content[content.index(b"\xff\xfb", 100) :])  # from the second frame on
+    assert len(load(file, 8000)) == pytest.approx(25 * 8000, rel=0.02)
+
+
+def test_a_playlist_in_disguise_opens_no_other_file(tmp_path: Path) -> None:
+    target = write_audio(tmp_path / "secret.wav")
+    for name, text in {
+        "hls.mp3": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{target}\n#EXT-X-ENDLIST\n",
+        "concat.mp3": f"ffconcat version 1.0\nfile '{target.name}'\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        failure_of(tmp_path / name)
+
+
+def test_probe_reads_the_header_only(tmp_path: Path) -> None:
+    info = probe(write_audio(tmp_path / "x.flac", 3.0, rate_hz=44100))
+    assert (info.duration_s, info.sample_rate_hz, info.n_channels) == (3.0, 44100, 1)

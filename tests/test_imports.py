@@ -1,0 +1,122 @@
+"""The walls of the house: DESIGN section 4 as a test."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, environment, write_audio
+
+from loev_cli.bundle import Bundle
+
+PACKAGE = ROOT / "loev_cli"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Rows from the bottom up; a module imports from rows below its own, or from its own part.
+ROWS = [
+    ["errors"],
+    ["bundle"],
+    ["model", "audio", "windows"],
+    ["backends", "writers"],
+    ["embed", "evaluate", "search", "export", "train"],
+    ["cli"],
+]
+ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
+
+TORCH = {"torch", "torchaudio", "safetensors", "tensorboard", "onnx", "matplotlib"}
+MAY_IMPORT_TORCH = ("model/", "train/", "evaluate/", "export.py", "backends/pytorch.py")
+
+
+def name_of(module: Path) -> str:
+    return module.relative_to(PACKAGE).as_posix()
+
+
+def part_of(module: Path) -> str:
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(module: Path) -> Iterator[str]:
+    """Dotted names a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_imports_point_down(module: Path) -> None:
+    part = part_of(module)
+    if part.startswith("__"):
+        return
+    for name in imports(module):
+        parts = name.split(".")
+        if parts[0] != "loev_cli" or len(parts) == 1 or parts[1] not in ROW_OF:
+            continue
+        below = ROW_OF[parts[1]] < ROW_OF[part]
+        assert below or parts[1] == part, f"{name_of(module)} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_torch_stays_where_it_belongs(module: Path) -> None:
+    if not name_of(module).startswith(MAY_IMPORT_TORCH):
+        found = {name.split(".")[0] for name in imports(module)} & TORCH
+        assert not found, f"{name_of(module)} imports {found}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_only_the_command_line_prints_or_exits(module: Path) -> None:
+    if part_of(module) == "cli":
+        return
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        forbidden = {"print", "exit", "quit", "sys.exit", "os._exit", "rich.print"}
+        assert called not in forbidden, f"{name_of(module)}:{node.lineno} calls {called}"
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            assert "SystemExit" not in ast.unparse(node.exc), name_of(module)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_files_stay_readable_in_one_sitting(module: Path) -> None:
+    assert len(module.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level packages loaded in a fresh interpreter that ran ``code``."""
+    tail = "\nimport sys; print('\\n'.join({m.split('.')[0] for m in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + tail],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+RUN = """
+from loev_cli.cli import main
+try:
+    main({arguments!r})
+except SystemExit as exit:
+    assert exit.code == 0, exit.code
+"""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    loaded = modules_after(RUN.format(arguments=["--help"]))
+    assert not loaded & {"torch", "onnxruntime", "numpy", "soundfile", "av", "pyarrow", "scipy"}
+
+
+def test_an_onnx_embed_imports_no_torch(bundle: Bundle, tmp_path: Path) -> None:
+    audio = write_audio(tmp_path / "x.wav")
+    arguments = ["embed", str(audio), "--out", str(tmp_path / "x.npz"), "--model", str(bundle.path)]
+    loaded = modules_after(RUN.format(arguments=arguments))
+    assert "onnxruntime" in loaded
+    assert not loaded & (TORCH | {"scipy", "sklearn", "pandas", "av", "pyarrow"})

@@ -1,0 +1,311 @@
+"""Embedding files: what is written is read, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from loev_cli.bundle import Bundle
+from loev_cli.errors import OutputError, UsageError
+from loev_cli.writers import (
+    FORMATS,
+    Meta,
+    Row,
+    check_agree,
+    check_output,
+    check_replaceable,
+    make_meta,
+    open_writer,
+    read,
+    read_meta,
+)
+
+DIMS = {"invariant": 5, "pitch": 3}
+PATHS = ["a/x y.mp3", "b/x y.mp3", "ü/日本 🎵.wav"]
+WINDOWS = [2, 1, 4]
+
+
+def meta_of(bundle: Bundle, *, per_window: bool = False, **changes: Any) -> Meta:
+    meta = make_meta(
+        bundle,
+        subspaces=DIMS,
+        hop_n_samples=2000,
+        per_window=per_window,
+        backend="onnx",
+        device="cpu",
+        precision="fp32",
+    )
+    return meta | changes
+
+
+def rows(per_window: bool) -> list[Row]:
+    rng = np.random.default_rng(0)
+    made = []
+    for i, path in enumerate(PATHS):
+        shape = (WINDOWS[i],) if per_window else ()
+        vectors = {n: rng.standard_normal((*shape, d)).astype(np.float32) for n, d in DIMS.items()}
+        starts = np.arange(WINDOWS[i], dtype=np.float32) * np.float32(0.1) if per_window else None
+        made.append(Row(path, 1.1 * (i + 1), i == 1, vectors, starts))
+    return made
+
+
+def write(out: Path, meta: Meta, per_window: bool = False) -> None:
+    with open_writer(str(out), meta) as writer:
+        for row in rows(per_window):
+            writer.add(row)
+        writer.commit()
+
+
+every_format = pytest.mark.parametrize("extension", FORMATS)
+
+
+@every_format
+@pytest.mark.parametrize("per_window", [False, True])
+def test_what_is_written_is_read(
+    bundle: Bundle, tmp_path: Path, extension: str, per_window: bool
+) -> None:
+    out = tmp_path / f"x{extension}"
+    meta = meta_of(bundle, per_window=per_window)
+    write(out, meta, per_window)
+    file = read(out)
+    assert read_meta(out) == file.meta == meta
+    assert file.paths == PATHS
+    assert file.silent.tolist() == [False, True, False]
+    assert file.duration_s.dtype == np.float32
+    np.testing.assert_array_equal(file.duration_s, np.float32([1.1, 2.2, 1.1 * 3]))
+    for name, dim in DIMS.items():
+        expected = np.concatenate([row.vectors[name].reshape(-1, dim) for row in rows(per_window)])
+        np.testing.assert_array_equal(file.vectors[name], expected)  # to the last bit
+        assert file.vectors[name].dtype == np.float32
+    if per_window:
+        assert file.track is not None
+        assert file.start_s is not None
+        assert file.track.tolist() == [0, 0, 1, 2, 2, 2, 2]
+        np.testing.assert_array_equal(file.start_s[:2], np.float32([0, 0.1]))
+    else:
+        assert file.track is None
+        assert file.start_s is None
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_npz_is_as_the_contract_says(bundle: Bundle, tmp_path: Path) -> None:
+    write(tmp_path / "x.npz", meta_of(bundle))
+    write(tmp_path / "w.npz", meta_of(bundle, per_window=True), per_window=True)
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as columns:
+        assert set(columns) == {"path", "duration_s", "silent", "meta", *DIMS}
+        assert columns["path"].dtype.kind == "U"
+        assert columns["silent"].dtype == np.bool_
+        assert columns["meta"].shape == ()
+        meta = json.loads(str(columns["meta"]))
+    assert set(meta) == {
+        *("format_version", "model", "model_sha256", "loev_version", "sample_rate_hz"),
+        *("window_s", "hop_s", "pooling", "subspaces", "backend", "device", "precision"),
+        "created",
+    }
+    assert meta["subspaces"] == DIMS
+    assert meta["pooling"] == "mean"
+    with np.load(tmp_path / "w.npz", allow_pickle=False) as columns:
+        assert set(columns) == {"path", "duration_s", "silent", "meta", "track", "start_s", *DIMS}
+        assert columns["track"].dtype == np.int64
+        assert columns["start_s"].dtype == np.float32
+
+
+def test_parquet_holds_fixed_size_lists(bundle: Bundle, tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", meta_of(bundle))
+    schema = pq.read_schema(tmp_path / "x.parquet")
+    assert str(schema.field("pitch").type).startswith("fixed_size_list<")
+    assert schema.field("pitch").type.list_size == 3
+    assert json.loads(schema.metadata[b"loev"])["model"] == "tiny"
+
+
+def test_jsonl_lines_stand_alone_and_are_short(bundle: Bundle, tmp_path: Path) -> None:
+    meta = meta_of(bundle)
+    out = tmp_path / "x.jsonl"
+    write(out, meta)
+    lines = out.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["path"] for line in lines] == PATHS
+    assert all(json.loads(line)["meta"] == meta for line in lines)
+    assert '"duration_s":1.1,' in lines[0]  # not 1.100000023841858
+
+
+@every_format
+def test_nothing_appears_without_commit(bundle: Bundle, tmp_path: Path, extension: str) -> None:
+    out = tmp_path / f"x{extension}"
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_writer(str(out), meta_of(bundle)) as writer,
+    ):
+        writer.add(rows(False)[0])
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+@every_format
+def test_a_failed_write_leaves_the_earlier_output(
+    bundle: Bundle, tmp_path: Path, extension: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / f"x{extension}"
+    write(out, meta_of(bundle))
+    before = out.read_bytes()
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(OutputError, match="No space left"):
+        write(out, meta_of(bundle))
+    assert out.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+class FullDisk(io.RawIOBase):
+    """A stream that takes 3000 bytes."""
+
+    n_left = 3000
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.n_left -= len(data)
+        if self.n_left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(data)
+
+
+class FullTarget:
+    """A target on :class:`FullDisk` that notes whether it was given up."""
+
+    name = "x"
+    aborted = False
+
+    def __init__(self) -> None:
+        self.stream: Any = FullDisk()
+
+    def commit(self) -> None:
+        raise AssertionError("nothing was written")
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@every_format
+def test_a_full_disk_is_one_clear_error(bundle: Bundle, extension: str) -> None:
+    target = FullTarget()
+    module = importlib.import_module(FORMATS[extension])
+    with (
+        pytest.raises(OutputError, match="cannot write x: .*No space left"),
+        module.Writer(target, meta_of(bundle)) as writer,
+    ):
+        for row in rows(False) * 2000:
+            writer.add(row)
+        writer.commit()
+    assert target.aborted
+
+
+def test_a_link_stays_a_link(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "x.npz").symlink_to(tmp_path / "real" / "y.npz")
+    write(tmp_path / "x.npz", meta_of(bundle))
+    assert (tmp_path / "x.npz").is_symlink()
+    assert read(tmp_path / "real" / "y.npz").paths == PATHS
+
+
+# ---------------------------------------------------------------- checks
+
+
+def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
+    check_output("-")
+    check_output(str(tmp_path / "x.NPZ"))
+    for name in ("x.csv", "x", "npz", ".npz"):
+        with pytest.raises(UsageError, match=r"\.npz, \.parquet, \.jsonl, or -"):
+            check_output(str(tmp_path / name))
+    with pytest.raises(UsageError, match="no folder"):
+        check_output(str(tmp_path / "missing" / "x.npz"))
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        check_output(str(tmp_path / "folder.npz"))
+    assert [p.name for p in tmp_path.iterdir()] == ["folder.npz"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_an_output_that_cannot_be_written() -> None:
+    with pytest.raises(OutputError, match="cannot write /proc/x.npz"):
+        check_output("/proc/x.npz")
+
+
+@every_format
+def test_only_its_like_is_replaced(bundle: Bundle, tmp_path: Path, extension: str) -> None:
+    out = tmp_path / f"x{extension}"
+    check_replaceable(str(out), meta_of(bundle))
+    write(out, meta_of(bundle))
+    check_replaceable(str(out), meta_of(bundle, created="later", device="cuda:0"))
+    for changes in (
+        {"hop_s": 9.0},
+        {"window_s": 9.0},
+        {"model_sha256": "other"},
+        {"pooling": "none"},
+        {"subspaces": {"pitch": 3}},
+    ):
+        with pytest.raises(UsageError, match="--overwrite"):
+            check_replaceable(str(out), meta_of(bundle, **changes))
+    out.write_text("my diary\nis no embedding")
+    with pytest.raises(UsageError, match="not a loev embedding file"):
+        check_replaceable(str(out), meta_of(bundle))
+
+
+def test_files_of_different_making_are_not_mixed(bundle: Bundle) -> None:
+    meta = meta_of(bundle)
+    check_agree({"a": meta, "b": dict(meta)})
+    with pytest.raises(UsageError, match=r"a\.npz and c\.npz do not agree on hop_s: 0\.25 and 1"):
+        check_agree({"a.npz": meta, "b.npz": meta, "c.npz": meta | {"hop_s": 1}})
+    with pytest.raises(UsageError, match=r"the model: tiny \(.*other"):
+        check_agree({"a": meta, "b": meta | {"model": "other", "model_sha256": "beef"}})
+
+
+def test_a_subspace_may_not_take_a_columns_name(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be called 'path'"):
+        open_writer(str(tmp_path / "x.npz"), meta_of(bundle, subspaces={"path": 3}))
+    assert list(tmp_path.iterdir()) == []
+
+
+@every_format
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 junk", b"PAR1 junk PAR1", b"{}\n"])
+def test_other_files_are_refused(tmp_path: Path, extension: str, content: bytes) -> None:
+    file = tmp_path / f"x{extension}"
+    file.write_bytes(content)
+    for reader in (read, read_meta):
+        with pytest.raises(UsageError, match="not a loev embedding file"):
+            reader(file)
+    with pytest.raises(UsageError, match="no embedding file"):
+        read(tmp_path / "gone.npz")
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", meta=np.array({"format_version": 1}, dtype=object))
+    with pytest.raises(UsageError, match="not a loev embedding file"):
+        read(tmp_path / "x.npz")
+
+
+@every_format
+def test_a_newer_format_says_to_upgrade(bundle: Bundle, tmp_path: Path, extension: str) -> None:
+    out = tmp_path / f"x{extension}"
+    write(out, meta_of(bundle, format_version=99))
+    with pytest.raises(UsageError, match="format 99.*upgrade"):
+        read(out)
+
+
+def test_a_torn_jsonl_names_the_line(bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "x.jsonl"
+    write(out, meta_of(bundle))
+    out.write_bytes(out.read_bytes()[:-30])
+    with pytest.raises(UsageError, match="line 3"):
+        read(out)
