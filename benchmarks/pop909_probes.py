@@ -205,9 +205,7 @@ def floor_features(manifest: Path, rows: list[dict[str, str]]) -> dict[str, np.n
         with torch.inference_mode():
             batch = torch.from_numpy(np.stack([cut.samples for cut in cuts]))
             features = model.frontend.centre(model.frontend(batch))
-            octaves = pitch.chroma(loudness(features.spectrum))  # (windows, 2 n_octaves, 12)
-            folded = octaves.reshape(len(cuts), 2, -1, 12).mean(dim=2)
-            chroma.append(folded.flatten(1).mean(dim=0).numpy())
+            chroma.append(pitch.chroma(loudness(features.spectrum)).flatten(1).mean(dim=0).numpy())
             periodicity.append(tempo.periodicity(features.bands).flatten(1).mean(dim=0).numpy())
     return {"floor:chroma": np.stack(chroma), "floor:autocorrelation": np.stack(periodicity)}
 

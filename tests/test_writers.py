@@ -202,7 +202,7 @@ def test_a_full_disk_is_one_clear_error(bundle: Bundle, extension: str) -> None:
     target = FullTarget()
     module = importlib.import_module(FORMATS[extension])
     with (
-        pytest.raises(OutputError, match="cannot write x: .*No space left"),
+        pytest.raises(OutputError, match=r"cannot write x: .*No space left"),
         module.Writer(target, meta_of(bundle)) as writer,
     ):
         for row in rows(False) * 2000:
@@ -238,7 +238,7 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
 def test_an_output_that_cannot_be_written() -> None:
-    with pytest.raises(OutputError, match="cannot write /proc/x.npz"):
+    with pytest.raises(OutputError, match=r"cannot write /proc/x\.npz"):
         check_output("/proc/x.npz")
 
 
@@ -299,7 +299,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
 def test_a_newer_format_says_to_upgrade(bundle: Bundle, tmp_path: Path, extension: str) -> None:
     out = tmp_path / f"x{extension}"
     write(out, meta_of(bundle, format_version=99))
-    with pytest.raises(UsageError, match="format 99.*upgrade"):
+    with pytest.raises(UsageError, match=r"format 99.*upgrade"):
         read(out)
 
 

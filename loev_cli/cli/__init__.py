@@ -15,6 +15,7 @@ import typer
 
 from loev_cli import __version__
 from loev_cli.cli._boundary import exit_code_of, native_noise_silenced, signals_raise
+from loev_cli.cli._console import stop_logging
 
 # (module, function): the command is called like the function. Order is that of the help.
 COMMANDS = [
@@ -48,7 +49,6 @@ def build_app() -> typer.Typer:
     """The application with every command that is installed."""
     app = typer.Typer(
         name="loev",
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
@@ -69,5 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     with native_noise_silenced(enabled=not debug), signals_raise():
-        code = exit_code_of(lambda: build_app()(argv, "loev", standalone_mode=False), debug=debug)
+        code = exit_code_of(lambda: _invoke(argv), debug=debug)
+    stop_logging()
     sys.exit(code)
+
+
+def _invoke(argv: list[str]) -> None:
+    # Not app(): it would answer interrupts, broken pipes and usage errors in its own way.
+    command = typer.main.get_command(build_app())
+    with command.make_context("loev", argv or ["--help"]) as context:
+        command.invoke(context)

@@ -24,25 +24,27 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _SIGNALS = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. Not an Exception: only cleaning up may stop it."""
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived. Only cleaning up may stop it; ``add_note`` says how to go on."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
         super().__init__(self.signal.name)
 
 
-def exit_code_of(command: Callable[[], Any], *, debug: bool) -> int:
+def exit_code_of(command: Callable[[], None], *, debug: bool) -> int:
     """Run ``command``; report what it raises on stderr; the exit code."""
     try:
-        code = command()
-        sys.stdout.flush()
-        return code if isinstance(code, int) else EXIT_DONE
+        try:
+            command()
+            code = EXIT_DONE
+        except typer.Exit as done:
+            code = done.exit_code
+        sys.stdout.flush()  # here, where a broken pipe is expected
+        return code
     except Interrupted as interrupt:
-        say(
-            f"loev: interrupted ({interrupt.signal.name}); nothing half-done was left behind, "
-            "run the same command to start again"
-        )
+        hints = getattr(interrupt, "__notes__", [])
+        say("; ".join([f"loev: interrupted ({interrupt.signal.name})", *hints]))
         return _SIGNALS[interrupt.signal]
     except BrokenPipeError:
         # The reader of our output has seen enough. Python would complain again at exit.

@@ -23,12 +23,25 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+class _SayHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"loev: {record.name}: {record.getMessage()}")
+
+
+_LOGGER = logging.getLogger("loev_cli")
+_HANDLER = _SayHandler()
+
+
 def log_to_stderr() -> None:
-    """Under ``--debug``: what the library notes on its way."""
-    logging.basicConfig(
-        stream=sys.stderr, format="loev: %(name)s: %(message)s", level=logging.WARNING, force=True
-    )
-    logging.getLogger("loev_cli").setLevel(logging.DEBUG)
+    """Under ``--debug``: show what the package notes in its log."""
+    _LOGGER.addHandler(_HANDLER)
+    _LOGGER.setLevel(logging.DEBUG)
+
+
+def stop_logging() -> None:
+    """Undo :func:`log_to_stderr`."""
+    _LOGGER.removeHandler(_HANDLER)
+    _LOGGER.setLevel(logging.NOTSET)
 
 
 def clock(seconds: float) -> str:

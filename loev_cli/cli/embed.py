@@ -151,10 +151,14 @@ def embed(
 
     from loev_cli.cli._progress import Progress
 
-    with Progress(quiet=quiet) as progress:
-        report = job.embed(
-            request, stdin=sys.stdin.buffer, stdout=sys.stdout.buffer, on_event=progress.take
-        )
+    try:
+        with Progress(quiet=quiet) as progress:
+            report = job.embed(
+                request, stdin=sys.stdin.buffer, stdout=sys.stdout.buffer, on_event=progress.take
+            )
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note("nothing was written, the same command starts again")
+        raise
     _say_report(report, request.out or "", quiet)
     raise typer.Exit(_exit_code(report.n_done, len(report.failures)))
 

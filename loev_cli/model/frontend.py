@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-EPSILON_POWER = 1e-10
+EPSILON_POWER = 1e-12  # below the noise of 16-bit audio
 
 
 class Features(NamedTuple):
@@ -199,10 +199,12 @@ class _KernelBank(nn.Module):
 
     Args:
         frequencies: centre of each bin in cycles per sample.
-        n_taps: kernel length in samples. Kernels are applied at most ``n_taps / 2`` samples
-            apart, so that no part of the signal goes unseen whatever the hop.
+        n_taps: kernel length in samples.
         n_cycles: length of each bin's window in cycles of its own frequency, if that is shorter
             than the kernel: constant Q, so that bins overlap alike along the whole octave.
+
+    Kernels are applied no further apart than 0.6 of the shortest window, whatever the hop, so
+    that no part of the signal goes unseen.
     """
 
     kernel: Tensor
@@ -219,10 +221,11 @@ class _KernelBank(nn.Module):
             "kernel", torch.tensor(kernel[:, None], dtype=torch.float32), persistent=False
         )
         self.n_taps = n_taps
+        self.max_step = 2 ** int(np.log2(0.6 * width.min()))
 
     def forward(self, signal: Tensor, hop: int) -> Tensor:
         """(B, 1, N) -> power (B, n_bins, N / hop)."""
-        step = min(hop, max(1, self.n_taps // 2))
+        step = min(hop, self.max_step)
         before = (self.n_taps - step) // 2
         padded = F.pad(signal, (before, self.n_taps - step - before), mode="reflect")
         real, imaginary = F.conv1d(padded, self.kernel, stride=step).chunk(2, dim=1)

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from loev_cli.model.frontend import Features, FrontendConfig
 from loev_cli.model.layers import RELU_GAIN, PitchClassConv, conv_relu
 
-_SILENCE_POWER = 1e-8  # below this mean power a window is not amplified to full scale
+_SILENCE_POWER = 1e-9  # below this mean power a window is not amplified to full scale
 _N_PITCH_CLASSES = 12
 
 
@@ -120,42 +120,59 @@ class TimbreBranch(nn.Module):
 class PitchBranch(nn.Module):
     """Which pitch classes sound, and how they hang together.
 
-    Semitone rows are folded octave over octave to 12 pitch classes, every octave with weights of
-    its own (a bass note says more about the key than a high one).
+    Semitone rows are folded octave over octave to 12 pitch classes, once per register: a bass
+    note says more about the key than a high one. Registers overlap smoothly, so that a
+    transposition, which moves notes within them, changes little but the pitch class.
     """
+
+    registers: Tensor
+    N_REGISTERS = 3
 
     def __init__(self, width: int, n_octaves: int, dim: int, hidden: int = 48) -> None:
         super().__init__()
         if dim % _N_PITCH_CLASSES:
             raise ValueError(f"pitch_dim is {dim}, it must be a multiple of 12")
         self.dim = dim
-        self.n_octaves = n_octaves
-        self.mix = conv_relu(width * n_octaves, hidden, (1, 1))
+        height = np.linspace(0, 1, n_octaves * _N_PITCH_CLASSES)
+        distance = abs(height - np.linspace(0, 1, self.N_REGISTERS)[:, None])
+        masks = np.cos(math.pi / 2 * np.clip(distance * (self.N_REGISTERS - 1), 0, 1)) ** 2
+        self.register_buffer(
+            "registers",
+            torch.tensor(
+                (masks / masks.sum(axis=1, keepdims=True) * _N_PITCH_CLASSES).reshape(
+                    self.N_REGISTERS, n_octaves, _N_PITCH_CLASSES, 1
+                ),
+                dtype=torch.float32,
+            ),
+            persistent=False,
+        )
+        self.mix = conv_relu(width * self.N_REGISTERS, hidden, (1, 1))
         self.around = nn.Sequential(
             PitchClassConv(hidden, hidden, activation_gain=RELU_GAIN), nn.ReLU(inplace=True)
         )
-        self.out = PitchClassConv(2 * hidden + 2 * n_octaves, dim // _N_PITCH_CLASSES)
+        self.out = PitchClassConv(2 * (hidden + self.N_REGISTERS), dim // _N_PITCH_CLASSES)
 
     def forward(self, trunk: Tensor, spectrum: Tensor) -> Tensor:
         """Trunk (B, C, F / 2, T / 4), spectrum (B, 1, F, T) -> (B, D), pitch class by class."""
         x = self.around(self.mix(self._fold(trunk)))  # (B, hidden, 12, T / 4)
-        pooled = torch.cat([x.mean(dim=3), x.amax(dim=3)], dim=1)
-        pooled = torch.cat([pooled, self.chroma(spectrum)], dim=1)
-        out: Tensor = self.out(pooled.unsqueeze(3))  # (B, D/12, 12, 1)
+        pooled = torch.cat([x.mean(dim=3), x.amax(dim=3), self.chroma(spectrum)], dim=1)
+        out: Tensor = self.out(pooled.unsqueeze(3))  # (B, D / 12, 12, 1)
         return out.squeeze(3).transpose(1, 2).flatten(1)
 
     def chroma(self, spectrum: Tensor) -> Tensor:
-        """Spectrum (B, 1, F, T) -> mean and deviation over time per octave (B, 2 n_octaves, 12).
+        """Spectrum (B, 1, F, T) -> mean and deviation over time per register, (B, 6, 12).
 
-        Nothing in it is learned.
+        Nothing in it is learned. Pitch classes are counted from E, the lowest row.
         """
-        semitones = F.avg_pool2d(spectrum, (2, 1))
-        folded = self._fold(semitones)  # (B, n_octaves, 12, T)
+        folded = self._fold(F.avg_pool2d(spectrum, (2, 1)))  # (B, registers, 12, T)
         return torch.cat([folded.mean(dim=3), folded.std(dim=3)], dim=1)
 
     def _fold(self, x: Tensor) -> Tensor:
-        """(B, C, 12 n_octaves, T) -> (B, C n_octaves, 12, T)."""
-        return x.reshape(x.shape[0], x.shape[1] * self.n_octaves, _N_PITCH_CLASSES, x.shape[3])
+        """Semitone rows (B, C, 12 n_octaves, T) -> (B, registers C, 12, T)."""
+        by_octave = x.reshape(
+            x.shape[0], x.shape[1], self.registers.shape[1], _N_PITCH_CLASSES, x.shape[3]
+        )
+        return torch.cat([(by_octave * mask).sum(dim=2) for mask in self.registers], dim=1)
 
 
 class TempoBranch(nn.Module):

@@ -1,0 +1,158 @@
+"""The shipped encoder: equivariance that is built in, and independence of the examples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from loev_cli.errors import UsageError
+from loev_cli.model import LoevModel, ModelSpec
+from loev_cli.model.encoders.small import Autocorrelation, OnsetStrength, PitchBranch
+from loev_cli.model.frontend import Features
+
+
+@pytest.fixture(scope="module")
+def model() -> LoevModel:
+    torch.manual_seed(0)
+    return LoevModel(ModelSpec()).eval()
+
+
+def music(n_windows: int, seed: int = 0) -> torch.Tensor:
+    """(B, N): random notes with decays, two per second."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(16000) / 16000
+    windows = []
+    for _ in range(n_windows):
+        waveform = np.zeros(163840)
+        for start in range(0, 163840 - 16000, 8000):
+            hz = 220 * 2 ** (rng.integers(0, 24) / 12)
+            waveform[start : start + 16000] += (
+                0.2 * np.sin(2 * np.pi * hz * time) * np.exp(-4 * time)
+            )
+        windows.append(waveform)
+    return torch.tensor(np.stack(windows), dtype=torch.float32)
+
+
+def test_subspaces_and_shapes(model: LoevModel) -> None:
+    assert model.subspaces == {"invariant": 256, "pitch": 240, "tempo": 256}
+    with torch.inference_mode():
+        vectors = model(music(2))
+    assert {k: tuple(v.shape) for k, v in vectors.items()} == {
+        "invariant": (2, 256),
+        "pitch": (2, 240),
+        "tempo": (2, 256),
+    }
+
+
+def test_a_window_does_not_depend_on_its_batch(model: LoevModel) -> None:
+    windows = music(5)
+    with torch.inference_mode():
+        together = model(windows)
+        alone = model(windows[3:4])
+    for name in together:
+        assert (together[name][3] - alone[name][0]).abs().max() < 1e-5
+
+
+def test_a_gain_changes_nothing(model: LoevModel) -> None:
+    windows = music(2)
+    with torch.inference_mode():
+        loud, quiet = model(windows), model(0.25 * windows)
+    for name in loud:
+        assert (loud[name] - quiet[name]).abs().max() < 2e-2 * loud[name].abs().max()
+
+
+def test_silence_and_full_scale_noise_are_finite(model: LoevModel) -> None:
+    noise = torch.randn(1, 163840, generator=torch.Generator().manual_seed(0)).sign()
+    with torch.inference_mode():
+        for waveform in (torch.zeros(1, 163840), noise):
+            assert all(torch.isfinite(v).all() for v in model(waveform).values())
+
+
+@pytest.mark.parametrize("semitones", [-6, -1, 2, 5])
+def test_a_transposition_turns_the_pitch_embedding(model: LoevModel, semitones: int) -> None:
+    """Untrained: the circle is in the architecture, only the spectrum's ends break it."""
+    features = model.frontend(music(4))
+    margin = model.spec.frontend.margin_bins
+    n_bins = model.spec.frontend.n_bins
+
+    def pitch(shift: int) -> torch.Tensor:
+        low = margin - 2 * shift
+        spectrum = features.spectrum[:, low : low + n_bins]
+        with torch.inference_mode():
+            return model.encode(Features(spectrum, features.bands))["pitch"].reshape(4, 12, 20)
+
+    turned = torch.roll(pitch(0), semitones, dims=1)
+    moved = (pitch(semitones) - turned).norm() / turned.norm()
+    unmoved = (pitch(semitones) - pitch(0)).norm() / turned.norm()
+    assert moved < 0.3
+    assert moved < 0.6 * unmoved
+
+
+def test_chroma_finds_the_note() -> None:
+    from loev_cli.model.encoders.small import loudness
+    from loev_cli.model.frontend import LogFrequency
+
+    frontend = LogFrequency()
+    branch = PitchBranch(8, 7, 24)
+    time = torch.arange(163840) / 16000
+    for name, midi in {"E": 64, "A": 69, "C": 60}.items():
+        hz = 440 * 2 ** ((midi - 69) / 12)
+        features = frontend.centre(frontend(0.3 * torch.sin(2 * np.pi * hz * time)[None]))
+        chroma = branch.chroma(loudness(features.spectrum))[0, :3].sum(dim=0)
+        # The lowest row of the spectrum is an E.
+        assert int(chroma.argmax()) == (midi - 64) % 12, name
+
+
+def test_autocorrelation_equals_the_sum_it_stands_for() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 64))
+    lags = np.array([1.0, 5.0, 17.0, 40.0])
+    module = Autocorrelation(64, lags)
+    got = module(torch.tensor(x, dtype=torch.float32)).numpy()
+    centred = x - x.mean(axis=2, keepdims=True)
+    energy = (centred**2).sum(axis=2)
+    for i, lag in enumerate(lags.astype(int)):
+        products = (centred[:, :, lag:] * centred[:, :, :-lag]).sum(axis=2)
+        expected = products / (1 - lag / 64) / (energy + 1e-3)
+        np.testing.assert_allclose(got[:, :, i], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("period_frames", [20.0, 31.25, 50.0])
+def test_autocorrelation_peaks_at_the_period(period_frames: float) -> None:
+    lags = 10 * 2 ** (np.arange(96) / 24)
+    pulses = torch.zeros(1, 1, 640)
+    position = torch.arange(0, 640, period_frames)
+    for offset, weight in ((0, 1.0), (1, 0.6), (-1, 0.6)):
+        index = (position.round().long() + offset).clamp(0, 639)
+        pulses[0, 0, index] = weight
+    correlation = Autocorrelation(640, lags)(pulses)[0, 0]
+    near = abs(np.log2(lags / period_frames)) < 0.4
+    best = lags[near][int(correlation[near].argmax())]
+    assert abs(np.log2(best / period_frames)) < 1 / 24
+
+
+def test_onsets_rise_only() -> None:
+    log_power = torch.full((1, 4, 100), -10.0)
+    log_power[:, :, 50:60] = 0.0
+    onsets = OnsetStrength(bands_per_octave=4)(log_power)[0, 0]
+    assert onsets[50] > 1
+    assert onsets[:50].max() == 0 and onsets[51:].max() == 0
+
+
+def test_spec_survives_its_config() -> None:
+    spec = ModelSpec(encoder_options={"width": 16}, head_dims=(64, 32), augs=("tempo",))
+    assert ModelSpec.from_config(spec.to_config()) == spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"encoder": "big"}, "no encoder 'big'"),
+        ({"encoder_options": {"depth": 3}}, "depth"),
+        ({"window_n_samples": 160000}, "does not fit"),
+    ],
+)
+def test_a_spec_that_cannot_be_built(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        LoevModel(ModelSpec(**changes))  # type: ignore[arg-type]

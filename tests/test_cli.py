@@ -1,0 +1,405 @@
+"""The command as a user meets it: exit codes, one clear line, pipes and signals."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import (
+    Loev,
+    add_bad_files,
+    command,
+    environment,
+    in_process_of_its_own,
+    write_audio,
+    write_config,
+)
+
+from loev_cli import __version__
+from loev_cli.bundle import FORMAT_VERSION, ONNX_FILE, Bundle
+from loev_cli.writers import read
+
+posix_only = pytest.mark.skipif(os.name == "nt", reason="signals and pipes of POSIX")
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+# ---------------------------------------------------------------- embed
+
+
+def test_embed_a_folder(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.npz"
+    done = loev("embed", library, "--out", out, "--model", bundle.path)
+    assert done.code == 0
+    assert done.out == ""
+    (summary,) = done.lines
+    assert summary.startswith("5 tracks, 0:00:12 of audio in ")
+    assert summary.endswith(f" x real time) -> {out}")
+    with np.load(out, allow_pickle=False) as columns:
+        assert columns["pitch"].shape == (5, 4)
+    assert loev("embed", library, "--out", out, "--model", bundle.path, "--quiet").err == ""
+
+
+def test_some_failed_is_exit_3(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> None:
+    add_bad_files(library)
+    out = tmp_path / "x.npz"
+    done = loev("embed", library, "--out", out, "--model", bundle.path)
+    assert done.code == 3
+    assert done.lines[0].startswith(f"loev: failed (open): {library / 'bad.mp3'}: ")
+    assert done.lines[1].startswith(f"loev: failed (open): {library / 'empty.wav'}: ")
+    assert done.lines[3] == f"2 files failed, listed in {out}.failures.jsonl"
+    assert len(read(out).paths) == 5
+    assert len(Path(f"{out}.failures.jsonl").read_text().splitlines()) == 2
+
+
+def test_nothing_usable_is_exit_1(loev: Loev, bundle: Bundle, tmp_path: Path) -> None:
+    add_bad_files(tmp_path)
+    done = loev("embed", tmp_path, "--out", tmp_path / "x.npz", "--model", bundle.path)
+    assert done.code == 1
+    assert "nothing written: all 2 files failed" in done.lines[-1]
+    (tmp_path / "none").mkdir()
+    done = loev("embed", tmp_path / "none", "--out", tmp_path / "x.npz", "--model", bundle.path)
+    assert (done.code, len(done.lines)) == (1, 1)
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_strict_is_exit_1_and_one_line(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    add_bad_files(library)
+    out = tmp_path / "x.npz"
+    done = loev("embed", library, "--out", out, "--model", bundle.path, "--strict")
+    assert (done.code, len(done.lines)) == (1, 1)
+    assert not out.exists()
+
+
+def test_a_list_on_stdin(
+    loev: Loev,
+    bundle: Bundle,
+    library: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(library)
+    files = ["b/same.wav", "ü é/日本 🎵.wav", "gone.wav"]
+    for separator, options in (("\n", []), ("\0", ["--null"])):
+        feed(monkeypatch, separator.join(files).encode())
+        out = tmp_path / "x.npz"
+        done = loev("embed", "-", *options, "--out", out, "--model", bundle.path)
+        assert done.code == 3
+        assert "gone.wav: No such file" in done.lines[0]
+        assert read(out).paths == files[:2]
+
+
+def test_json_lines_on_stdout(loev: Loev, bundle: Bundle, library: Path) -> None:
+    add_bad_files(library)
+    done = loev("embed", library, "--out", "-", "--model", bundle.path)
+    assert done.code == 3
+    records = [json.loads(line) for line in done.out.splitlines()]
+    paths = [record["path"] for record in records]
+    assert paths == sorted(paths)
+    assert len(paths) == 5
+    assert all(len(record["tempo"]) == 3 for record in records)
+    assert all(record["meta"]["model"] == "tiny" for record in records)
+    assert not list(library.glob("-*"))
+
+
+def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.npz"
+    done = loev("embed", library, "--out", out, "--model", bundle.path, "--dry-run")
+    assert done.code == 0
+    assert done.out.splitlines() == [
+        "files:      5",
+        "audio:      0:00:12",
+        "unreadable: 0",
+        "vectors:    5",
+        "output:     260 B",
+    ]
+    assert not out.exists()
+    add_bad_files(library)
+    assert loev("embed", library, "--model", bundle.path, "--dry-run").code == 3
+
+
+# ---------------------------------------------------------------- bad use
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["/no/such/folder"], 2, "no such file or folder: /no/such/folder"),
+        (["{in}", "--model", "nonesuch"], 2, "no model 'nonesuch'"),
+        (["{in}", "--subspaces", "pich"], 2, "did you mean 'pitch'?"),
+        (["{in}", "--subspaces", "pitch,,"], 2, "empty name"),
+        (["{in}", "--out", "{tmp}/no/x.npz"], 2, "no folder {tmp}/no"),
+        (["{in}", "--out", "/proc/x.npz"], 1, "cannot write /proc/x.npz"),
+        (["{in}", "--out", "{tmp}/x.csv"], 2, ".npz, .parquet, .jsonl"),
+        (["{in}", "--out", "{tmp}/precious.npz"], 2, "--overwrite"),
+        (["{in}", "--hop-s", "0"], 2, "hop of 0 s is out of range"),
+        (["{in}", "--hop-s", "99"], 2, "window of 0.5 s"),
+        (["{in}", "--device", "cuda:99"], 2, "device cuda:99 is not available"),
+        (["{in}", "--precision", "fp16"], 2, "--backend torch on a CUDA device"),
+        (["{in}", "--backend", "jax"], 2, "'jax' is not one of"),
+        (["{in}", "--batch-size", "0"], 2, "Invalid value for '--batch-size'"),
+        (["{in}", "--sbspaces", "pitch"], 2, "No such option: --sbspaces"),
+        (["s3://bucket/x"], 2, "remote inputs are not supported"),
+        ([], 2, "Missing argument"),
+    ],
+)
+def test_bad_use_is_one_clear_line(
+    loev: Loev,
+    bundle: Bundle,
+    library: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    (tmp_path / "precious.npz").write_text("not an embedding")
+    full = [a.replace("{in}", str(library)).replace("{tmp}", str(tmp_path)) for a in arguments]
+    for option, value in (("--out", tmp_path / "x.npz"), ("--model", bundle.path)):
+        if option not in full:
+            full += [option, str(value)]
+    done = loev("embed", *full)
+    assert done.code == code
+    assert done.out == ""
+    (line,) = done.lines
+    assert line.startswith("loev: error: ")
+    assert message.replace("{tmp}", str(tmp_path)) in line
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["library", "precious.npz"]
+
+
+def test_without_out_it_says_so(loev: Loev, bundle: Bundle, library: Path) -> None:
+    done = loev("embed", library, "--model", bundle.path)
+    assert done.code == 2
+    assert "--out" in done.err
+
+
+def test_bad_bundles(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> None:
+    def error_of(model: Path) -> str:
+        done = loev("embed", library, "--out", tmp_path / "x.npz", "--model", model)
+        assert done.code == 1
+        (line,) = done.lines
+        return line
+
+    corrupt = Path(shutil.copytree(bundle.path, tmp_path / "corrupt"))
+    with (corrupt / ONNX_FILE).open("r+b") as file:
+        file.write(b"X")
+    assert "is damaged: its checksum is not the one" in error_of(corrupt)
+
+    newer = Path(shutil.copytree(bundle.path, tmp_path / "newer"))
+    write_config(newer, format_version=FORMAT_VERSION + 1)
+    assert f"has format {FORMAT_VERSION + 1}, this loev reads up to" in error_of(newer)
+
+    assert "is not a model bundle" in error_of(library)
+
+
+def test_an_unexpected_error_is_one_line_and_debug_shows_all(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("oh\nno")
+
+    monkeypatch.setattr("loev_cli.embed.job.open_encoder", bug)
+    arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path]
+    done = loev(*arguments)
+    assert done.code == 1
+    (line,) = done.lines
+    assert line.startswith("loev: error: ZeroDivisionError: oh")
+    assert "--debug" in line
+    done = loev(*arguments, "--debug")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert "in bug" in done.err
+
+
+def test_debug_says_why_there_is_no_gpu(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loev_cli.backends.ort._open_cuda", lambda *a: (None, "no such luck"))
+    arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path]
+    assert "luck" not in loev(*arguments).err
+    assert "not using CUDA: no such luck" in loev(*arguments, "--debug").err
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    (library / "\x1b[31mred\n.wav").touch()
+    done = loev("embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path)
+    assert done.code == 3
+    assert "\x1b" not in done.err
+    assert len(done.lines) == 3
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_the_c_libraries_are_not_heard(bundle: Bundle, tmp_path: Path) -> None:
+    file = write_audio(tmp_path / "in" / "x.mp3", 5.0, rate_hz=44100)
+    file.write_bytes(file.read_bytes()[:20_000])  # libmpg123 comments on such a file by itself
+    add_bad_files(tmp_path / "in")
+    out = tmp_path / "x.npz"
+    done = in_process_of_its_own("embed", tmp_path / "in", "--out", out, "--model", bundle.path)
+    assert done.code == 1
+    assert len(done.lines) == 4
+    assert all(line.startswith("loev: ") for line in done.lines)
+
+
+@posix_only
+def test_a_broken_pipe_ends_quietly(bundle: Bundle, tmp_path: Path) -> None:
+    for i in range(60):
+        write_audio(tmp_path / f"{i:02}.wav", 0.3)
+    options = ["--out", "-", "--model", str(bundle.path), "--hop-s", "0.001", "--per-window"]
+    process = subprocess.Popen(
+        command("embed", tmp_path, *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert json.loads(process.stdout.readline())["path"] == "00.wav"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=30) == 0
+    process.stderr.close()
+
+
+@posix_only
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_nothing_behind(
+    bundle: Bundle, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    write_audio(tmp_path / "in" / "long.wav", 120.0)
+    out = tmp_path / "x.npz"
+    options = ["--out", str(out), "--model", str(bundle.path), "--hop-s", "0.0002"]
+    process = subprocess.Popen(
+        command("embed", tmp_path / "in", *options, "--batch-size", "1"),
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob(".x.npz.*")):  # the writer is open: the run is under way
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == code
+    (line,) = stderr.decode().splitlines()
+    assert line.startswith(f"loev: interrupted ({number.name})")
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+@posix_only
+def test_the_progress_bar_is_for_terminals(bundle: Bundle, library: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path]
+    done = subprocess.run(command(*arguments), stderr=theirs, env=environment(), timeout=60)
+    os.close(theirs)
+    with open(ours, "rb", buffering=0, closefd=True) as terminal:  # noqa: PTH123 (a descriptor)
+        seen = terminal.read(100_000)
+    assert done.returncode == 0
+    assert b"\x1b[" in seen
+    assert b"embedding" in seen
+
+
+def test_help_is_quick() -> None:
+    def seconds() -> float:
+        started = time.monotonic()
+        subprocess.run(command("--help"), capture_output=True, env=environment(), check=True)
+        return time.monotonic() - started
+
+    assert min(seconds() for _ in range(4)) < 0.5
+
+
+# ---------------------------------------------------------------- the other commands
+
+
+def test_version(loev: Loev) -> None:
+    done = loev("--version")
+    assert (done.code, done.out) == (0, f"loev {__version__}\n")
+
+
+def test_every_command_has_help_with_an_example(loev: Loev) -> None:
+    top = loev("--help")
+    assert loev() == top
+    assert top.code == 0
+    for name in ("embed", "models", "doctor"):
+        assert name in top.out
+        done = loev(name, "--help")
+        assert done.code == 0
+        assert f"Example: loev {name}" in done.out
+
+
+@pytest.fixture
+def shipped(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation that ships the tiny model."""
+    root = tmp_path / "models"
+    shutil.copytree(bundle.path, root / "tiny")
+    monkeypatch.setattr("loev_cli.bundle._shipped_root", lambda: root)
+    return root
+
+
+def test_models_lists_what_is_shipped(loev: Loev, shipped: Path) -> None:
+    done = loev("models")
+    assert done.code == 0
+    header, line = done.out.splitlines()
+    assert header.split() == ["name", "method", "subspaces", "window", "size", "path"]
+    assert line.startswith("tiny  loev++  invariant (6), pitch (4), tempo (3)  0.5 s")
+    (record,) = json.loads(loev("models", "--json").out)
+    assert record["subspaces"] == {"invariant": 6, "pitch": 4, "tempo": 3}
+    assert record["path"] == str(shipped / "tiny")
+
+
+def test_models_shows_a_card(loev: Loev, shipped: Path) -> None:
+    assert loev("models", "tiny").out.startswith("# tiny")
+    assert json.loads(loev("models", "tiny", "--json").out)["card"].startswith("# tiny")
+    done = loev("models", "nonesuch")
+    assert done.code == 2
+    assert "shipped models: tiny" in done.err
+
+
+def test_doctor_tells_what_runs(loev: Loev, shipped: Path) -> None:
+    done = loev("doctor", "--json")
+    findings = {(f["topic"], f["name"]): f for f in json.loads(done.out)}
+    assert findings["version", "loev"]["detail"] == __version__
+    assert "FLAC" in findings["audio", "libsndfile"]["detail"]
+    assert "checksums agree" in findings["model", "tiny"]["detail"]
+    assert "CPUExecutionProvider" in findings["device", "ONNX Runtime"]["detail"]
+    assert ("device", "ONNX CUDA") in findings
+    assert ("device", "torch CUDA") in findings
+    table = loev("doctor")
+    assert table.code == done.code
+    assert "libsndfile" in table.out
+
+
+def test_doctor_finds_a_damaged_model(loev: Loev, shipped: Path) -> None:
+    (shipped / "tiny" / ONNX_FILE).write_bytes(b"junk")
+    done = loev("doctor")
+    assert done.code == 1
+    assert "FAULT" in done.out
+
+
+def test_the_module_runs_like_the_command(bundle: Bundle) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "loev_cli", "--version"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
+    )
+    assert done.stdout == f"loev {__version__}\n"
