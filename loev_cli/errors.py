@@ -6,7 +6,7 @@ catch :class:`LoevError`. Anything else that escapes is a bug.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -32,6 +32,17 @@ class LoevError(Exception):
         self.message = message
         self.hint = hint
         super().__init__(f"{message} ({hint})" if hint else message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments defeat the default; workers send these across processes.
+        return _rebuild, (type(self), str(self), self.__dict__)
+
+
+def _rebuild(kind: type[LoevError], text: str, attributes: dict[str, Any]) -> LoevError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, text)
+    error.__dict__.update(attributes)
+    return error
 
 
 class UsageError(LoevError):

@@ -11,10 +11,10 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE_HZ, music, write_audio
 
 from loev_cli.audio import decode, find, load, probe
 from loev_cli.errors import InputError, UsageError
+from tests.conftest import RATE_HZ, music, write_audio
 
 
 def names(inputs: list[str], **options: object) -> list[str]:

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import RATE_HZ, SUBSPACES, WINDOW_N, environment, music, write_config
 from numpy.typing import NDArray
 
 from loev_cli import bundle as bundles
 from loev_cli.backends import machine, open_encoder, ort, select_subspaces
 from loev_cli.bundle import Bundle
 from loev_cli.errors import BundleError, LoevError, UsageError
+from tests.conftest import RATE_HZ, SUBSPACES, WINDOW_N, environment, music, write_config
 
 
 def windows(n: int) -> NDArray[np.float32]:

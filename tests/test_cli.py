@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import (
+
+from loev_cli import __version__
+from loev_cli.bundle import FORMAT_VERSION, ONNX_FILE, Bundle
+from loev_cli.writers import read
+from tests.conftest import (
     Loev,
     add_bad_files,
     command,
@@ -24,10 +28,6 @@ from conftest import (
     write_audio,
     write_config,
 )
-
-from loev_cli import __version__
-from loev_cli.bundle import FORMAT_VERSION, ONNX_FILE, Bundle
-from loev_cli.writers import read
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="signals and pipes of POSIX")
 
@@ -278,6 +278,18 @@ def test_a_broken_pipe_ends_quietly(bundle: Bundle, tmp_path: Path) -> None:
 
 
 @posix_only
+@pytest.mark.parametrize("closed", ["2>&-", "<&-", ">&-"])
+def test_closed_streams_are_no_hindrance(
+    bundle: Bundle, library: Path, tmp_path: Path, closed: str
+) -> None:
+    out = tmp_path / "x.npz"
+    line = shlex.join(command("embed", library, "--out", out, "--model", bundle.path))
+    done = subprocess.run(f"{line} {closed}", shell=True, env=environment(), timeout=60)
+    assert done.returncode == 0
+    assert len(read(out).paths) == 5
+
+
+@posix_only
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_nothing_behind(
     bundle: Bundle, tmp_path: Path, number: signal.Signals, code: int
@@ -306,6 +318,8 @@ def test_a_signal_leaves_nothing_behind(
 
 @posix_only
 def test_the_progress_bar_is_for_terminals(bundle: Bundle, library: Path, tmp_path: Path) -> None:
+    import pty
+
     ours, theirs = pty.openpty()
     arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path]
     done = subprocess.run(command(*arguments), stderr=theirs, env=environment(), timeout=60)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE_HZ, WINDOW_N, add_bad_files, music, write_audio
 
 from loev_cli.audio import Source, load
 from loev_cli.backends import Encoder, open_encoder
@@ -18,6 +17,7 @@ from loev_cli.embed.reader import Reader, TrackEnd, Window
 from loev_cli.errors import InputError, LoevError, UsageError
 from loev_cli.windows import cut
 from loev_cli.writers import EmbeddingFile, read
+from tests.conftest import RATE_HZ, WINDOW_N, add_bad_files, music, write_audio
 
 TOLERANCE = 1e-5
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, environment, write_audio
 
 from loev_cli.bundle import Bundle
+from tests.conftest import ROOT, environment, write_audio
 
 PACKAGE = ROOT / "loev_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -91,10 +91,9 @@ class Decoding:
                 self.duration_s = n_decoded / rate
                 yield block
         except BrokenStreamError as error:
-            raise InputError(
-                f"{self._file}: cannot be decoded after {self.duration_s:.1f} s: {error}",
-                stage="decode",
-            ) from error
+            after = f" after {self.duration_s:.1f} s" if n_decoded else ""
+            message = f"{self._file}: cannot be decoded{after}: {error}"
+            raise InputError(message, stage="decode") from error
         if n_decoded == 0:
             raise InputError(f"{self._file}: holds no samples", stage="decode")
         if (

@@ -19,6 +19,9 @@ _NO_PROTOCOLS = {"protocol_whitelist": "none"}
 # Containers that state an exact length; for others FFmpeg estimates it from the bit rate.
 _EXACT_LENGTH = frozenset({"mov", "wv", "tta", "ape"})
 
+# OSError: a damaged header makes FFmpeg seek to places that do not exist.
+_ERRORS = (FFmpegError, ValueError, OSError)
+
 _INTEGER_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 9223372036854775808.0}
 
 
@@ -33,11 +36,12 @@ class FfmpegReader:
         self._bytes = _Nameless(file)
         try:
             self._container = av.open(self._bytes, "r", options=_NO_PROTOCOLS)
-        except (FFmpegError, ValueError) as error:
+        except _ERRORS as error:
             self._bytes.close()
             raise UnreadableError(str(error)) from error
         stream = next(iter(self._container.streams.audio), None)
-        if stream is None or not stream.rate:
+        # A codec that FFmpeg does not know leaves the stream without its attributes.
+        if stream is None or not getattr(stream, "rate", None):
             self.close()
             raise UnreadableError("no audio stream")
         self._stream = stream
@@ -68,7 +72,7 @@ class FfmpegReader:
     def _frames(self) -> Iterator[Any]:
         try:
             yield from self._container.decode(self._stream)
-        except (FFmpegError, ValueError) as error:
+        except _ERRORS as error:
             raise BrokenStreamError(getattr(error, "strerror", None) or str(error)) from error
 
     def close(self) -> None:

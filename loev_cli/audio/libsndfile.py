@@ -47,12 +47,12 @@ class SoundFileReader:
 
     def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
         if self._lost_bytes:
-            raise BrokenStreamError(f"the file is truncated: {self._lost_bytes} bytes are missing")
+            raise BrokenStreamError(f"its last {self._lost_bytes} bytes are missing")
         while True:
             try:
                 frames = self._stream.read(n_samples, dtype="float32", always_2d=True)
             except soundfile.SoundFileError as error:
-                raise BrokenStreamError(str(error)) from error
+                raise BrokenStreamError(str(error).removeprefix("Error : ")) from error
             if not len(frames):
                 return
             yield mix_to_mono(frames)

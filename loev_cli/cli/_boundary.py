@@ -40,7 +40,8 @@ def exit_code_of(command: Callable[[], None], *, debug: bool) -> int:
             code = EXIT_DONE
         except typer.Exit as done:
             code = done.exit_code
-        sys.stdout.flush()  # here, where a broken pipe is expected
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a broken pipe is expected
         return code
     except Interrupted as interrupt:
         hints = getattr(interrupt, "__notes__", [])
@@ -100,7 +101,7 @@ def native_noise_silenced(*, enabled: bool) -> Iterator[None]:
     pointed at nothing for the whole run, rather than around each call, since decoding happens in
     threads and a descriptor belongs to all of them.
     """
-    if not enabled:
+    if not enabled or sys.stderr is None:
         yield
         return
     sys.stderr.flush()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import BinaryIO
 
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
 def say(text: str, *, raw: bool = False) -> None:
     """One line on stderr. Control characters, as file names may hold them, are spelled out."""
+    if sys.stderr is None:  # closed by the caller; print() would take stdout instead
+        return
     print(text if raw else text.translate(_CONTROL_CHARACTERS), file=sys.stderr, flush=True)
 
 
@@ -18,9 +21,19 @@ def show(text: str) -> None:
     print(text)
 
 
+def stdin_bytes() -> BinaryIO | None:
+    """Standard input as bytes; None if the caller closed it."""
+    return None if sys.stdin is None else sys.stdin.buffer
+
+
+def stdout_bytes() -> BinaryIO | None:
+    """Standard output as bytes; None if the caller closed it."""
+    return None if sys.stdout is None else sys.stdout.buffer
+
+
 def on_terminal() -> bool:
     """Whether a person sees stderr, so that a progress bar makes sense."""
-    return sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class _SayHandler(logging.Handler):

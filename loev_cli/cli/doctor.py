@@ -116,10 +116,10 @@ def _devices() -> list[Finding]:
     driver = machine.cuda_driver()
     detail = driver.problem or f"{driver.n_devices} devices"
     findings.append(Finding("device", "NVIDIA driver", None if driver.problem else True, detail))
-    return [*findings, *_onnx_runtime(gpu=driver.problem is None), *_torch()]
+    return [*findings, *_onnx_runtime(driver.problem), *_torch()]
 
 
-def _onnx_runtime(*, gpu: bool) -> list[Finding]:
+def _onnx_runtime(no_gpu: str | None) -> list[Finding]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -129,14 +129,15 @@ def _onnx_runtime(*, gpu: bool) -> list[Finding]:
 
     providers = ", ".join(onnxruntime.get_available_providers())
     findings = [Finding("device", "ONNX Runtime", True, providers)]
+    if no_gpu is not None:
+        return [*findings, Finding("device", "ONNX CUDA", None, no_gpu)]
     try:
         problem = ort.cuda_problem(bundles.find(bundles.DEFAULT_MODEL))
     except LoevError as error:
         problem = f"not tried: {error}"
-    # A GPU that stays unused is a fault; having none is not.
-    ok = True if problem is None else (False if gpu else None)
+    # Having no GPU is no fault; one that stays unused is.
     detail = problem or "the shipped model opens on the GPU"
-    return [*findings, Finding("device", "ONNX CUDA", ok, detail)]
+    return [*findings, Finding("device", "ONNX CUDA", problem is None, detail)]
 
 
 def _torch() -> list[Finding]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import clock, log_to_stderr, plural, say, show, size
+from loev_cli.cli._console import (
+    clock,
+    log_to_stderr,
+    plural,
+    say,
+    show,
+    size,
+    stdin_bytes,
+    stdout_bytes,
+)
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
@@ -145,7 +153,7 @@ def embed(
         null=null,
     )
     if dry_run:
-        plan = job.dry_run(request, stdin=sys.stdin.buffer)
+        plan = job.dry_run(request, stdin=stdin_bytes())
         _show_plan(plan)
         raise typer.Exit(_exit_code(plan.n_files - len(plan.unreadable), len(plan.unreadable)))
 
@@ -154,10 +162,11 @@ def embed(
     try:
         with Progress(quiet=quiet) as progress:
             report = job.embed(
-                request, stdin=sys.stdin.buffer, stdout=sys.stdout.buffer, on_event=progress.take
+                request, stdin=stdin_bytes(), stdout=stdout_bytes(), on_event=progress.take
             )
     except KeyboardInterrupt as interrupt:
-        interrupt.add_note("nothing was written, the same command starts again")
+        left = "the lines so far are whole" if out == "-" else "nothing was written"
+        interrupt.add_note(f"{left}, the same command starts again")
         raise
     _say_report(report, request.out or "", quiet)
     raise typer.Exit(_exit_code(report.n_done, len(report.failures)))

@@ -343,7 +343,7 @@ class Trainer:
             "hardware": torch.cuda.get_device_name(self.device)
             if is_cuda
             else f"{platform.machine()} CPU, {os.cpu_count()} cores",
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             **losses,
         }
 
@@ -394,7 +394,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever a foreign file provokes in it
-        raise UsageError(f"{file} is not a checkpoint: {error}".splitlines()[0]) from error
+        raise UsageError(f"{file} is not a checkpoint, or a damaged one") from error
     if not isinstance(state, dict) or not {"config", "model", "step", "facts"} <= state.keys():
         raise UsageError(f"{file} is not a checkpoint of loev")
     return state

@@ -1,0 +1,83 @@
+"""The guarantees on the numbers, with every model that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from loev_cli import bundle as bundles
+from loev_cli.backends import open_encoder
+from loev_cli.bundle import CARD_FILE, ONNX_FILE, WEIGHTS_FILE, Bundle
+from loev_cli.embed import Request, embed
+from loev_cli.writers import EmbeddingFile, read
+from tests.conftest import music
+
+TOLERANCE = 1e-5
+
+every_model = pytest.mark.parametrize("model", bundles.shipped(), ids=lambda model: model.name)
+
+
+def embedded(model: Bundle, folder: Path, **options: object) -> EmbeddingFile:
+    out = folder.parent / "x.npz"
+    embed(Request([str(folder)], str(out), model=str(model.path), overwrite=True, **options))  # type: ignore[arg-type]
+    return read(out)
+
+
+@every_model
+def test_it_is_whole(model: Bundle) -> None:
+    for filename in (ONNX_FILE, WEIGHTS_FILE):
+        model.verified(filename)
+    assert (model.path / CARD_FILE).is_file()
+    assert model.path.name == model.name
+
+
+@every_model
+def test_a_vector_does_not_depend_on_its_batch(model: Bundle) -> None:
+    n, size = 5, model.window_n_samples
+    batch = music(n * model.window_s, rate_hz=model.sample_rate_hz)[: n * size].reshape(n, size)
+    batch[2] = 0.0
+    encoder = open_encoder(model, device="cpu")
+    together = encoder.encode(batch)
+    assert {name: v.shape[1] for name, v in together.items()} == model.subspaces
+    for i in range(n):
+        for name, vectors in encoder.encode(batch[i : i + 1]).items():
+            np.testing.assert_allclose(vectors[0], together[name][i], atol=TOLERANCE, rtol=0)
+            assert np.isfinite(vectors).all()
+
+
+@every_model
+def test_files_of_every_kind(model: Bundle, tmp_path: Path) -> None:
+    rate_hz, folder = 44100, tmp_path / "in"
+    folder.mkdir()
+    seconds = 1.3 * model.window_s
+    mono = music(seconds, rate_hz=rate_hz)
+    quiet = 0.01 * mono
+    click = quiet.copy()
+    click[-rate_hz // 100 :] = np.random.default_rng(0).choice([-0.9, 0.9], rate_hz // 100)
+    files = {
+        "mono": mono,
+        "dual": np.stack([mono, mono], 1),
+        "quiet": quiet,
+        "click": click,  # within the last 10 ms
+        "silence": np.zeros(len(mono)),
+        "short": music(0.3, rate_hz=rate_hz),
+        "sample": np.full(3, 0.5),
+    }
+    for name, samples in files.items():
+        soundfile.write(folder / f"{name}.wav", samples, rate_hz, "FLOAT")
+    file = embedded(model, folder)
+    assert set(file.paths) == {f"{name}.wav" for name in files}
+    at = {path.removesuffix(".wav"): i for i, path in enumerate(file.paths)}
+    assert file.silent.tolist() == [name == "silence" for name in at]
+    for name, vectors in file.vectors.items():
+        assert np.isfinite(vectors).all()
+        np.testing.assert_allclose(vectors[at["mono"]], vectors[at["dual"]], atol=TOLERANCE)
+        moved = np.abs(vectors[at["click"]] - vectors[at["quiet"]]).max()
+        assert moved > 100 * TOLERANCE, f"{name} does not hear the end"
+    for batch_size, workers in ((1, 1), (16, 3)):
+        again = embedded(model, folder, batch_size=batch_size, workers=workers)
+        for name, vectors in again.vectors.items():
+            np.testing.assert_allclose(vectors, file.vectors[name], atol=TOLERANCE, rtol=0)

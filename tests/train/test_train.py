@@ -1,0 +1,340 @@
+"""Training for real, on CPU, from a folder of audio to a bundle that embeds it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loev_cli import bundle as bundles
+from loev_cli.errors import LoevError, OutputError, UsageError
+from loev_cli.model import load_model
+from loev_cli.model.frontend import Features
+from loev_cli.train import pipeline
+from loev_cli.train.config import TrainConfig, from_mapping
+from loev_cli.train.loop import Progress, Trainer, load_checkpoint
+
+N_STEPS = 40
+
+
+def config_of(music: Path, **changes: object) -> TrainConfig:
+    base = TrainConfig(data=str(music), steps=N_STEPS, batch_size=8, warmup_steps=5, seed=3)
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def run(
+    music: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Progress]]:
+    """One finished run and what it reported."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    reported: list[Progress] = []
+    pipeline.run(
+        config_of(music), out, cache=cache, events=pipeline.Events(on_step=reported.append)
+    )
+    return out, reported
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    model: dict[str, torch.Tensor] = load_checkpoint(out / "checkpoints" / "last.pt")["model"]
+    return model
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_loss_of_every_head_falls(run: tuple[Path, list[Progress]]) -> None:
+    _, reported = run
+    assert [p.step for p in reported] == list(range(1, N_STEPS + 1))
+    for head in ("invariant", "pitch", "tempo"):
+        first = np.mean([p.losses[head] for p in reported[:5]])
+        last = np.mean([p.losses[head] for p in reported[-5:]])
+        assert last < 0.9 * first, head
+    assert reported[-1].share_done == 1 and reported[-1].lr < reported[10].lr
+
+
+def test_what_a_run_leaves(run: tuple[Path, list[Progress]], music: Path) -> None:
+    out, reported = run
+    with (out / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == N_STEPS
+    assert float(rows[-1]["loss_pitch"]) == pytest.approx(reported[-1].losses["pitch"], rel=1e-4)
+    saved = from_mapping(TrainConfig, tomllib.loads((out / "config.toml").read_text()))
+    assert saved == config_of(music)
+    trained = pipeline.read_checkpoint(out / "checkpoints" / "last.pt")
+    assert trained.facts["steps"] == N_STEPS and trained.facts["n_tracks"] == 10
+
+
+def test_each_augmentation_moves_its_own_subspace(run: tuple[Path, list[Progress]]) -> None:
+    """Shift the pitch: `pitch` moves more than `tempo`. Stretch the time: the other way round."""
+    model = pipeline.read_checkpoint(run[0] / "checkpoints" / "last.pt").model.eval()
+    rng = np.random.default_rng(0)
+    time_s = np.arange(163840) / 16000
+
+    def render(semitones: float, rate: float) -> torch.Tensor:
+        waveform = np.zeros(163840)
+        notes = np.random.default_rng(1).integers(0, 12, 64)
+        for i, note in enumerate(notes):
+            start = int(i * 0.5 / rate * 16000)
+            if start >= 163840:
+                break
+            hz = 261.6 * 2 ** ((note + semitones) / 12)
+            length = 163840 - start
+            waveform[start:] += (
+                0.2 * np.sin(2 * np.pi * hz * time_s[:length]) * np.exp(-6 * time_s[:length])
+            )
+        return torch.tensor(waveform + 1e-3 * rng.standard_normal(163840)).float()[None]
+
+    with torch.inference_mode():
+        plain, shifted, stretched = (
+            model(render(*change)) for change in ((0, 1.0), (3, 1.0), (0, 1.25))
+        )
+
+    def moved(name: str, changed: dict[str, torch.Tensor]) -> float:
+        return 1 - torch.cosine_similarity(plain[name], changed[name]).item()
+
+    assert moved("pitch", shifted) > 3 * moved("tempo", shifted)
+    assert moved("tempo", stretched) > 3 * moved("pitch", stretched)
+
+
+def test_same_seed_same_weights_other_seed_others(
+    run: tuple[Path, list[Progress]], music: Path, cache: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        pipeline.run(config_of(music, steps=4, seed=seed), tmp_path / name, cache=cache)
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    first = next(iter(weights(tmp_path / "a").values()))
+    assert not torch.equal(first, next(iter(weights(tmp_path / "c").values())))
+
+
+class StopHere(BaseException):
+    """Stands for a signal: not an Exception, like KeyboardInterrupt."""
+
+
+def test_resumed_equals_never_stopped(music: Path, cache: Path, tmp_path: Path) -> None:
+    config = config_of(music, steps=8)
+    pipeline.run(config, tmp_path / "whole", cache=cache)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 5:
+            raise StopHere
+
+    with pytest.raises(StopHere):
+        pipeline.run(config, tmp_path / "parts", cache=cache, events=pipeline.Events(on_step=stop))
+    assert load_checkpoint(tmp_path / "parts" / "checkpoints" / "last.pt")["step"] == 5
+    pipeline.run(config, tmp_path / "parts", cache=cache, resume=True)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    with (tmp_path / "parts" / "metrics.csv").open() as stream:
+        assert [int(row["step"]) for row in csv.DictReader(stream)] == list(range(1, 9))
+
+
+def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(
+    run: tuple[Path, list[Progress]], music: Path, cache: Path
+) -> None:
+    with pytest.raises(UsageError, match="holds a run already"):
+        pipeline.run(config_of(music), run[0], cache=cache)
+    with pytest.raises(UsageError, match="other settings: lr"):
+        pipeline.run(config_of(music, lr=1e-3), run[0], cache=cache, resume=True)
+
+
+def test_init_starts_from_the_weights_given(
+    run: tuple[Path, list[Progress]], music: Path, cache: Path, tmp_path: Path
+) -> None:
+    first: list[Progress] = []
+    pipeline.run(
+        config_of(music, steps=1, seed=9, warmup_steps=1000),
+        tmp_path / "more",
+        init=run[0] / "checkpoints" / "last.pt",
+        cache=cache,
+        events=pipeline.Events(on_step=first.append),
+    )
+    assert first[0].loss < 0.8 * run[1][0].loss
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch_size": 11}, "10 usable tracks are fewer than the batch of 11"),
+        ({"steps": None}, "give --steps or --minutes"),
+    ],
+)
+def test_what_cannot_be_trained(
+    music: Path, cache: Path, tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        pipeline.run(config_of(music, **changes), tmp_path / "run", cache=cache)
+
+
+def test_a_failed_checkpoint_leaves_the_one_before(
+    run: tuple[Path, list[Progress]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = run[0] / "checkpoints" / "last.pt"
+    before = file.read_bytes()
+    state = load_checkpoint(file)
+    config = from_mapping(TrainConfig, state["config"])
+    trainer = Trainer(config, [], run[0])
+
+    def full_disk(state: object, target: Path) -> None:
+        target.write_bytes(b"half of a checkp")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OutputError, match="No space left"):
+        trainer.save()
+    assert file.read_bytes() == before
+    assert [f.name for f in file.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    music: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loev_cli.train import loop
+
+    class Broken(loop.BatchMaker):
+        def __call__(self, step: int) -> loop.Batch:
+            batch = super().__call__(step)
+            if step == 2:
+                spectrum = batch.features.spectrum * float("nan")
+                return loop.Batch(Features(spectrum, batch.features.bands), batch.labels)
+            return batch
+
+    monkeypatch.setattr(loop, "BatchMaker", Broken)
+    with pytest.raises(LoevError, match="the loss is nan at step 2"):
+        pipeline.run(config_of(music, steps=4), tmp_path / "run", cache=cache)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no", b"cos\nsystem\n(S'true'\ntR."])
+def test_what_is_no_checkpoint_is_not_unpickled(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "last.pt"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="not a checkpoint"):
+        load_checkpoint(file)
+
+
+def loev(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "loev_cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=300,
+    )
+
+
+def test_the_command_from_folder_to_embedding(music: Path, cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = loev(
+        *("train", music, "--augs", "pitch,tempo", "--steps", "3", "--batch-size", "4"),
+        *("--set", "augmentations.eq.gain_db=3", "--cache", cache, "--out", out),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "10 tracks, 0 skipped" in done.stderr and "step 3" in done.stderr
+    bundle = bundles.load(out / "bundle")
+    assert bundle.name == "run"
+    assert list(bundle.subspaces) == ["invariant", "pitch", "tempo"]
+    assert bundle.config["training"]["steps"] == 3
+    assert bundle.config["augmentations"]["pitch"]["semitones"] == [-6, 5]
+    assert tomllib.loads((out / "config.toml").read_text())["augmentations"]["eq"]["gain_db"] == 3
+
+    embedded = loev("embed", music, "--model", out / "bundle", "--out", tmp_path / "emb.npz")
+    assert embedded.returncode == 0, embedded.stderr
+    with np.load(tmp_path / "emb.npz", allow_pickle=False) as emb:
+        assert emb["pitch"].shape == (10, bundle.subspaces["pitch"])
+        assert json.loads(str(emb["meta"]))["model_sha256"] == bundle.sha256
+
+    again = loev("export", out / "checkpoints" / "last.pt", "--out", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    assert bundles.load(tmp_path / "again").sha256 == bundle.sha256
+    twice = loev("export", out / "checkpoints" / "last.pt", "--out", tmp_path / "again")
+    assert twice.returncode == 2 and "--overwrite" in twice.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere", "--out", "run", "--steps", "1"], "no such folder"),
+        (["--out", "run", "--steps", "1"], "give DATA"),
+        (["nowhere"], "give --out"),
+        (["nowhere", "--out", "run", "--augs", "pich"], "did you mean 'pitch'"),
+        (["nowhere", "--out", "run", "--set", "lrr=1"], "did you mean 'lr'"),
+        (["nowhere", "--out", "run", "--config", "no.toml"], "cannot read config no.toml"),
+        (["nowhere", "--out", "run", "--device", "cuda:x"], "device"),
+    ],
+)
+def test_bad_use_is_one_line_and_exit_2(arguments: list[str], says: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "loev_cli", "train", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_sigterm_saves_and_says_how_to_go_on(music: Path, cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--out", out, "--cache", cache, "--steps", "1000", "--batch-size", "4"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loev_cli", "train", music, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while (
+        not (out / "metrics.csv").exists()
+        or len((out / "metrics.csv").read_text().splitlines()) < 4
+    ):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "--resume" in stderr and "Traceback" not in stderr
+    assert load_checkpoint(out / "checkpoints" / "last.pt")["step"] >= 3
+
+
+def test_torch_and_onnx_agree_on_music(
+    run: tuple[Path, list[Progress]], music: Path, tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    from loev_cli import audio
+    from loev_cli.export import export_bundle
+
+    trained = pipeline.read_checkpoint(run[0] / "checkpoints" / "last.pt")
+    bundle = export_bundle(
+        trained.model,
+        tmp_path / "bundle",
+        name="test",
+        augmentations=pipeline.augmentation_ranges(trained.config),
+        training=trained.facts,
+        card="# test\n",
+    )
+    waveform = audio.load(sorted(music.iterdir())[0], 16000)
+    windows = np.stack([waveform[:163840], waveform[-163840:], np.zeros(163840, np.float32)])
+    session = onnxruntime.InferenceSession(
+        bundle.verified(bundles.ONNX_FILE), providers=["CPUExecutionProvider"]
+    )
+    outputs = dict(zip(bundle.subspaces, session.run(None, {"waveform": windows}), strict=True))
+    with torch.inference_mode():
+        vectors = load_model(bundle)(torch.from_numpy(windows))
+    for name, dim in bundle.subspaces.items():
+        assert outputs[name].shape == (3, dim)
+        assert abs(outputs[name] - vectors[name].numpy()).max() < 1e-4
