@@ -9,6 +9,7 @@ import typer
 
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr, say
+from loev_cli.cli._extras import needs_extra
 
 
 def export(
@@ -33,9 +34,10 @@ def export(
 
     Example: loev export runs/mine/checkpoints/last.pt --out models/mine
     """
-    from loev_cli.export import export_bundle
-    from loev_cli.train import pipeline
-    from loev_cli.train.card import model_card
+    with needs_extra("loev export", "train"):
+        from loev_cli.export import export_bundle
+        from loev_cli.train import pipeline
+        from loev_cli.train.card import model_card
 
     if debug:
         log_to_stderr()

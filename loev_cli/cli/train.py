@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._boundary import Interrupted
-from loev_cli.cli._console import log_to_stderr, say
+from loev_cli.cli._console import log_to_stderr
+from loev_cli.cli._extras import needs_extra
 from loev_cli.cli.export import export
 
 if TYPE_CHECKING:
@@ -108,12 +108,13 @@ def train(
         "batch_size": batch_size,
         "seed": seed,
     }
+    with needs_extra("loev train", "train"):
+        from loev_cli.cli._train_display import TrainDisplay
+        from loev_cli.train import pipeline
+        from loev_cli.train.loop import LAST_CHECKPOINT
     settings = _settings(config, set_ or [], named)
     if not settings.data:
         raise UsageError("what should it train on? give DATA", hint="a folder of audio, say")
-
-    from loev_cli.cli.train_display import TrainDisplay
-    from loev_cli.train import pipeline
 
     try:
         with TrainDisplay(quiet=quiet) as display:
@@ -127,9 +128,9 @@ def train(
                 n_workers=workers,
                 events=pipeline.Events(display.features, display.tracks, display.step),
             )
-    except Interrupted:
-        if (out / "checkpoints" / "last.pt").exists():
-            say(f"loev: training so far is in {out}; go on with the same command and --resume")
+    except KeyboardInterrupt as interrupt:
+        if (out / "checkpoints" / LAST_CHECKPOINT).exists():
+            interrupt.add_note(f"go on from {out} with the same command and --resume")
         raise
     export(checkpoint, out / "bundle", name or out.name, overwrite=True, quiet=quiet)
 

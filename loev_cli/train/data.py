@@ -14,8 +14,9 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -127,29 +128,46 @@ def load_tracks(
     missing = [file for file, entry in entries.items() if not entry.exists()]
     done = len(files) - len(missing)
     on_progress(done, len(files))
-    if missing:
-        # Fresh processes: forking one that has torch's threads running can hang.
-        with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:
-            jobs: dict[Future[None], Path] = {
-                pool.submit(_featurise, file, entries[file], frontend, max_track_s): file
-                for file in missing
-            }
-            for job in as_completed(jobs):
-                try:
-                    job.result()
-                except InputError as error:
-                    skipped[jobs[job]] = str(error)
-                except OSError as error:
-                    pool.shutdown(cancel_futures=True)
-                    raise OutputError(f"cannot write the cache {cache}: {error}") from error
-                done += 1
-                on_progress(done, len(files))
+    todo = {file: entries[file] for file in missing}
+    with closing(_featurise_all(todo, frontend, max_track_s, n_workers)) as results:
+        for file, failure in results:
+            if failure is not None:
+                skipped[file] = failure
+            done += 1
+            on_progress(done, len(files))
     tracks = [
         Track(file, np.load(entry, mmap_mode="r"))
         for file, entry in entries.items()
         if file not in skipped
     ]
     return tracks, [Skipped(str(file), error) for file, error in skipped.items()]
+
+
+def _featurise_all(
+    entries: Mapping[Path, Path], frontend: FrontendConfig, max_track_s: float, n_workers: int
+) -> Generator[tuple[Path, str | None], None, None]:
+    """Fill the cache in parallel; each file as it is done, with its error if it has one."""
+    if not entries:
+        return
+    # Fresh processes: forking one that has torch's threads running can hang.
+    with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:
+        jobs: dict[Future[None], Path] = {
+            pool.submit(_featurise, file, entry, frontend, max_track_s): file
+            for file, entry in entries.items()
+        }
+        try:
+            for job in as_completed(jobs):
+                try:
+                    job.result()
+                except InputError as error:
+                    yield jobs[job], str(error)
+                except OSError as error:
+                    raise OutputError(f"cannot write the feature cache: {error}") from error
+                else:
+                    yield jobs[job], None
+        finally:
+            # Stopped early, nothing that still waits is worth waiting for.
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _key(file: Path, frontend: FrontendConfig, max_track_s: float) -> str:
