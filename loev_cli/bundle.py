@@ -88,7 +88,8 @@ class Bundle:
         """Path of one of the bundle's weight files, after checking its size and SHA-256.
 
         Raises:
-            BundleError: the file is missing, or is not the one ``config.json`` describes.
+            BundleError: the file is missing, cannot be read, or is not the one ``config.json``
+                describes.
         """
         file = self.path / filename
         expected = self.config["files"].get(filename)
@@ -100,7 +101,11 @@ class Bundle:
             raise BundleError(
                 f"bundle {self.path} has no {filename}", hint="copy the whole folder again"
             )
-        if file_record(file) != expected:
+        try:
+            found = file_record(file)
+        except OSError as error:
+            raise BundleError(f"cannot read {file}: {error.strerror}") from error
+        if found != expected:
             raise BundleError(
                 f"{file} is damaged: its checksum is not the one in {CONFIG_FILE}",
                 hint="copy the bundle again or reinstall loev-cli",
@@ -170,22 +175,24 @@ def find(model: str) -> Bundle:
         UsageError: neither, naming what is shipped.
         BundleError: it is there but cannot be used.
     """
-    if Path(model).is_dir():
+    if model and Path(model).is_dir():
         return load(Path(model))
-    shipped_folder = _shipped_root() / model
-    if model and Path(model).name == model and (shipped_folder / CONFIG_FILE).is_file():
-        return load(shipped_folder)
-    known = ", ".join(bundle.name for bundle in shipped()) or "none"
+    shipped_folders = {folder.name: folder for folder in _shipped_folders()}
+    if model in shipped_folders:
+        return load(shipped_folders[model])
     raise UsageError(
         f"no model '{model}': neither a bundle folder nor a shipped name",
-        hint=f"shipped models: {known}; see 'loev models'",
+        hint=f"shipped models: {', '.join(shipped_folders) or 'none'}; see 'loev models'",
     )
 
 
 def shipped() -> list[Bundle]:
     """The bundles that came with this installation, by name."""
-    root = _shipped_root()
-    return [load(config.parent) for config in sorted(root.glob(f"*/{CONFIG_FILE}"))]
+    return [load(folder) for folder in _shipped_folders()]
+
+
+def _shipped_folders() -> list[Path]:
+    return [config.parent for config in sorted(_shipped_root().glob(f"*/{CONFIG_FILE}"))]
 
 
 def _shipped_root() -> Path:

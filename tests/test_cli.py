@@ -331,15 +331,6 @@ def test_the_progress_bar_is_for_terminals(bundle: Bundle, library: Path, tmp_pa
     assert b"embedding" in seen
 
 
-def test_help_is_quick() -> None:
-    def seconds() -> float:
-        started = time.monotonic()
-        subprocess.run(command("--help"), capture_output=True, env=environment(), check=True)
-        return time.monotonic() - started
-
-    assert min(seconds() for _ in range(4)) < 0.5
-
-
 # ---------------------------------------------------------------- the other commands
 
 

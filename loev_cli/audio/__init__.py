@@ -7,7 +7,7 @@ probe   one file -> length, rate and channels by its header
 """
 
 from loev_cli.audio.decoding import Decoding, FileInfo, decode, load, probe
-from loev_cli.audio.sources import AUDIO_EXTENSIONS, Source, find
+from loev_cli.audio.sources import AUDIO_EXTENSIONS, Source, find, spell_out
 
 __all__ = [
     "AUDIO_EXTENSIONS",
@@ -18,4 +18,5 @@ __all__ = [
     "find",
     "load",
     "probe",
+    "spell_out",
 ]

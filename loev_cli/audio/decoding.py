@@ -54,9 +54,6 @@ class Decoding:
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         return self._blocks
 
-    def __next__(self) -> NDArray[np.float32]:
-        return next(self._blocks)
-
     def _decode(self, sample_rate_hz: int) -> Iterator[NDArray[np.float32]]:
         with closing(_open(self._file)) as reader:
             blocks = self._checked(reader)

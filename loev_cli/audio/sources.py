@@ -8,6 +8,8 @@ loev embed music/a/x.mp3    music/a/x.mp3   is row  music/a/x.mp3
 
 from __future__ import annotations
 
+import codecs
+import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -48,8 +50,8 @@ def find(
 ) -> list[Source]:
     """The audio files that ``inputs`` mean, in the order given, folders sorted, each once.
 
-    A path that stands on stdin but does not exist stays in the list and fails when it is opened,
-    as its own file's failure; so does a folder below an input that cannot be read.
+    A path on stdin that does not exist, or may not be looked at, stays in the list and fails when
+    it is opened, as its own file's failure; so does a folder below an input that cannot be read.
 
     Args:
         inputs: files, folders, and ``-`` for a list of them on ``stdin``.
@@ -57,7 +59,8 @@ def find(
         null: the list on stdin is separated by NUL instead of newlines.
 
     Raises:
-        UsageError: an argument does not exist, is a URL, or two files would share a row name.
+        UsageError: an argument is empty, does not exist or is a URL, or two files would share a
+            row name.
     """
     folder_prefixed = len(inputs) > 1
     found: dict[str, Source] = {}  # by absolute path: the same file twice is one row
@@ -89,10 +92,18 @@ def _expand_stdin(
         elif stdin is None:
             raise UsageError("no list of paths to read: standard input is not available")
         else:
-            for line in stdin.read().split(b"\0" if null else b"\n"):
-                path = line if null else line.removesuffix(b"\r")
-                if path:
-                    yield os.fsdecode(path), False
+            for path in _split_null(stdin.read()) if null else _split_lines(stdin.read()):
+                yield os.fsdecode(path), False
+
+
+def _split_null(listed: bytes) -> list[bytes]:
+    return [path for path in listed.split(b"\0") if path]
+
+
+def _split_lines(listed: bytes) -> list[bytes]:
+    """Lines that are not blank. Windows ends them with CR LF, and may start the list with a BOM."""
+    lines = listed.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return [line.removesuffix(b"\r") for line in lines if line.strip()]
 
 
 def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Source]:
@@ -102,15 +113,12 @@ def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Sou
         )
     if "\0" in given:
         raise UsageError("a path holds a NUL character", hint="use --null for NUL-separated lists")
+    if not given:  # Path("") would be the folder we happen to be in
+        raise UsageError("an input is empty", hint="is a variable on the command line unset?")
     path = Path(given)
-    try:
-        is_folder = path.is_dir()
-        exists = is_folder or os.path.lexists(path)
-    except OSError as error:
-        raise UsageError(f"{given}: {error.strerror}") from error
-    if must_exist and not exists:
-        raise UsageError(f"no such file or folder: {given}")
-    if not is_folder:
+    if must_exist:
+        _check_exists(path)
+    if not os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where it may not look)
         yield Source(_row_name(given), path)
         return
     root = given.rstrip("/" + os.sep) or given[:1]
@@ -121,6 +129,15 @@ def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Sou
         relative = str(file.relative_to(path))
         full = f"{root}/{relative}" if root != "/" else f"/{relative}"
         yield Source(_row_name(full if prefixed else relative), file)
+
+
+def _check_exists(path: Path) -> None:
+    try:
+        path.lstat()  # a link that leads nowhere exists; it fails when it is opened
+    except FileNotFoundError as error:
+        raise UsageError(f"no such file or folder: {path}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -140,7 +157,8 @@ def _walk(root: Path) -> Iterator[Path]:
                 if (status.st_dev, status.st_ino) in entered:
                     continue
                 entered.add((status.st_dev, status.st_ino))
-                entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+                with os.scandir(folder) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
             except OSError:
                 yield folder
                 continue
@@ -148,15 +166,27 @@ def _walk(root: Path) -> Iterator[Path]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    (linked if entry.is_symlink() else subfolders).append(entry)
-                elif entry.suffix.lower() in AUDIO_EXTENSIONS:
-                    yield entry
+                path = folder / entry.name
+                if _is_folder(entry):
+                    (linked if entry.is_symlink() else subfolders).append(path)
+                elif path.suffix.lower() in AUDIO_EXTENSIONS:
+                    yield path
             stack.extend(reversed(subfolders))
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that may not be followed counts as one: it fails when it is entered, and is named."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        return entry.is_symlink() and error.errno != errno.ELOOP
+
+
 def _row_name(path: str) -> str:
-    """``/`` separated and valid Unicode: bytes that are no UTF-8 are spelled ``\\xNN``."""
-    if os.sep != "/":
-        path = path.replace(os.sep, "/")
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """``/`` separated and valid Unicode."""
+    return spell_out(path.replace(os.sep, "/"))
+
+
+def spell_out(text: str) -> str:
+    """Valid Unicode: the bytes of file names that are no UTF-8 are spelled ``\\xNN``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -155,13 +155,18 @@ def _open_session(file: Path, providers: list[Any], n_threads: int | None) -> or
 
 
 def _check_contract(bundle: Bundle, session: ort.InferenceSession) -> None:
-    inputs = [node.name for node in session.get_inputs()]
-    outputs = {node.name for node in session.get_outputs()}
-    missing = [name for name in bundle.subspaces if name not in outputs]
-    if inputs != [_INPUT] or missing:
+    """Compare the graph with the config. A dimension that the graph leaves open is taken on trust."""
+    expected = {_INPUT: bundle.window_n_samples, **bundle.subspaces}
+    nodes = {node.name: node.shape for node in (*session.get_inputs(), *session.get_outputs())}
+    for name, size in expected.items():
+        if name not in nodes:
+            problem = f"it has no '{name}'"
+        elif isinstance(nodes[name][-1], int) and nodes[name][-1] != size:
+            problem = f"'{name}' has size {nodes[name][-1]}, not {size}"
+        else:
+            continue
         raise BundleError(
-            f"{bundle.path / ONNX_FILE} is not the model of its config: "
-            + (f"no output {', '.join(missing)}" if missing else f"inputs {', '.join(inputs)}"),
+            f"{bundle.path / ONNX_FILE} is not the model of its config: {problem}",
             hint="export the model again",
         )
 

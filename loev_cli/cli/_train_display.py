@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+
+from loev_cli.cli._console import clock
 
 if TYPE_CHECKING:
     from loev_cli.train.data import Skipped
@@ -39,12 +40,7 @@ class TrainDisplay:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.is_terminal:
             self._live.stop()
 
@@ -72,7 +68,7 @@ class TrainDisplay:
             self._line(
                 f"step {progress.step}  loss {self._mean_loss():.3f}  {losses}  "
                 f"lr {progress.lr:.2e}  {self._audio_rate():.0f} audio-s/s  "
-                f"wait {self._wait_share():.0%}  {_clock(progress.remaining_s)} left"
+                f"wait {self._wait_share():.0%}  {clock(progress.remaining_s)} left"
             )
 
     def recent_losses(self) -> dict[str, float]:
@@ -105,8 +101,8 @@ class TrainDisplay:
             "lr": f"{progress.lr:.2e}",
             "audio-s/s": f"{self._audio_rate():.0f}",
             "data wait": f"{self._wait_share():.0%}",
-            "elapsed": _clock(progress.elapsed_s),
-            "left": _clock(progress.remaining_s),
+            "elapsed": clock(progress.elapsed_s),
+            "left": clock(progress.remaining_s),
         }
         for column in columns:
             table.add_column(column, justify="right")
@@ -119,9 +115,3 @@ class TrainDisplay:
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

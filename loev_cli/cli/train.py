@@ -72,7 +72,9 @@ def train(
     ] = False,
     init: Annotated[
         Path | None,
-        typer.Option(help="Start from a checkpoint's weights.", rich_help_panel=_HOW),
+        typer.Option(
+            help="Start from the weights of a checkpoint or a bundle.", rich_help_panel=_HOW
+        ),
     ] = None,
     device: options.Device = "auto",
     workers: Annotated[

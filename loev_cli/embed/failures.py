@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from loev_cli.audio import spell_out
 from loev_cli.errors import InputError, OutputError, Stage
 from loev_cli.writers import AtomicFile
 
@@ -33,7 +34,8 @@ class Failure:
 def describe(path: str, error: InputError) -> Failure:
     """The failure of the track ``path``. The type is the cause's where there is one."""
     cause = error.__cause__ or error
-    return Failure(path, error.stage, type(cause).__name__, " ".join(str(error).split()))
+    message = spell_out(" ".join(str(error).split()))
+    return Failure(path, error.stage, type(cause).__name__, message)
 
 
 def write_failures(out: str, failures: Sequence[Failure]) -> None:
@@ -57,4 +59,6 @@ def write_failures(out: str, failures: Sequence[Failure]) -> None:
             file.abort()
             raise
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}", hint="the embedding file is not affected"
+        ) from error

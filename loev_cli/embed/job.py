@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from loev_cli import bundle as bundles
@@ -65,7 +66,7 @@ def embed(
         UsageError, BundleError, OutputError: the request cannot be carried out.
         InputError: with ``strict``, the first file that fails.
     """
-    if request.out is None:
+    if not request.out:
         raise UsageError("nowhere to write to", hint="name a file with --out")
     out = request.out
     check_output(out)
@@ -84,6 +85,7 @@ def embed(
     if not request.overwrite:
         check_replaceable(out, planned)
     sources = _find_sorted(request, stdin)
+    _check_is_no_input(out, sources)
 
     encoder = open_encoder(
         bundle,
@@ -178,6 +180,15 @@ def _find_sorted(request: Request, stdin: BinaryIO | None) -> list[Source]:
             hint="folders are searched recursively",
         )
     return sorted(sources, key=lambda source: source.path)
+
+
+def _check_is_no_input(out: str, sources: Sequence[Source]) -> None:
+    """Embedding a file must never be the end of it, whatever is to be overwritten."""
+    if out == STDOUT or not Path(out).exists():
+        return
+    for source in sources:
+        if source.file.exists() and source.file.samefile(out):
+            raise UsageError(f"{out} is one of the inputs", hint="choose another --out")
 
 
 def _hop_n_samples(bundle: Bundle, hop_s: float | None) -> int:

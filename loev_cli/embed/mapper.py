@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from loev_cli.backends import Encoder
 from loev_cli.embed.reader import Window
+from loev_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class Mapper:
         self._encoder = encoder
         self._waiting: list[Window] = []
         n_samples = encoder.bundle.window_n_samples
-        self._batch = np.zeros((batch_size, n_samples), np.float32)  # (B, N)
+        try:
+            self._batch = np.zeros((batch_size, n_samples), np.float32)  # (B, N)
+        except MemoryError as error:
+            raise UsageError(f"no memory for batches of {batch_size} windows") from error
         self._pads = encoder.device != "cpu"
 
     def push(self, window: Window) -> Iterator[Encoded]:

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from loev_cli import bundle as bundles
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.model.loev import LoevModel
+from loev_cli.model import LoevModel, load_model
 from loev_cli.train.config import TrainConfig, from_mapping, to_toml
 from loev_cli.train.data import Skipped, default_cache, load_tracks, require_enough, tracks_of
 from loev_cli.train.loop import LAST_CHECKPOINT, Progress, Trainer, load_checkpoint, model_spec
@@ -46,7 +47,7 @@ def run(
 
     Args:
         resume: go on from ``out/checkpoints/last.pt``.
-        init: checkpoint whose weights to start from, in a run of its own.
+        init: checkpoint or bundle whose weights to start from, in a run of its own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
@@ -60,7 +61,7 @@ def run(
         raise UsageError(f"{out} holds a run already", hint="--resume it or choose another --out")
     if resume and not checkpoint.exists():
         raise UsageError(f"{out} has no checkpoint to resume from")
-    initial = read_checkpoint(init).model if init else None
+    initial = _initial_model(init) if init else None
     if initial is not None and initial.spec != model_spec(config):
         raise UsageError(f"{init} is a model of other shape than this run's", hint="see its config")
     files = tracks_of(config.data)
@@ -110,6 +111,11 @@ def read_checkpoint(file: Path) -> Trained:
     except RuntimeError as error:
         raise UsageError(f"{file} does not fit its own config: {error}") from error
     return Trained(model, config, state["facts"])
+
+
+def _initial_model(path: Path) -> LoevModel:
+    """The model of a checkpoint, or of a bundle's folder."""
+    return load_model(bundles.load(path)) if path.is_dir() else read_checkpoint(path).model
 
 
 def augmentation_ranges(config: TrainConfig) -> dict[str, Any]:

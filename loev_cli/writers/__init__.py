@@ -13,6 +13,7 @@ that file and ``FORMATS``.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -63,9 +64,12 @@ def check_output(out: str) -> None:
         UsageError: the extension is no format, ``out`` is a folder, or its folder is missing.
         OutputError: nothing can be written there.
     """
-    if out != STDOUT:
-        _format_of(Path(out))
-        check_target(Path(out))
+    if out == STDOUT:
+        return
+    if out.endswith(("/", os.sep)):
+        raise UsageError(f"{out} is a folder, not a file")
+    _format_of(Path(out))
+    check_target(Path(out))
 
 
 def check_replaceable(out: str, meta: Meta) -> None:
@@ -87,8 +91,7 @@ def check_replaceable(out: str, meta: Meta) -> None:
             raise UsageError(f"{out} also holds {', '.join(lost)}")
     except UsageError as error:
         raise UsageError(
-            f"{out} exists and would not be replaced by its like: {error.message}",
-            hint="--overwrite discards it",
+            f"will not replace {out}: {error.message}", hint="--overwrite discards it"
         ) from error
 
 

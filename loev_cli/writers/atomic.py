@@ -72,6 +72,8 @@ def check_target(path: Path) -> None:
         raise UsageError(f"{path} is a folder, not a file")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: no folder {path.parent}", hint="create it first")
+    if path.exists() and not os.access(path, os.W_OK):  # renaming would replace it all the same
+        raise OutputError(f"cannot write {path}: it is write-protected")
     AtomicFile(path).abort()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,12 +91,12 @@ class RowWriter(ABC):
 
     def add(self, row: Row) -> None:
         """Append one track."""
-        with _writing(self._target.name):
+        with _writing(self._target):
             self._add(row)
 
     def commit(self) -> None:
         """Finish the file and put it in its place."""
-        with _writing(self._target.name):
+        with _writing(self._target):
             self._finish()
             self._target.commit()
         self._open = False
@@ -112,29 +113,19 @@ class RowWriter(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._open:
             self._open = False
             self._discard()
             self._target.abort()
 
 
-class _writing:  # noqa: N801  (reads as a verb)
+@contextlib.contextmanager
+def _writing(target: Target) -> Iterator[None]:
     """Turns the system's errors into :class:`OutputError`, save a broken pipe."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            raise OutputError(
-                f"cannot write {self._name}: {error.strerror or error}", hint="nothing was written"
-            ) from error
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {target.name}: {error.strerror or error}") from error

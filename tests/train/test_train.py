@@ -19,6 +19,7 @@ import torch
 
 from loev_cli import bundle as bundles
 from loev_cli.errors import LoevError, OutputError, UsageError
+from loev_cli.export import export_bundle
 from loev_cli.model import load_model
 from loev_cli.model.frontend import Features
 from loev_cli.train import pipeline
@@ -120,6 +121,18 @@ def test_same_seed_same_weights_other_seed_others(
     assert not torch.equal(first, next(iter(weights(tmp_path / "c").values())))
 
 
+def export_checkpoint(checkpoint: Path, out: Path) -> bundles.Bundle:
+    trained = pipeline.read_checkpoint(checkpoint)
+    return export_bundle(
+        trained.model,
+        out,
+        name="test",
+        augmentations=pipeline.augmentation_ranges(trained.config),
+        training=trained.facts,
+        card="# test\n",
+    )
+
+
 class StopHere(BaseException):
     """Stands for a signal: not an Exception, like KeyboardInterrupt."""
 
@@ -153,15 +166,24 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(
 def test_init_starts_from_the_weights_given(
     run: tuple[Path, list[Progress]], music: Path, cache: Path, tmp_path: Path
 ) -> None:
-    first: list[Progress] = []
-    pipeline.run(
-        config_of(music, steps=1, seed=9, warmup_steps=1000),
-        tmp_path / "more",
-        init=run[0] / "checkpoints" / "last.pt",
-        cache=cache,
-        events=pipeline.Events(on_step=first.append),
-    )
-    assert first[0].loss < 0.8 * run[1][0].loss
+    checkpoint = run[0] / "checkpoints" / "last.pt"
+    export_checkpoint(checkpoint, tmp_path / "bundle")
+    losses = []
+    for init in (checkpoint, tmp_path / "bundle"):
+        first: list[Progress] = []
+        pipeline.run(
+            config_of(music, steps=1, seed=9, warmup_steps=1000),
+            tmp_path / f"from-{init.name}",
+            init=init,
+            cache=cache,
+            events=pipeline.Events(on_step=first.append),
+        )
+        losses.append(first[0].loss)
+    assert losses[0] == losses[1] < 0.8 * run[1][0].loss
+    with pytest.raises(UsageError, match="other shape"):
+        pipeline.run(
+            config_of(music, augs=("tempo",)), tmp_path / "other", init=checkpoint, cache=cache
+        )
 
 
 @pytest.mark.parametrize(
@@ -316,17 +338,8 @@ def test_torch_and_onnx_agree_on_music(
     import onnxruntime
 
     from loev_cli import audio
-    from loev_cli.export import export_bundle
 
-    trained = pipeline.read_checkpoint(run[0] / "checkpoints" / "last.pt")
-    bundle = export_bundle(
-        trained.model,
-        tmp_path / "bundle",
-        name="test",
-        augmentations=pipeline.augmentation_ranges(trained.config),
-        training=trained.facts,
-        card="# test\n",
-    )
+    bundle = export_checkpoint(run[0] / "checkpoints" / "last.pt", tmp_path / "bundle")
     waveform = audio.load(sorted(music.iterdir())[0], 16000)
     windows = np.stack([waveform[:163840], waveform[-163840:], np.zeros(163840, np.float32)])
     session = onnxruntime.InferenceSession(
