@@ -14,6 +14,7 @@ from loev_cli.bundle import CARD_FILE, ONNX_FILE, WEIGHTS_FILE, Bundle
 from loev_cli.embed import Request, embed
 from loev_cli.writers import EmbeddingFile, read
 from tests.conftest import music
+from tests.reference.freeze import MUSIC, first_windows, frozen_file
 
 TOLERANCE = 1e-5
 
@@ -81,3 +82,44 @@ def test_files_of_every_kind(model: Bundle, tmp_path: Path) -> None:
         again = embedded(model, folder, batch_size=batch_size, workers=workers)
         for name, vectors in again.vectors.items():
             np.testing.assert_allclose(vectors, file.vectors[name], atol=TOLERANCE, rtol=0)
+
+
+@every_model
+def test_torch_and_onnx_agree_on_real_audio(model: Bundle, tmp_path: Path) -> None:
+    files = {}
+    for backend in ("onnx", "torch"):
+        out = tmp_path / f"{backend}.npz"
+        embed(Request([str(MUSIC)], str(out), model=str(model.path), backend=backend))
+        files[backend] = read(out)
+    assert files["onnx"].paths == files["torch"].paths
+    for name, vectors in files["onnx"].vectors.items():
+        assert len(vectors) >= 6
+        np.testing.assert_allclose(vectors, files["torch"].vectors[name], atol=1e-4, rtol=0)
+
+
+@every_model
+def test_it_gives_what_it_gave_when_it_was_shipped(model: Bundle) -> None:
+    """Frozen by tests/reference/freeze.py."""
+    vectors = open_encoder(model, device="cpu").encode(first_windows(model))
+    with np.load(frozen_file(model)) as frozen:
+        assert str(frozen["sha256"]) == model.sha256
+        for name in model.subspaces:
+            np.testing.assert_allclose(vectors[name], frozen[name], atol=1e-4, rtol=0)
+
+
+@every_model
+def test_it_hears_key_and_tempo_apart(model: Bundle, tmp_path: Path) -> None:
+    """The same tune at another tempo is near in `pitch`, in another key near in `tempo`."""
+    out = tmp_path / "x.npz"
+    embed(Request([str(MUSIC)], str(out), model=str(model.path)))
+    file = read(out)
+    row = {path.partition(".")[0]: i for i, path in enumerate(file.paths)}
+
+    def distance(subspace: str, a: str, b: str) -> float:
+        vectors = file.vectors[subspace]
+        return float(np.linalg.norm(vectors[row[a]] - vectors[row[b]]))
+
+    tune = "ballad-in-c-major-72bpm"
+    faster, higher = "ballad-in-c-major-108bpm", "ballad-in-e-flat-major-72bpm"
+    assert distance("pitch", tune, faster) < 0.7 * distance("pitch", tune, higher)
+    assert distance("tempo", tune, higher) < 0.7 * distance("tempo", tune, faster)

@@ -6,7 +6,6 @@ Command modules import nothing heavy before they run, so that ``loev --help`` is
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -46,7 +45,7 @@ def _top(
 
 
 def build_app() -> typer.Typer:
-    """The application with every command that is installed."""
+    """The application with all its commands."""
     app = typer.Typer(
         name="loev",
         add_completion=False,
@@ -56,8 +55,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_top)
     for module, function in COMMANDS:
-        if importlib.util.find_spec(module) is not None:
-            app.command(name=function)(getattr(importlib.import_module(module), function))
+        app.command(name=function)(getattr(importlib.import_module(module), function))
     return app
 
 

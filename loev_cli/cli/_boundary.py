@@ -70,14 +70,18 @@ def _report(message: str, debug: bool) -> None:
 
 
 def _describe_usage(error: Any) -> str:
-    message = str(error.format_message()).rstrip(".")
+    # Newer Typers validate with pydantic, which starts some of its messages so.
+    message = str(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
     context = getattr(error, "ctx", None)
     return f"{message} (see '{context.command_path} --help')" if context else message
 
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM raise :class:`Interrupted` in the main thread."""
+    """SIGINT and SIGTERM raise :class:`Interrupted` in the main thread.
+
+    One that the parent had us ignore stays ignored: a shell does so for what it starts with ``&``.
+    """
 
     def handler(number: int, frame: FrameType | None) -> None:
         # One is enough: a second signal must not interrupt the cleaning up.
@@ -85,7 +89,8 @@ def signals_raise() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise Interrupted(number)
 
-    previous = {each: signal.signal(each, handler) for each in _SIGNALS}
+    heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    previous = {each: signal.signal(each, handler) for each in heard}
     try:
         yield
     finally:

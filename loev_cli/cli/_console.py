@@ -17,8 +17,11 @@ def say(text: str, *, raw: bool = False) -> None:
 
 
 def show(text: str) -> None:
-    """Asked-for data: a line on stdout."""
-    print(text)
+    """Asked-for data: a line on stdout. What its encoding lacks is spelled out."""
+    if sys.stdout is None:  # closed by the caller
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def stdin_bytes() -> BinaryIO | None:

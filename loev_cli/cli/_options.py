@@ -49,13 +49,19 @@ Model = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        help="auto takes a CUDA device if one really opens.",
+        help="auto takes the first CUDA device if it opens, else the CPU.",
         metavar="auto|cpu|cuda|cuda:N",
         rich_help_panel=RUNNING,
     ),
 ]
-Backend = Annotated[BackendName, typer.Option(help="auto is onnx.", rich_help_panel=RUNNING)]
+Backend = Annotated[
+    BackendName,
+    typer.Option(help="auto is onnx; torch needs the train extra.", rich_help_panel=RUNNING),
+]
 Precision = Annotated[
     PrecisionName,
-    typer.Option(help="auto is fp32; fp16 and bf16 need torch and CUDA.", rich_help_panel=RUNNING),
+    typer.Option(
+        help="auto is fp32; fp16 and bf16 need --backend torch and a CUDA device.",
+        rich_help_panel=RUNNING,
+    ),
 ]

@@ -1,4 +1,4 @@
-"""Tables on stdout: drawn on a terminal, plain tab-free columns in a pipe."""
+"""Tables on stdout: drawn on a terminal, plain columns in a pipe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A table as text, drawn with lines if stdout is a terminal."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         lines = [header, *rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
         return "\n".join(
@@ -19,7 +19,9 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*header)
+    drawn = Table()
+    for name in header:
+        drawn.add_column(name, overflow="fold")  # a path that is cut short is of no use
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     text = io.StringIO()

@@ -12,7 +12,7 @@ import typer
 
 from loev_cli import __version__
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import show
+from loev_cli.cli._console import plural, show
 from loev_cli.errors import EXIT_FAILED, LoevError
 
 _PACKAGES = [
@@ -34,7 +34,7 @@ class Finding:
 def doctor(
     as_json: options.Json = False, quiet: options.Quiet = False, debug: options.Debug = False
 ) -> None:
-    """Say what this machine can run, and why not what it cannot.
+    """Say what this machine can run, and why it cannot run the rest.
 
     Example: loev doctor
     """
@@ -114,7 +114,7 @@ def _devices() -> list[Finding]:
 
     findings = [Finding("device", "cpu", True, f"{machine.usable_cpus()} cores to use")]
     driver = machine.cuda_driver()
-    detail = driver.problem or f"{driver.n_devices} devices"
+    detail = driver.problem or plural(driver.n_devices, "device")
     findings.append(Finding("device", "NVIDIA driver", None if driver.problem else True, detail))
     return [*findings, *_onnx_runtime(driver.problem), *_torch()]
 
@@ -127,7 +127,8 @@ def _onnx_runtime(no_gpu: str | None) -> list[Finding]:
     from loev_cli import bundle as bundles
     from loev_cli.backends import ort
 
-    providers = ", ".join(onnxruntime.get_available_providers())
+    # What the package brings, not what works here: that is the next line.
+    providers = f"built with {', '.join(onnxruntime.get_available_providers())}"
     findings = [Finding("device", "ONNX Runtime", True, providers)]
     if no_gpu is not None:
         return [*findings, Finding("device", "ONNX CUDA", None, no_gpu)]

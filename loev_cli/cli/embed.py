@@ -30,7 +30,7 @@ def embed(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="Audio files, folders (searched recursively), or - for a list of paths on stdin.",
             show_default=False,
         ),
@@ -38,7 +38,8 @@ def embed(
     out: Annotated[
         str | None,
         typer.Option(
-            help=".npz, .parquet or .jsonl, or - for JSON lines on stdout.",
+            help="A .npz, .parquet or .jsonl file, or - for JSON lines on stdout; needed unless "
+            "with --dry-run.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=_OUTPUT,
@@ -48,7 +49,7 @@ def embed(
     subspaces: Annotated[
         str | None,
         typer.Option(
-            help="Which of the model's subspaces; default all.",
+            help="Which of the model's subspaces ('loev models' lists them); default all.",
             metavar="A,B",
             show_default=False,
             rich_help_panel=options.MODEL,
@@ -58,14 +59,15 @@ def embed(
         bool,
         typer.Option(
             "--per-window",
-            help="Keep every window instead of the track's mean.",
+            help="Keep the vector of every window instead of the track's mean; a window is the "
+            "stretch of audio that the model hears at a time.",
             rich_help_panel=_OUTPUT,
         ),
     ] = False,
     hop_s: Annotated[
         float | None,
         typer.Option(
-            help="Seconds from window to window; default half a window.",
+            help="Seconds from one window's start to the next; default half a window.",
             metavar="SECONDS",
             show_default=False,
             rich_help_panel=options.MODEL,
@@ -75,7 +77,7 @@ def embed(
         bool,
         typer.Option(
             "--overwrite",
-            help="Discard an output made otherwise, or by something else.",
+            help="Replace an --out that was made with other settings, or is something else.",
             rich_help_panel=_OUTPUT,
         ),
     ] = False,
@@ -83,7 +85,8 @@ def embed(
         bool,
         typer.Option(
             "--strict",
-            help="Stop at the first bad file and write nothing.",
+            help="Stop at the first bad file and write nothing; else bad files are listed and "
+            "the others go on.",
             rich_help_panel=options.RUNNING,
         ),
     ] = False,
@@ -100,7 +103,7 @@ def embed(
         bool,
         typer.Option(
             "--dry-run",
-            help="Count files and hours by their headers; embed nothing.",
+            help="Count files and hours by their headers and check the options; embed nothing.",
             rich_help_panel=options.RUNNING,
         ),
     ] = False,
@@ -111,7 +114,9 @@ def embed(
         int | None,
         typer.Option(
             min=1,
-            help="Windows encoded together; default by the machine.",
+            help="Windows encoded together, which changes speed but no result; default by the "
+            "machine.",
+            metavar="N",
             show_default=False,
             rich_help_panel=options.RUNNING,
         ),
@@ -120,7 +125,8 @@ def embed(
         int | None,
         typer.Option(
             min=1,
-            help="Decoder threads; default by the machine.",
+            help="Threads that decode audio; default by the machine.",
+            metavar="N",
             show_default=False,
             rich_help_panel=options.RUNNING,
         ),
@@ -192,7 +198,8 @@ def _say_report(report: Report, out: str, quiet: bool) -> None:
     n_failed = len(report.failures)
     listed = "" if out == STDOUT else f", listed in {out}{FAILURES_SUFFIX}"
     if report.n_done == 0:
-        say(f"loev: error: nothing written: all {plural(n_failed, 'file')} failed{listed}")
+        all_failed = "the only file" if n_failed == 1 else f"all {n_failed} files"
+        say(f"loev: error: nothing written: {all_failed} failed{listed}")
         return
     if quiet:
         return

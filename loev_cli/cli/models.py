@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def models(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show this model's card.", metavar="[NAME|FOLDER]", show_default=False),
+        typer.Argument(help="Show this model's card.", metavar="NAME|FOLDER", show_default=False),
     ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -35,7 +35,11 @@ def models(
         return
     bundle = bundles.find(name)
     card = bundle.path / bundles.CARD_FILE
-    text = card.read_text(encoding="utf-8") if card.is_file() else "(this model has no card)"
+    text = (
+        card.read_text(encoding="utf-8", errors="replace")
+        if card.is_file()
+        else "(this model has no card)"
+    )
     show(json.dumps(_describe(bundle) | {"card": text}, indent=2) if as_json else text.rstrip())
 
 

@@ -60,5 +60,6 @@ def write_failures(out: str, failures: Sequence[Failure]) -> None:
             raise
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}", hint="the embedding file is not affected"
+            f"cannot write {path}: {error.strerror or error}",
+            hint="the embedding file is not affected",
         ) from error

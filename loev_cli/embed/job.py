@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,9 +188,11 @@ def _check_is_no_input(out: str, sources: Sequence[Source]) -> None:
     """Embedding a file must never be the end of it, whatever is to be overwritten."""
     if out == STDOUT or not Path(out).exists():
         return
+    taken = Path(out).stat()
     for source in sources:
-        if source.file.exists() and source.file.samefile(out):
-            raise UsageError(f"{out} is one of the inputs", hint="choose another --out")
+        with contextlib.suppress(OSError):  # not there: its own failure, later
+            if os.path.samestat(source.file.stat(), taken):
+                raise UsageError(f"{out} is one of the inputs", hint="choose another --out")
 
 
 def _hop_n_samples(bundle: Bundle, hop_s: float | None) -> int:

@@ -38,6 +38,7 @@ from loev_cli.train.views import SharedViewPlanner, n_views
 _N_BATCHES_AHEAD = 3
 _N_RECENT = 50  # steps over which a reported loss is averaged
 _FINAL_LR = 0.01  # share of the peak at the end of the cosine
+_MAX_WARMUP = 0.1  # a short run has warmed up after this share of it, whatever `warmup_steps` says
 LAST_CHECKPOINT = "last.pt"
 
 
@@ -295,7 +296,13 @@ class Trainer:
         )
 
     def _lr(self) -> float:
-        warm_up = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
+        warm_up = min(
+            1.0,
+            max(
+                (self.step + 1) / max(1, self.config.warmup_steps),
+                self.share_done() / _MAX_WARMUP,
+            ),
+        )
         cosine = 0.5 * (1 + math.cos(math.pi * self.share_done()))
         return self.config.lr * warm_up * (_FINAL_LR + (1 - _FINAL_LR) * cosine)
 

@@ -68,12 +68,17 @@ def check_target(path: Path) -> None:
         UsageError: it is a folder, or its folder is missing.
         OutputError: it cannot be written there.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder, not a file")
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: no folder {path.parent}", hint="create it first")
-    if path.exists() and not os.access(path, os.W_OK):  # renaming would replace it all the same
-        raise OutputError(f"cannot write {path}: it is write-protected")
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, not a file")
+        if not path.parent.is_dir():
+            raise UsageError(
+                f"cannot write {path}: no folder {path.parent}", hint="create it first"
+            )
+        if path.exists() and not os.access(path, os.W_OK):  # a rename would not mind
+            raise OutputError(f"cannot write {path}: it is write-protected")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
     AtomicFile(path).abort()
 
 
