@@ -132,7 +132,8 @@ def load(path: Path) -> Bundle:
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BundleError(f"cannot read {config_file}: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BundleError(f"cannot read {config_file}: {reason}") from error
     if not isinstance(config, dict):
         raise BundleError(f"{config_file} does not hold a JSON object")
 

@@ -110,6 +110,41 @@ def test_names_that_are_no_utf8_are_spelled_out(tmp_path: Path) -> None:
         find([str(tmp_path)])
 
 
+def test_a_list_written_on_windows(library: Path) -> None:
+    file = str(library / "b/same.wav")
+    stdin = io.BytesIO(b"\xef\xbb\xbf" + file.encode() + b"\r\n\r\n  \r\ngone.wav\r\n")
+    assert names(["-"], stdin=stdin) == [file, "gone.wav"]
+
+
+def test_an_empty_argument_is_not_the_current_folder() -> None:
+    with pytest.raises(UsageError, match="an input is empty"):
+        find([""])
+
+
+def test_a_path_too_long_to_look_at_fails_alone(library: Path) -> None:
+    long, good = "x" * 5000 + ".wav", str(library / "b/same.wav")
+    assert names(["-"], stdin=io.BytesIO(f"{long}\n{good}".encode())) == [long, good]
+    with pytest.raises(UsageError, match="File name too long"):
+        find([long])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_a_link_that_may_not_be_followed_is_named(library: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    write_audio(locked / "music" / "x.wav")
+    (library / "0 link").symlink_to(locked / "music")
+    (library / "0 loop").symlink_to("0 loop")
+    locked.chmod(0)
+    try:
+        if os.access(locked / "music", os.F_OK):
+            pytest.skip("this user may look anywhere")
+        found = find([str(library)])
+    finally:
+        locked.chmod(0o700)
+    assert len(found) == 6
+    assert found[-1].path == "0 link"
+
+
 # ---------------------------------------------------------------- decode
 
 

@@ -141,9 +141,23 @@ def test_a_file_that_is_no_model_is_found(copy: Path) -> None:
 
 
 def test_a_model_that_is_not_its_configs_is_found(copy: Path) -> None:
-    write_config(copy, subspaces={**SUBSPACES, "timbre": 8})
-    with pytest.raises(BundleError, match="no output timbre"):
-        open_encoder(bundles.load(copy))
+    for changes, problem in (
+        ({"subspaces": {**SUBSPACES, "timbre": 8}}, "it has no timbre"),
+        ({"subspaces": {"pitch": 7}}, "pitch has 4 values, not 7"),
+        ({"window_n_samples": 77}, "waveform has 4000 values, not 77"),
+    ):
+        write_config(copy, **changes)
+        with pytest.raises(BundleError, match=problem):
+            open_encoder(bundles.load(copy))
+
+
+def test_a_model_file_that_cannot_be_read(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(bundles, "file_record", refuse)
+    with pytest.raises(BundleError, match=r"cannot read .*model\.onnx: Permission denied"):
+        open_encoder(bundle)
 
 
 def test_a_backend_failure_is_no_traceback(bundle: Bundle) -> None:

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from loev_cli import __version__
 from loev_cli.bundle import FORMAT_VERSION, ONNX_FILE, Bundle
+from loev_cli.cli import COMMANDS, build_app, main
+from loev_cli.cli._boundary import signals_raise
 from loev_cli.writers import read
 from tests.conftest import (
     Loev,
@@ -150,7 +153,10 @@ def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> N
         (["{in}", "--hop-s", "99"], 2, "window of 0.5 s"),
         (["{in}", "--device", "cuda:99"], 2, "device cuda:99 is not available"),
         (["{in}", "--precision", "fp16"], 2, "--backend torch on a CUDA device"),
-        (["{in}", "--backend", "jax"], 2, "'jax' is not one of"),
+        (["{in}", "--backend", "jax"], 2, "Invalid value for '--backend': 'jax' is not one of"),
+        (["{in}", "--model", ""], 2, "no model ''"),
+        (["{in}", "--out", ""], 2, "name a file with --out"),
+        ([""], 2, "an input is empty"),
         (["{in}", "--batch-size", "0"], 2, "Invalid value for '--batch-size'"),
         (["{in}", "--sbspaces", "pitch"], 2, "No such option: --sbspaces"),
         (["s3://bucket/x"], 2, "remote inputs are not supported"),
@@ -290,6 +296,29 @@ def test_closed_streams_are_no_hindrance(
 
 
 @posix_only
+@pytest.mark.parametrize("arguments", [["models"], ["models", "loevpp-small"], ["--version"]])
+def test_a_closed_stdout_is_no_hindrance_to_anything(arguments: list[str]) -> None:
+    line = shlex.join(command(*arguments))
+    done = subprocess.run(
+        f"{line} >&-", shell=True, env=environment(), capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@posix_only
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """A shell ignores SIGINT for what it starts with &, so that Ctrl-C is for the foreground."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_raise():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@posix_only
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_nothing_behind(
     bundle: Bundle, tmp_path: Path, number: signal.Signals, code: int
@@ -343,11 +372,22 @@ def test_every_command_has_help_with_an_example(loev: Loev) -> None:
     top = loev("--help")
     assert loev() == top
     assert top.code == 0
-    for name in ("embed", "models", "doctor"):
+    for _, name in COMMANDS:
         assert name in top.out
         done = loev(name, "--help")
         assert done.code == 0
         assert f"Example: loev {name}" in done.out
+
+
+def test_every_option_says_what_it_is_for_in_a_group() -> None:
+    """Square brackets are markup to rich: what stands in them would vanish from the help."""
+    app = typer.main.get_command(build_app())
+    for name, sub in app.commands.items():  # type: ignore[attr-defined]
+        for parameter in sub.params:
+            assert parameter.help, f"{name} {parameter.name}"
+            assert "[" not in parameter.help, f"{name} {parameter.name}"
+            if parameter.param_type_name == "option":
+                assert parameter.rich_help_panel, f"{name} {parameter.name}"
 
 
 @pytest.fixture
@@ -368,6 +408,18 @@ def test_models_lists_what_is_shipped(loev: Loev, shipped: Path) -> None:
     (record,) = json.loads(loev("models", "--json").out)
     assert record["subspaces"] == {"invariant": 6, "pitch": 4, "tempo": 3}
     assert record["path"] == str(shipped / "tiny")
+
+
+def test_a_card_that_the_terminal_cannot_spell(
+    shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shipped / "tiny" / "README.md").write_bytes("# tiny → 🎵\n".encode() + b"\xff")
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", ascii_only)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["models", "tiny"])
+    assert exit_info.value.code == 0
+    assert ascii_only.buffer.getvalue().startswith(b"# tiny \\u2192 \\U0001f3b5\n")  # type: ignore[attr-defined]
 
 
 def test_models_shows_a_card(loev: Loev, shipped: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,17 @@ def test_bad_files_hurt_nobody(bundle: Bundle, library: Path, tmp_path: Path) ->
     assert [record["stage"] for record in records] == ["decode", "open", "open"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_a_bad_file_whose_name_is_no_utf8_is_listed(
+    bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    Path(os.fsdecode(os.fsencode(library) + b"/caf\xe9.mp3")).write_text("no music")
+    _, report = embedded(bundle, tmp_path / "x.npz", library)
+    (record,) = map(json.loads, (tmp_path / "x.npz.failures.jsonl").read_text().splitlines())
+    assert record["path"] == report.failures[0].path == "caf\\xe9.mp3"
+    assert record["message"].startswith(f"{library}/caf\\xe9.mp3: ")
+
+
 def test_the_list_of_failures_goes_when_there_are_none(
     bundle: Bundle, library: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +289,7 @@ def test_the_request_is_checked_before_the_work(
     good = {"inputs": [str(library)], "out": str(tmp_path / "x.npz"), "model": str(bundle.path)}
     for wrong in (
         {"out": None},
+        {"out": ""},
         {"out": str(tmp_path / "x.csv")},
         {"out": str(tmp_path / "no" / "x.npz")},
         {"model": "no-such-model"},
@@ -286,6 +299,26 @@ def test_the_request_is_checked_before_the_work(
     ):
         with pytest.raises(UsageError):
             embed(Request(**(good | wrong)))  # type: ignore[arg-type]
+
+
+def test_an_output_never_takes_the_place_of_an_input(
+    bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    """A file named outright is taken whatever its extension, so it may be called like an output."""
+    precious = (library / "b" / "same.wav").rename(library / "same.npz")
+    (tmp_path / "link.npz").symlink_to(precious)
+    content = precious.read_bytes()
+    for out in (precious, tmp_path / "link.npz"):
+        with pytest.raises(UsageError, match="is one of the inputs"):
+            embedded(bundle, out, precious, overwrite=True)
+    assert precious.read_bytes() == content
+
+
+def test_a_batch_beyond_memory_is_one_clear_error(
+    bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="no memory for batches of 1000000000000 windows"):
+        embedded(bundle, tmp_path / "x.npz", library, batch_size=10**12)
 
 
 def test_its_like_is_replaced_and_nothing_else(

@@ -233,6 +233,8 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(UsageError, match="is a folder"):
         check_output(str(tmp_path / "folder.npz"))
+    with pytest.raises(UsageError, match="is a folder"):
+        check_output(f"{tmp_path}/file.npz/")
     assert [p.name for p in tmp_path.iterdir()] == ["folder.npz"]
 
 
@@ -240,6 +242,16 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written() -> None:
     with pytest.raises(OutputError, match=r"cannot write /proc/x\.npz"):
         check_output("/proc/x.npz")
+
+
+def test_a_write_protected_output_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "x.npz"
+    out.touch(mode=0o444)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # what it says to all but root
+    with pytest.raises(OutputError, match="it is write-protected"):
+        check_output(str(out))
 
 
 @every_format

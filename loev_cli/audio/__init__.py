@@ -7,10 +7,11 @@ probe   one file -> length, rate and channels by its header
 """
 
 from loev_cli.audio.decoding import Decoding, FileInfo, decode, load, probe
-from loev_cli.audio.sources import AUDIO_EXTENSIONS, Source, find, spell_out
+from loev_cli.audio.sources import AUDIO_EXTENSIONS, STDIN, Source, find, spell_out
 
 __all__ = [
     "AUDIO_EXTENSIONS",
+    "STDIN",
     "Decoding",
     "FileInfo",
     "Source",

@@ -28,7 +28,7 @@ AUDIO_EXTENSIONS = frozenset([
 ])
 # fmt: on
 
-_STDIN = "-"
+STDIN = "-"
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -87,7 +87,7 @@ def _expand_stdin(
 ) -> Iterator[tuple[str, bool]]:
     """Each input, and whether it must exist (it was typed, not piped)."""
     for given in inputs:
-        if given != _STDIN:
+        if given != STDIN:
             yield given, True
         elif stdin is None:
             raise UsageError("no list of paths to read: standard input is not available")

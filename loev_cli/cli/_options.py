@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 MODEL = "Model"
+OUTPUT = "Output"
 RUNNING = "Running"
 REPORTING = "Reporting"
 

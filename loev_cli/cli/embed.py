@@ -23,8 +23,6 @@ from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
 if TYPE_CHECKING:
     from loev_cli.embed import DryRun, Report
 
-_OUTPUT = "Output"
-
 
 def embed(
     inputs: Annotated[
@@ -42,7 +40,7 @@ def embed(
             "with --dry-run.",
             metavar="FILE",
             show_default=False,
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     model: options.Model = DEFAULT_MODEL,
@@ -61,7 +59,7 @@ def embed(
             "--per-window",
             help="Keep the vector of every window instead of the track's mean; a window is the "
             "stretch of audio that the model hears at a time.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = False,
     hop_s: Annotated[
@@ -78,7 +76,7 @@ def embed(
         typer.Option(
             "--overwrite",
             help="Replace an --out that was made with other settings, or is something else.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = False,
     strict: Annotated[

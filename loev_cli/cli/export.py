@@ -14,23 +14,41 @@ from loev_cli.cli._extras import needs_extra
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A run's checkpoints/last.pt.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="A run's checkpoints/last.pt.", show_default=False
+        ),
     ],
     out: Annotated[
         Path,
-        typer.Option(help="Folder of the new bundle.", metavar="FOLDER", show_default=False),
+        typer.Option(
+            help="Folder of the new bundle.",
+            metavar="FOLDER",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
     ],
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the model. [default: that of the folder]", show_default=False),
+        typer.Option(
+            help="Name of the model; default that of the folder.",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle that is there.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a bundle that is there.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Export a checkpoint as a model bundle: safetensors, ONNX, config and card.
+    """Turn a training checkpoint into a model bundle: weights, ONNX, config, card.
 
     Example: loev export runs/mine/checkpoints/last.pt --out models/mine
     """

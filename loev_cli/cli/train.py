@@ -23,47 +23,93 @@ _WHERE = "Where"
 def train(
     data: Annotated[
         str | None,
-        typer.Argument(help="Folder of audio, manifest (.csv with a path column) or list (.txt)."),
+        typer.Argument(
+            metavar="DATA",
+            help="Folder of audio, manifest (.csv with a path column) or list of paths (.txt); "
+            "may stand in --config instead.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run.", rich_help_panel=_WHERE)
+        Path | None,
+        typer.Option(
+            help="Folder of the run: its config, checkpoints, metrics, and the model as bundle/.",
+            metavar="FOLDER",
+            rich_help_panel=_WHERE,
+        ),
     ] = None,
     augs: Annotated[
         str | None,
         typer.Option(
-            help="Augmentations that get a subspace, comma separated. [default: pitch,tempo]",
+            help="Augmentations that get a subspace of their own; default pitch,tempo.",
+            metavar="A,B",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="[default: loev++]", rich_help_panel=_WHAT)
+        str | None,
+        typer.Option(
+            help="How subspaces are learned; default loev++.",
+            metavar="METHOD",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="[default: small]", rich_help_panel=_WHAT)
+        str | None,
+        typer.Option(
+            help="Network that is trained; default small.",
+            metavar="ENCODER",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the bundle. [default: that of the run's folder]")
+        str | None,
+        typer.Option(
+            help="Name of the model; default that of the run's folder.",
+            metavar="NAME",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Optimiser steps.", rich_help_panel=_HOW)
+        int | None,
+        typer.Option(
+            help="Steps of the optimiser to train for.", metavar="N", rich_help_panel=_HOW
+        ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Minutes of training.", rich_help_panel=_HOW)
+        float | None,
+        typer.Option(
+            help="Minutes to train for; with --steps too, whichever ends first.",
+            metavar="M",
+            rich_help_panel=_HOW,
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Tracks per step. [default: 64]", rich_help_panel=_HOW)
+        int | None,
+        typer.Option(help="Tracks per step; default 64.", metavar="N", rich_help_panel=_HOW),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="[default: 0]", rich_help_panel=_HOW)] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Where chance starts: the same seed gives the same run; default 0.",
+            metavar="N",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML file of settings, e.g. a run's.", rich_help_panel=_HOW),
+        typer.Option(
+            help="TOML file of settings, such as a run's config.toml; options override it.",
+            metavar="FILE",
+            rich_help_panel=_HOW,
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Any setting of the config, e.g. augmentations.eq.gain_db=3.",
+            help="Any setting of the config, such as augmentations.eq.gain_db=3.",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -73,17 +119,26 @@ def train(
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Start from the weights of a checkpoint or a bundle.", rich_help_panel=_HOW
+            help="Start from the weights of a checkpoint or a bundle.",
+            metavar="FILE|FOLDER",
+            rich_help_panel=_HOW,
         ),
     ] = None,
     device: options.Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(help="Decoding processes.", rich_help_panel=_WHERE)
+        int | None,
+        typer.Option(
+            help="Processes that decode audio; default one per core.",
+            metavar="N",
+            rich_help_panel=options.RUNNING,
+        ),
     ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the feature cache. [default: ~/.cache/loev/features]",
+            help="Folder where features of the audio are kept for later runs; default "
+            "~/.cache/loev/features.",
+            metavar="FOLDER",
             rich_help_panel=_WHERE,
         ),
     ] = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from loev_cli import bundle as bundles
-from loev_cli.audio import Source, find, probe
+from loev_cli.audio import STDIN, Source, find, probe
 from loev_cli.backends import Encoder, open_encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
@@ -177,8 +177,9 @@ def dry_run(request: Request, *, stdin: BinaryIO | None = None) -> DryRun:
 def _find_sorted(request: Request, stdin: BinaryIO | None) -> list[Source]:
     sources = find(request.inputs, stdin=stdin, null=request.null)
     if not sources:
+        searched = ["standard input" if given == STDIN else given for given in request.inputs]
         raise LoevError(
-            f"no audio files in {', '.join(request.inputs)}",
+            f"no audio files in {', '.join(searched)}",
             hint="folders are searched recursively",
         )
     return sorted(sources, key=lambda source: source.path)

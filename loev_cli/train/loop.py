@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,24 +91,21 @@ def model_spec(config: TrainConfig) -> ModelSpec:
 
 
 class BatchMaker:
-    """Makes the batch of step n from (seed, n) alone."""
+    """Makes the batch of step n from the tracks and (seed, n) alone."""
 
-    def __init__(self, tracks: Sequence[Track], config: TrainConfig, spec: ModelSpec) -> None:
-        self.tracks = tracks
+    def __init__(self, config: TrainConfig, spec: ModelSpec) -> None:
         self.config = config
         self.spec = spec
         self.planner = SharedViewPlanner(config.augs, config.augmentations, spec.frontend)
         self.chain = base_chain(config.augmentations, spec.frontend)
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, tracks: Sequence[Track], step: int) -> Batch:
         rng = np.random.default_rng([self.config.seed, step])
-        chosen = self._tracks_of_step(step)
-        plans = [
-            self.planner.plan(self.tracks[i].n_frames, self.spec.n_frames, rng) for i in chosen
-        ]
+        chosen = [tracks[i] for i in self._tracks_of_step(len(tracks), step)]
+        plans = [self.planner.plan(t.n_frames, self.spec.n_frames, rng) for t in chosen]
         cuts = [
-            cut_view(self.tracks[i].features, view.cut, self.spec.n_frames, self.spec.frontend)
-            for i, plan in zip(chosen, plans, strict=True)
+            cut_view(track.features, view.cut, self.spec.n_frames, self.spec.frontend)
+            for track, plan in zip(chosen, plans, strict=True)
             for view in plan
         ]
         features = Features(
@@ -123,9 +121,9 @@ class BatchMaker:
         track = torch.arange(len(chosen)).repeat_interleave(n_views(self.config.augs))
         return Batch(features, ViewLabels(track, draws))
 
-    def _tracks_of_step(self, step: int) -> list[int]:
+    def _tracks_of_step(self, n_tracks: int, step: int) -> list[int]:
         """Without replacement through the whole set, in an order that is new every epoch."""
-        size, n_tracks = self.config.batch_size, len(self.tracks)
+        size = self.config.batch_size
         per_epoch = n_tracks // size
         epoch, place = divmod(step, per_epoch)
         order = np.random.default_rng([self.config.seed, epoch, 1]).permutation(n_tracks)
@@ -133,15 +131,15 @@ class BatchMaker:
 
 
 class Prefetcher:
-    """Runs a BatchMaker in a thread, a few steps ahead. Close it, or use it as a context."""
+    """Makes batches in a thread, a few steps ahead; a context that ends the thread."""
 
-    def __init__(self, make: BatchMaker, first_step: int) -> None:
+    def __init__(self, make: Callable[[int], Batch], first_step: int) -> None:
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(_N_BATCHES_AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(make, first_step), daemon=True)
         self._thread.start()
 
-    def _work(self, make: BatchMaker, step: int) -> None:
+    def _work(self, make: Callable[[int], Batch], step: int) -> None:
         while not self._stop.is_set():
             item: Batch | BaseException
             try:
@@ -173,15 +171,19 @@ class Prefetcher:
 class Trainer:
     """One run: model, optimiser, checkpoints, metrics.
 
+    Everything that ``config`` can get wrong shows here, before a file is decoded.
+
     Args:
         out: the run's folder; ``checkpoints/`` and ``metrics.csv`` are written there.
         init: start from these weights instead of random ones.
+
+    Raises:
+        UsageError: a config that cannot be trained.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        tracks: Sequence[Track],
         out: Path,
         *,
         device: torch.device | None = None,
@@ -194,6 +196,11 @@ class Trainer:
         self.device = device or torch.device("cpu")
         torch.manual_seed(config.seed)
         spec = model_spec(config)
+        if init is not None and init.spec != spec:
+            raise UsageError(
+                "the weights to start from are of a model of another shape",
+                hint="take encoder, augs and dimensions from its config",
+            )
         self.model = LoevModel(spec)
         if init is not None:
             self.model.load_state_dict(init.state_dict())
@@ -202,13 +209,18 @@ class Trainer:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
         self.optimiser = torch.optim.AdamW(_decay_groups(self.model, config.weight_decay), lr=0.0)
-        self.make_batch = BatchMaker(tracks, config, spec)
+        self.make_batch = BatchMaker(config, spec)
+        self.n_tracks = 0
         self.step = 0
         self.elapsed_s = 0.0
         self.recent_losses: deque[dict[str, float]] = deque(maxlen=_N_RECENT)
         self._updating = False
 
-    def run(self, report: Callable[[Progress], None] = lambda progress: None) -> None:
+    def run(
+        self,
+        tracks: Sequence[Track],
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
         """Train until the steps or minutes are done. Interrupted, it saves a checkpoint.
 
         Raises:
@@ -216,10 +228,11 @@ class Trainer:
             OutputError: a checkpoint or the metrics cannot be written.
         """
         (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self.n_tracks = len(tracks)
         saved_at = time.monotonic()
         try:
             with (
-                Prefetcher(self.make_batch, self.step) as batches,
+                Prefetcher(partial(self.make_batch, tracks), self.step) as batches,
                 MetricsFile(self.out / "metrics.csv", self.step) as metrics,
             ):
                 while self.share_done() < 1:
@@ -342,7 +355,7 @@ class Trainer:
         }
         return {
             "data": self.config.data,
-            "n_tracks": len(self.make_batch.tracks),
+            "n_tracks": self.n_tracks,
             "steps": self.step,
             "minutes": round(self.elapsed_s / 60, 1),
             "batch_size": self.config.batch_size,

@@ -62,8 +62,9 @@ def run(
     if resume and not checkpoint.exists():
         raise UsageError(f"{out} has no checkpoint to resume from")
     initial = _initial_model(init) if init else None
-    if initial is not None and initial.spec != model_spec(config):
-        raise UsageError(f"{init} is a model of other shape than this run's", hint="see its config")
+    trainer = Trainer(config, out, device=torch_device, init=initial)
+    if resume:
+        trainer.restore(checkpoint)
     files = tracks_of(config.data)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -81,10 +82,7 @@ def run(
     _write_skipped(out / SKIPPED_FILE, skipped)
     events.on_tracks(len(tracks), skipped)
     require_enough(tracks, skipped, config.batch_size)
-    trainer = Trainer(config, tracks, out, device=torch_device, init=initial)
-    if resume:
-        trainer.restore(checkpoint)
-    trainer.run(events.on_step)
+    trainer.run(tracks, events.on_step)
     return checkpoint
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from loev_cli.model import load_model
 from loev_cli.model.frontend import Features
 from loev_cli.train import pipeline
 from loev_cli.train.config import TrainConfig, from_mapping
+from loev_cli.train.data import Track
 from loev_cli.train.loop import Progress, Trainer, load_checkpoint
 
 N_STEPS = 40
@@ -180,7 +182,7 @@ def test_init_starts_from_the_weights_given(
         )
         losses.append(first[0].loss)
     assert losses[0] == losses[1] < 0.8 * run[1][0].loss
-    with pytest.raises(UsageError, match="other shape"):
+    with pytest.raises(UsageError, match="another shape"):
         pipeline.run(
             config_of(music, augs=("tempo",)), tmp_path / "other", init=checkpoint, cache=cache
         )
@@ -191,6 +193,9 @@ def test_init_starts_from_the_weights_given(
     [
         ({"batch_size": 11}, "10 usable tracks are fewer than the batch of 11"),
         ({"steps": None}, "give --steps or --minutes"),
+        ({"encoder": "big"}, "no encoder 'big'"),
+        ({"encoder_options": {"pitch_dim": 250}}, "multiple of 12"),
+        ({"window_n_samples": 160000}, "does not fit"),
     ],
 )
 def test_what_cannot_be_trained(
@@ -207,7 +212,7 @@ def test_a_failed_checkpoint_leaves_the_one_before(
     before = file.read_bytes()
     state = load_checkpoint(file)
     config = from_mapping(TrainConfig, state["config"])
-    trainer = Trainer(config, [], run[0])
+    trainer = Trainer(config, run[0])
 
     def full_disk(state: object, target: Path) -> None:
         target.write_bytes(b"half of a checkp")
@@ -226,8 +231,8 @@ def test_a_loss_that_is_no_number_stops_the_run(
     from loev_cli.train import loop
 
     class Broken(loop.BatchMaker):
-        def __call__(self, step: int) -> loop.Batch:
-            batch = super().__call__(step)
+        def __call__(self, tracks: Sequence[Track], step: int) -> loop.Batch:
+            batch = super().__call__(tracks, step)
             if step == 2:
                 spectrum = batch.features.spectrum * float("nan")
                 return loop.Batch(Features(spectrum, batch.features.bands), batch.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -37,7 +38,11 @@ def build_encoder(
     """
     if name not in ENCODERS:
         raise UsageError(f"no encoder '{name}'", hint=f"encoders: {', '.join(ENCODERS)}")
-    try:
-        return ENCODERS[name](frontend, branches, **options)
-    except TypeError as error:
-        raise UsageError(f"encoder '{name}': {error}") from error
+    encoder = ENCODERS[name]
+    known = [p.name for p in signature(encoder).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise UsageError(
+                f"encoder '{name}' has no option '{option}'", hint=f"options: {', '.join(known)}"
+            )
+    return encoder(frontend, branches, **options)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loev_cli.errors import UsageError
 from loev_cli.model.frontend import Features, FrontendConfig
 from loev_cli.model.layers import RELU_GAIN, PitchClassConv, conv_relu
 
@@ -131,7 +132,7 @@ class PitchBranch(nn.Module):
     def __init__(self, width: int, n_octaves: int, dim: int, hidden: int = 48) -> None:
         super().__init__()
         if dim % _N_PITCH_CLASSES:
-            raise ValueError(f"pitch_dim is {dim}, it must be a multiple of 12")
+            raise UsageError(f"pitch_dim is {dim}, it must be a multiple of 12")
         self.dim = dim
         height = np.linspace(0, 1, n_octaves * _N_PITCH_CLASSES)
         distance = abs(height - np.linspace(0, 1, self.N_REGISTERS)[:, None])
