@@ -15,7 +15,7 @@ from loev_cli.cli._console import clock
 
 if TYPE_CHECKING:
     from loev_cli.train.data import Skipped
-    from loev_cli.train.loop import Progress as StepProgress
+    from loev_cli.train.metrics import Progress as StepProgress
 
 _LINE_EVERY_S = 30.0
 _N_SMOOTHED = 20

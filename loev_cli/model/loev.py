@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from loev_cli.errors import UsageError
@@ -85,7 +86,7 @@ class LoevModel(nn.Module):
     """LOEV++: one branch of the encoder per subspace, one projection head per branch.
 
     ``model(waveform)`` is inference: (B, N) -> {subspace: (B, D)}, branch outputs before their
-    heads. Training calls :meth:`project` on features that were shifted and stretched.
+    heads, standardised. Training calls :meth:`project` on features that were shifted and stretched.
 
     Raises:
         UsageError: a method or encoder that does not exist, a window that does not fit.
@@ -109,6 +110,9 @@ class LoevModel(nn.Module):
             spec.heads,
             {"window_n_samples": spec.window_n_samples, **spec.encoder_options},
         )
+        self.standardise = nn.ModuleDict(
+            {name: Standardise(dim) for name, dim in self.encoder.dims.items()}
+        )
         self.heads = nn.ModuleDict(
             {name: projection_head(self.encoder.dims[name], spec.head_dims) for name in spec.heads}
         )
@@ -125,12 +129,46 @@ class LoevModel(nn.Module):
     def encode(self, features: Features) -> dict[str, Tensor]:
         """Features of one window each -> {subspace: (B, D)}."""
         vectors: dict[str, Tensor] = self.encoder(features)
-        return vectors
+        return {name: self.standardise[name](vector) for name, vector in vectors.items()}
 
     def project(self, features: Features) -> dict[str, Tensor]:
         """Features of one window each -> {head: (B, P)}, not normalised."""
-        vectors = self.encode(features)
+        vectors: dict[str, Tensor] = self.encoder(features)
+        if self.training:
+            for name, vector in vectors.items():
+                self.standardise[name].track(vector.detach())  # type: ignore[operator]
         return {name: head(vectors[name]) for name, head in self.heads.items()}
+
+
+class Standardise(nn.Module):
+    """Takes a branch's mean off and scales to a mean squared norm of 1, over what training saw.
+
+    The loss looks at directions only, so nothing holds the size of a branch's output: left alone
+    it reaches hundreds, and differs between subspaces. One scale for all D dimensions keeps the
+    geometry. Statistics follow the training with a running average, of views of all
+    transpositions and tempi; they take no part in the loss.
+    """
+
+    mean: Tensor
+    mean_square: Tensor
+    n_tracked: Tensor
+    MOMENTUM = 0.01
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("mean_square", torch.ones(()))  # of the distance from the mean
+        self.register_buffer("n_tracked", torch.zeros((), dtype=torch.int64))
+
+    def track(self, x: Tensor) -> None:
+        """Take in a batch (B, D)."""
+        self.n_tracked += 1
+        momentum = max(1 / int(self.n_tracked), self.MOMENTUM)
+        self.mean.lerp_(x.mean(dim=0), momentum)
+        self.mean_square.lerp_((x - self.mean).square().sum(dim=1).mean(), momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * torch.rsqrt(self.mean_square)
 
 
 def projection_head(in_dim: int, dims: tuple[int, ...]) -> nn.Sequential:

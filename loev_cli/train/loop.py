@@ -1,81 +1,40 @@
-"""The training loop, all of it: batches, steps, checkpoints.
+"""The training loop: steps, schedule, checkpoints.
 
-    tracks --plan, cut--> views --base chain--> features --model--> projections --> loss per head
+    batch --model--> projections --loss per head--> optimiser
 
-Every random draw of step n comes from a generator seeded by (seed, n), so a resumed run goes on
-exactly as if it had never stopped, and batches can be made ahead in a thread.
+The batch of step n depends on the seed and n alone, so a resumed run goes on exactly as if it had
+never stopped.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import os
 import platform
-import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from loev_cli.errors import LoevError, OutputError, UsageError
 from loev_cli.model.frontend import Features
 from loev_cli.model.loev import LoevModel, ModelSpec
-from loev_cli.train.augment.features import base_chain, cut_view
+from loev_cli.train.batches import BatchMaker, Prefetcher
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Track
 from loev_cli.train.losses import ViewLabels, loev_losses, mean_loss
-from loev_cli.train.views import SharedViewPlanner, n_views
+from loev_cli.train.metrics import MetricsFile, Progress
 
-_N_BATCHES_AHEAD = 3
 _N_RECENT = 50  # steps over which a reported loss is averaged
 _FINAL_LR = 0.01  # share of the peak at the end of the cosine
 _MAX_WARMUP = 0.1  # a short run has warmed up after this share of it, whatever `warmup_steps` says
 LAST_CHECKPOINT = "last.pt"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """State after one step, for a display and for ``metrics.csv``.
-
-    Attributes:
-        losses: per head.
-        share_done: 0 to 1 of the steps or minutes asked for.
-        elapsed_s: training time, all sessions of the run together.
-        audio_s_per_s: seconds of views seen per second.
-        data_wait_share: share of the last step's time spent waiting for its batch.
-    """
-
-    step: int
-    share_done: float
-    elapsed_s: float
-    lr: float
-    loss: float
-    losses: dict[str, float]
-    audio_s_per_s: float
-    data_wait_share: float
-
-    @property
-    def remaining_s(self) -> float:
-        """Training time left, if it goes on at this pace."""
-        return self.elapsed_s * (1 - self.share_done) / max(self.share_done, 1e-9)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B x V views, row = track * V + view."""
-
-    features: Features
-    labels: ViewLabels
 
 
 def model_spec(config: TrainConfig) -> ModelSpec:
@@ -88,84 +47,6 @@ def model_spec(config: TrainConfig) -> ModelSpec:
         encoder_options=config.encoder_options,
         head_dims=config.head_dims,
     )
-
-
-class BatchMaker:
-    """Makes the batch of step n from the tracks and (seed, n) alone."""
-
-    def __init__(self, config: TrainConfig, spec: ModelSpec) -> None:
-        self.config = config
-        self.spec = spec
-        self.planner = SharedViewPlanner(config.augs, config.augmentations, spec.frontend)
-        self.chain = base_chain(config.augmentations, spec.frontend)
-
-    def __call__(self, tracks: Sequence[Track], step: int) -> Batch:
-        rng = np.random.default_rng([self.config.seed, step])
-        chosen = [tracks[i] for i in self._tracks_of_step(len(tracks), step)]
-        plans = [self.planner.plan(t.n_frames, self.spec.n_frames, rng) for t in chosen]
-        cuts = [
-            cut_view(track.features, view.cut, self.spec.n_frames, self.spec.frontend)
-            for track, plan in zip(chosen, plans, strict=True)
-            for view in plan
-        ]
-        features = Features(
-            torch.from_numpy(np.stack([spectrum for spectrum, _ in cuts])),
-            torch.from_numpy(np.stack([bands for _, bands in cuts])),
-        )
-        for augmentation in self.chain:
-            features = augmentation(features, rng)
-        draws = {
-            aug: torch.tensor([view.draws[aug] for plan in plans for view in plan])
-            for aug in self.config.augs
-        }
-        track = torch.arange(len(chosen)).repeat_interleave(n_views(self.config.augs))
-        return Batch(features, ViewLabels(track, draws))
-
-    def _tracks_of_step(self, n_tracks: int, step: int) -> list[int]:
-        """Without replacement through the whole set, in an order that is new every epoch."""
-        size = self.config.batch_size
-        per_epoch = n_tracks // size
-        epoch, place = divmod(step, per_epoch)
-        order = np.random.default_rng([self.config.seed, epoch, 1]).permutation(n_tracks)
-        return [int(i) for i in order[place * size : (place + 1) * size]]
-
-
-class Prefetcher:
-    """Makes batches in a thread, a few steps ahead; a context that ends the thread."""
-
-    def __init__(self, make: Callable[[int], Batch], first_step: int) -> None:
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(_N_BATCHES_AHEAD)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(make, first_step), daemon=True)
-        self._thread.start()
-
-    def _work(self, make: Callable[[int], Batch], step: int) -> None:
-        while not self._stop.is_set():
-            item: Batch | BaseException
-            try:
-                item = make(step)
-            except BaseException as error:  # handed to the main thread, which raises it
-                item = error
-            step += 1
-            while not self._stop.is_set():
-                try:
-                    self._queue.put(item, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-
-    def next(self) -> Batch:
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    def __enter__(self) -> Prefetcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 class Trainer:
@@ -418,43 +299,3 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"config", "model", "step", "facts"} <= state.keys():
         raise UsageError(f"{file} is not a checkpoint of loev")
     return state
-
-
-class MetricsFile:
-    """``metrics.csv``, one row per step; rows past the step a run resumes from are dropped."""
-
-    def __init__(self, file: Path, step: int) -> None:
-        self.file = file
-        kept = list(self._rows_up_to(step)) if step and file.exists() else []
-        self._stream = file.open("w", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._stream)
-        self._writer.writerows(kept)
-        self._has_header = bool(kept)
-
-    def _rows_up_to(self, step: int) -> Iterator[list[str]]:
-        with self.file.open(newline="", encoding="utf-8") as stream:
-            for row in csv.reader(stream):
-                if not row[0].isdigit() or int(row[0]) <= step:
-                    yield row
-
-    def write(self, progress: Progress) -> None:
-        values = {
-            "step": progress.step,
-            "elapsed_s": f"{progress.elapsed_s:.3f}",
-            "lr": f"{progress.lr:.6g}",
-            "loss": f"{progress.loss:.6g}",
-            **{f"loss_{head}": f"{value:.6g}" for head, value in progress.losses.items()},
-            "audio_s_per_s": f"{progress.audio_s_per_s:.1f}",
-            "data_wait_share": f"{progress.data_wait_share:.4f}",
-        }
-        if not self._has_header:
-            self._writer.writerow(values)
-            self._has_header = True
-        self._writer.writerow(values.values())
-        self._stream.flush()
-
-    def __enter__(self) -> MetricsFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()

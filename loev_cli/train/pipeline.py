@@ -17,7 +17,8 @@ from loev_cli.errors import OutputError, UsageError
 from loev_cli.model import LoevModel, load_model
 from loev_cli.train.config import TrainConfig, from_mapping, to_toml
 from loev_cli.train.data import Skipped, default_cache, load_tracks, require_enough, tracks_of
-from loev_cli.train.loop import LAST_CHECKPOINT, Progress, Trainer, load_checkpoint, model_spec
+from loev_cli.train.loop import LAST_CHECKPOINT, Trainer, load_checkpoint, model_spec
+from loev_cli.train.metrics import Progress
 
 CONFIG_FILE = "config.toml"
 SKIPPED_FILE = "skipped.jsonl"

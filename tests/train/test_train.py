@@ -26,7 +26,8 @@ from loev_cli.model.frontend import Features
 from loev_cli.train import pipeline
 from loev_cli.train.config import TrainConfig, from_mapping
 from loev_cli.train.data import Track
-from loev_cli.train.loop import Progress, Trainer, load_checkpoint
+from loev_cli.train.loop import Trainer, load_checkpoint
+from loev_cli.train.metrics import Progress
 
 N_STEPS = 40
 
@@ -229,13 +230,14 @@ def test_a_loss_that_is_no_number_stops_the_run(
     music: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from loev_cli.train import loop
+    from loev_cli.train.batches import Batch, BatchMaker
 
-    class Broken(loop.BatchMaker):
-        def __call__(self, tracks: Sequence[Track], step: int) -> loop.Batch:
+    class Broken(BatchMaker):
+        def __call__(self, tracks: Sequence[Track], step: int) -> Batch:
             batch = super().__call__(tracks, step)
             if step == 2:
                 spectrum = batch.features.spectrum * float("nan")
-                return loop.Batch(Features(spectrum, batch.features.bands), batch.labels)
+                return Batch(Features(spectrum, batch.features.bands), batch.labels)
             return batch
 
     monkeypatch.setattr(loop, "BatchMaker", Broken)
