@@ -29,7 +29,7 @@ from loev_cli.train.batches import BatchMaker, Prefetcher
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Track
 from loev_cli.train.losses import ViewLabels, loev_losses, mean_loss
-from loev_cli.train.metrics import MetricsFile, Progress
+from loev_cli.train.metrics import METRICS_FILE, MetricsFile, Progress
 
 _N_RECENT = 50  # steps over which a reported loss is averaged
 _FINAL_LR = 0.01  # share of the peak at the end of the cosine
@@ -114,7 +114,7 @@ class Trainer:
         try:
             with (
                 Prefetcher(partial(self.make_batch, tracks), self.step) as batches,
-                MetricsFile(self.out / "metrics.csv", self.step) as metrics,
+                MetricsFile(self.out / METRICS_FILE, self.step) as metrics,
             ):
                 while self.share_done() < 1:
                     progress = self._train_step(batches)

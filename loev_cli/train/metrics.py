@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+METRICS_FILE = "metrics.csv"
+
 
 @dataclass(frozen=True)
 class Progress:

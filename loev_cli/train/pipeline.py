@@ -16,12 +16,14 @@ from loev_cli import bundle as bundles
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.model import LoevModel, load_model
 from loev_cli.train.config import TrainConfig, from_mapping, to_toml
+from loev_cli.train.curves import draw_curves
 from loev_cli.train.data import Skipped, default_cache, load_tracks, require_enough, tracks_of
 from loev_cli.train.loop import LAST_CHECKPOINT, Trainer, load_checkpoint, model_spec
-from loev_cli.train.metrics import Progress
+from loev_cli.train.metrics import METRICS_FILE, Progress
 
 CONFIG_FILE = "config.toml"
 SKIPPED_FILE = "skipped.jsonl"
+CURVES_FILE = "curves.png"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def run(
     events.on_tracks(len(tracks), skipped)
     require_enough(tracks, skipped, config.batch_size)
     trainer.run(tracks, events.on_step)
+    draw_curves(out / METRICS_FILE, out / CURVES_FILE)
     return checkpoint
 
 

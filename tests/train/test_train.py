@@ -79,6 +79,7 @@ def test_what_a_run_leaves(run: tuple[Path, list[Progress]], music: Path) -> Non
     saved = from_mapping(TrainConfig, tomllib.loads((out / "config.toml").read_text()))
     assert saved == config_of(music)
     trained = pipeline.read_checkpoint(out / "checkpoints" / "last.pt")
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert trained.facts["steps"] == N_STEPS and trained.facts["n_tracks"] == 10
 
 
