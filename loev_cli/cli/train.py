@@ -114,7 +114,12 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=_HOW)
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in --out, by its own config unless told otherwise.",
+            rich_help_panel=_HOW,
+        ),
     ] = False,
     init: Annotated[
         Path | None,
@@ -169,6 +174,8 @@ def train(
         from loev_cli.cli._train_display import TrainDisplay
         from loev_cli.train import pipeline
         from loev_cli.train.loop import LAST_CHECKPOINT
+    if resume and config is None and (out / pipeline.CONFIG_FILE).exists():
+        config = out / pipeline.CONFIG_FILE
     settings = _settings(config, set_ or [], named)
     if not settings.data:
         raise UsageError("what should it train on? give DATA", hint="a folder of audio, say")
@@ -196,6 +203,7 @@ def _settings(
     config_file: Path | None, assignments: list[str], named: dict[str, Any]
 ) -> TrainConfig:
     """Defaults, then the file, then --set, then the named options."""
+    from loev_cli.errors import UsageError
     from loev_cli.train.config import TrainConfig, from_mapping, parse_assignment, read_toml
 
     raw = read_toml(config_file) if config_file else {}
@@ -204,6 +212,8 @@ def _settings(
         table = raw
         for key in keys[:-1]:
             table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise UsageError(f"--set {assignment}: '{key}' is a value, not a table")
         table[keys[-1]] = value
     if named["steps"] is not None or named["minutes"] is not None:
         raw.pop("steps", None)

@@ -301,6 +301,7 @@ def test_the_command_from_folder_to_embedding(music: Path, cache: Path, tmp_path
         (["nowhere"], "give --out"),
         (["nowhere", "--out", "run", "--augs", "pich"], "did you mean 'pitch'"),
         (["nowhere", "--out", "run", "--set", "lrr=1"], "did you mean 'lr'"),
+        (["nowhere", "--out", "run", "--set", "lr=1", "--set", "lr.x=1"], "'lr' is a value"),
         (["nowhere", "--out", "run", "--config", "no.toml"], "cannot read config no.toml"),
         (["nowhere", "--out", "run", "--device", "cuda:x"], "device"),
     ],
@@ -337,7 +338,11 @@ def test_sigterm_saves_and_says_how_to_go_on(music: Path, cache: Path, tmp_path:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "--resume" in stderr and "Traceback" not in stderr
-    assert load_checkpoint(out / "checkpoints" / "last.pt")["step"] >= 3
+    step = load_checkpoint(out / "checkpoints" / "last.pt")["step"]
+    assert step >= 3
+    resumed = loev("train", "--resume", "--out", out, "--cache", cache, "--steps", str(step + 2))
+    assert resumed.returncode == 0, resumed.stderr
+    assert bundles.load(out / "bundle").config["training"]["steps"] == step + 2
 
 
 def test_torch_and_onnx_agree_on_music(
