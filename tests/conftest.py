@@ -24,6 +24,11 @@ from loev_cli.bundle import Bundle
 from loev_cli.cli import main
 
 ROOT = Path(__file__).parent.parent
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores already; read by torch when a test first imports it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 RATE_HZ = 8000
 WINDOW_N = 4000  # 0.5 s
 SUBSPACES = {"invariant": 6, "pitch": 4, "tempo": 3}
