@@ -91,7 +91,7 @@ def test_each_augmentation_moves_its_own_subspace(run: tuple[Path, list[Progress
 
     def render(semitones: float, rate: float) -> torch.Tensor:
         waveform = np.zeros(163840)
-        notes = np.random.default_rng(1).integers(0, 12, 64)
+        notes = np.random.default_rng(1).choice([0, 4, 7], 64)  # one chord: a key to move
         for i, note in enumerate(notes):
             start = int(i * 0.5 / rate * 16000)
             if start >= 163840:
@@ -109,10 +109,10 @@ def test_each_augmentation_moves_its_own_subspace(run: tuple[Path, list[Progress
         )
 
     def moved(name: str, changed: dict[str, torch.Tensor]) -> float:
-        return 1 - torch.cosine_similarity(plain[name], changed[name]).item()
+        return (plain[name] - changed[name]).norm().item()  # subspaces are standardised
 
-    assert moved("pitch", shifted) > 3 * moved("tempo", shifted)
-    assert moved("tempo", stretched) > 3 * moved("pitch", stretched)
+    assert moved("pitch", shifted) > 2 * moved("tempo", shifted)
+    assert moved("tempo", stretched) > 2 * moved("pitch", stretched)
 
 
 def test_same_seed_same_weights_other_seed_others(
