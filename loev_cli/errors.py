@@ -6,6 +6,9 @@ catch :class:`LoevError`. Anything else that escapes is a bug.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 EXIT_DONE = 0
@@ -79,3 +82,24 @@ class InputError(LoevError):
 
 class OutputError(LoevError):
     """The output could not be written: no folder, no permission, no space."""
+
+
+@contextlib.contextmanager
+def needs_extra(feature: str, extra: str) -> Iterator[None]:
+    """Around imports of packages that the base install leaves out.
+
+    Raises:
+        MissingExtraError: one is missing; it names the extra to install.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "loev_cli":
+            raise  # a bug of ours, not a missing package
+        raise MissingExtraError(feature, extra) from error
+
+
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """``"did you mean 'x'? "`` with the known name nearest to ``name``; empty if none is near."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"did you mean '{match[0]}'? " if match else ""

@@ -112,9 +112,8 @@ def write_onnx(model: LoevModel, file: Path) -> None:
         )
     assert program is not None
     proto = program.model_proto
-    for key in ("pkg.torch.export.ExportedProgram.graph_signature", "pkg.torch.export"):
-        for prop in [p for p in proto.metadata_props if p.key.startswith(key)]:
-            proto.metadata_props.remove(prop)
+    for prop in [p for p in proto.metadata_props if p.key.startswith("pkg.torch.export")]:
+        proto.metadata_props.remove(prop)
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces of the exporting machine
         node.doc_string = ""

@@ -7,7 +7,6 @@ large it is, changes a vector by less than 1e-5 in fp32.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.bundle import Bundle
-from loev_cli.errors import UsageError
+from loev_cli.errors import UsageError, did_you_mean
 
 # Name on the command line -> module that defines open_encoder().
 BACKENDS = {"onnx": "loev_cli.backends.ort", "torch": "loev_cli.backends.pytorch"}
@@ -116,8 +115,7 @@ def select_subspaces(bundle: Bundle, names: Sequence[str] | None) -> dict[str, i
         return known
     for name in names:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            meant = f"did you mean '{nearest[0]}'? " if nearest else ""
+            meant = did_you_mean(name, known, cutoff=0.4)
             raise UsageError(
                 f"model {bundle.name} has no subspace '{name}'",
                 hint=f"{meant}it has {', '.join(known)}",

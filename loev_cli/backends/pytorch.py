@@ -10,16 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.bundle import Bundle
-from loev_cli.errors import LoevError, MissingExtraError, UsageError
+from loev_cli.errors import LoevError, UsageError, needs_extra
 
-try:
+with needs_extra("the torch backend", "train"):
     import torch
 
     from loev_cli.model import load_model
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] == "loev_cli":
-        raise  # a bug of ours, not a missing package
-    raise MissingExtraError("the torch backend", "train") from error
 
 _log = logging.getLogger(__name__)
 

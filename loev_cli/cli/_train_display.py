@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -12,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from loev_cli.cli._console import clock
+from loev_cli.train.metrics import Progress as StepProgress
+from loev_cli.train.metrics import mean_losses
 
 if TYPE_CHECKING:
     from loev_cli.train.data import Skipped
-    from loev_cli.train.metrics import Progress as StepProgress
 
 _LINE_EVERY_S = 30.0
 _N_SMOOTHED = 20
@@ -64,28 +67,19 @@ class TrainDisplay:
         if self.is_terminal:
             self._live.update(self._table())
         elif self._line_is_due() or progress.share_done >= 1:
-            losses = "  ".join(f"{k} {v:.3f}" for k, v in self.recent_losses().items())
+            losses = "  ".join(f"{k} {v:.3f}" for k, v in self._losses().items())
             self._line(
-                f"step {progress.step}  loss {self._mean_loss():.3f}  {losses}  "
-                f"lr {progress.lr:.2e}  {self._audio_rate():.0f} audio-s/s  "
-                f"wait {self._wait_share():.0%}  {clock(progress.remaining_s)} left"
+                f"step {progress.step}  loss {self._mean(lambda p: p.loss):.3f}  {losses}  "
+                f"lr {progress.lr:.2e}  {self._mean(lambda p: p.audio_s_per_s):.0f} audio-s/s  "
+                f"wait {self._mean(lambda p: p.data_wait_share):.0%}  "
+                f"{clock(progress.remaining_s)} left"
             )
 
-    def recent_losses(self) -> dict[str, float]:
-        """Loss per head, averaged over the last steps."""
-        if not self._recent:
-            return {}
-        heads = self._recent[-1].losses
-        return {h: sum(p.losses[h] for p in self._recent) / len(self._recent) for h in heads}
+    def _losses(self) -> dict[str, float]:
+        return mean_losses([progress.losses for progress in self._recent])
 
-    def _mean_loss(self) -> float:
-        return sum(p.loss for p in self._recent) / len(self._recent)
-
-    def _audio_rate(self) -> float:
-        return sum(p.audio_s_per_s for p in self._recent) / len(self._recent)
-
-    def _wait_share(self) -> float:
-        return sum(p.data_wait_share for p in self._recent) / len(self._recent)
+    def _mean(self, value: Callable[[StepProgress], float]) -> float:
+        return fmean(map(value, self._recent))
 
     def _table(self) -> RenderableType:
         progress = self._recent[-1]
@@ -96,11 +90,11 @@ class TrainDisplay:
         table = Table(box=None, padding=(0, 2, 0, 0))
         columns = {
             "step": f"{progress.step}",
-            "loss": f"{self._mean_loss():.3f}",
-            **{head: f"{value:.3f}" for head, value in self.recent_losses().items()},
+            "loss": f"{self._mean(lambda p: p.loss):.3f}",
+            **{head: f"{value:.3f}" for head, value in self._losses().items()},
             "lr": f"{progress.lr:.2e}",
-            "audio-s/s": f"{self._audio_rate():.0f}",
-            "data wait": f"{self._wait_share():.0%}",
+            "audio-s/s": f"{self._mean(lambda p: p.audio_s_per_s):.0f}",
+            "data wait": f"{self._mean(lambda p: p.data_wait_share):.0%}",
             "elapsed": clock(progress.elapsed_s),
             "left": clock(progress.remaining_s),
         }

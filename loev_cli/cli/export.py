@@ -9,7 +9,7 @@ import typer
 
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr, say
-from loev_cli.cli._extras import needs_extra
+from loev_cli.errors import needs_extra
 
 
 def export(

@@ -9,8 +9,8 @@ import typer
 
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr
-from loev_cli.cli._extras import needs_extra
 from loev_cli.cli.export import export
+from loev_cli.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
     from loev_cli.train.config import TrainConfig
@@ -154,8 +154,6 @@ def train(
 
     Example: loev train ./music --augs pitch,tempo --minutes 60 --out runs/mine
     """
-    from loev_cli.errors import UsageError
-
     if debug:
         log_to_stderr()
     if out is None:
@@ -203,7 +201,6 @@ def _settings(
     config_file: Path | None, assignments: list[str], named: dict[str, Any]
 ) -> TrainConfig:
     """Defaults, then the file, then --set, then the named options."""
-    from loev_cli.errors import UsageError
     from loev_cli.train.config import TrainConfig, from_mapping, parse_assignment, read_toml
 
     raw = read_toml(config_file) if config_file else {}

@@ -90,10 +90,6 @@ class FrontendConfig:
         return self.spectrum_hop // self.band_hop
 
     @property
-    def frame_rate_hz(self) -> float:
-        return self.sample_rate_hz / self.spectrum_hop
-
-    @property
     def band_rate_hz(self) -> float:
         return self.sample_rate_hz / self.band_hop
 

@@ -7,14 +7,13 @@ that names the key.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from loev_cli.errors import UsageError
+from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.model.loev import METHODS, TRAINABLE_METHODS, Method
 from loev_cli.train.augment.config import EQUIVARIANT, AugmentationsConfig
 from loev_cli.train.losses import VIEW_SCHEMES, ViewScheme
@@ -91,9 +90,7 @@ class TrainConfig:
 
 def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...], what: str) -> str:
     """A hint: the nearest known name if there is one, and all of them."""
-    match = difflib.get_close_matches(name, list(known), n=1)
-    listing = f"{what}: {', '.join(known)}"
-    return f"did you mean '{match[0]}'? {listing}" if match else listing
+    return f"{did_you_mean(name, known)}{what}: {', '.join(known)}"
 
 
 def from_mapping(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:

@@ -29,7 +29,7 @@ from loev_cli.train.batches import BatchMaker, Prefetcher
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Track
 from loev_cli.train.losses import ViewLabels, loev_losses, mean_loss
-from loev_cli.train.metrics import METRICS_FILE, MetricsFile, Progress
+from loev_cli.train.metrics import METRICS_FILE, MetricsFile, Progress, mean_losses
 
 _N_RECENT = 50  # steps over which a reported loss is averaged
 _FINAL_LR = 0.01  # share of the peak at the end of the cosine
@@ -229,11 +229,6 @@ class Trainer:
     def facts(self) -> dict[str, Any]:
         """How the weights came about: what a bundle records and its card tells."""
         is_cuda = self.device.type == "cuda"
-        losses = {
-            f"loss_{head}": round(sum(row[head] for row in self.recent_losses) / n, 4)
-            for n in [len(self.recent_losses)]
-            for head in (self.recent_losses[0] if n else ())
-        }
         return {
             "data": self.config.data,
             "n_tracks": self.n_tracks,
@@ -245,7 +240,7 @@ class Trainer:
             if is_cuda
             else f"{platform.machine()} CPU, {os.cpu_count()} cores",
             "torch": str(torch.__version__),
-            **losses,
+            **{f"loss_{head}": round(v, 4) for head, v in mean_losses(self.recent_losses).items()},
         }
 
     def restore(self, file: Path) -> None:

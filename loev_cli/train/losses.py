@@ -11,7 +11,7 @@ tells the methods apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -109,7 +109,6 @@ def loev_losses(
     }
 
 
-def mean_loss(losses: Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
+def mean_loss(losses: Mapping[str, Tensor]) -> Tensor:
     """Mean over heads."""
-    values = list(losses.values()) if isinstance(losses, Mapping) else list(losses)
-    return torch.stack(values).mean()
+    return torch.stack(list(losses.values())).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,12 @@ class Progress:
     def remaining_s(self) -> float:
         """Training time left, if it goes on at this pace."""
         return self.elapsed_s * (1 - self.share_done) / max(self.share_done, 1e-9)
+
+
+def mean_losses(rows: Collection[Mapping[str, float]]) -> dict[str, float]:
+    """Loss per head, averaged over ``rows``; empty for none."""
+    heads = next(iter(rows), {})
+    return {head: sum(row[head] for row in rows) / len(rows) for head in heads}
 
 
 class MetricsFile:

@@ -76,7 +76,7 @@ def run(
         raise OutputError(f"cannot write to {out}: {error.strerror}") from error
     tracks, skipped = load_tracks(
         files,
-        model_spec(config).frontend,
+        trainer.model.spec.frontend,
         cache or default_cache(),
         max_track_s=config.max_track_s,
         n_workers=n_workers or os.cpu_count() or 1,
