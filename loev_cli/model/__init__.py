@@ -1,6 +1,16 @@
 """The model, one definition for training, export and inference. Needs torch."""
 
 from loev_cli.model.load import load_model
-from loev_cli.model.loev import GLOBAL, INVARIANT, METHODS, LoevModel, ModelSpec
+from loev_cli.model.loev import LoevModel, ModelSpec, Projected
+from loev_cli.model.names import GLOBAL, INVARIANT, METHODS, Method
 
-__all__ = ["GLOBAL", "INVARIANT", "METHODS", "LoevModel", "ModelSpec", "load_model"]
+__all__ = [
+    "GLOBAL",
+    "INVARIANT",
+    "METHODS",
+    "LoevModel",
+    "Method",
+    "ModelSpec",
+    "Projected",
+    "load_model",
+]

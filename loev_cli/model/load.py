@@ -5,7 +5,7 @@ from __future__ import annotations
 from safetensors.torch import load_file
 
 from loev_cli.bundle import WEIGHTS_FILE, Bundle
-from loev_cli.errors import BundleError
+from loev_cli.errors import BundleError, UsageError
 from loev_cli.model.loev import LoevModel, ModelSpec
 
 
@@ -18,6 +18,6 @@ def load_model(bundle: Bundle) -> LoevModel:
     try:
         model = LoevModel(ModelSpec.from_config(bundle.config))
         model.load_state_dict(load_file(bundle.verified(WEIGHTS_FILE)))
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, UsageError) as error:
         raise BundleError(f"bundle {bundle.path} does not describe its weights: {error}") from error
     return model.eval()

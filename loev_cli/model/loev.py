@@ -1,55 +1,104 @@
-"""The model: frontend, encoder, projection heads (Guinot et al., ICASSP 2025, section 3)."""
+"""The model: frontend, encoder, projection heads (Guinot et al., ICASSP 2025, section 3).
+
+waveform --frontend--> features --encoder--> branches --heads--> projections --> loss
+                                             |
+                                             +--standardise--> subspaces: what a bundle gives
+
+method        branches               heads              subspaces
+loev++        invariant, pitch, ...  one per branch     the branches
+loev, looc    global                 invariant, pitch,  the heads' outputs, and global
+                                     ... on global
+cl            global                 invariant          the head's output, and global
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from loev_cli.errors import UsageError
-from loev_cli.model.encoders import build_encoder
-from loev_cli.model.frontend import Features, FrontendConfig, LogFrequency
-
-INVARIANT = "invariant"
-GLOBAL = "global"
-
-Method = Literal["loev++", "loev", "looc", "cl"]
-METHODS: tuple[Method, ...] = get_args(Method)
-# Methods that can be trained today; the loss knows all of them already.
-TRAINABLE_METHODS: tuple[Method, ...] = ("loev++",)
+from loev_cli.model.encoders import build_encoder, encoder_kind
+from loev_cli.model.frontend import FrontendConfig
+from loev_cli.model.names import GLOBAL, INVARIANT, METHODS, Method
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """All that is needed to build a model; saved in checkpoints and bundles.
 
+    :meth:`of` fills in what is usual for an encoder.
+
     Attributes:
-        augs: augmentations with a subspace of their own, in order.
+        augs: augmentations with a head of their own, in order. Method ``cl`` has no such heads.
         window_n_samples: length of a window, in samples at the frontend's rate.
         encoder_options: keyword arguments of the encoder.
         head_dims: widths of a projection head's layers.
+        head_final_relu: whether a head ends in a ReLU.
     """
 
     method: Method = "loev++"
     augs: tuple[str, ...] = ("pitch", "tempo")
     encoder: str = "small"
     window_n_samples: int = 163840
-    frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    frontend: Any = field(default_factory=FrontendConfig)
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
     head_dims: tuple[int, ...] = (256, 128)
+    head_final_relu: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        encoder: str,
+        *,
+        method: Method = "loev++",
+        augs: tuple[str, ...] = ("pitch", "tempo"),
+        window_n_samples: int | None = None,
+        encoder_options: Mapping[str, Any] | None = None,
+        head_dims: tuple[int, ...] | None = None,
+        head_final_relu: bool | None = None,
+    ) -> ModelSpec:
+        """The spec of an encoder; what is left out is what that encoder usually has.
+
+        Raises:
+            UsageError: no such encoder.
+        """
+        kind = encoder_kind(encoder)
+        relu = kind.head_final_relu if head_final_relu is None else head_final_relu
+        return cls(
+            method=method,
+            augs=augs,
+            encoder=encoder,
+            window_n_samples=window_n_samples or kind.window_n_samples,
+            frontend=kind.frontend_config(),
+            encoder_options=encoder_options or {},
+            head_dims=head_dims or kind.head_dims,
+            head_final_relu=relu,
+        )
 
     @property
     def heads(self) -> tuple[str, ...]:
         """Names of the projection heads, `invariant` first."""
-        return (INVARIANT, *self.augs)
+        return (INVARIANT,) if self.method == "cl" else (INVARIANT, *self.augs)
 
     @property
-    def n_frames(self) -> int:
-        """Spectrum frames T of a window."""
-        return self.window_n_samples // self.frontend.spectrum_hop
+    def is_split(self) -> bool:
+        """Whether the encoder has a branch per head (LOEV++) or one for all."""
+        return self.method == "loev++"
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Names of the encoder's branches."""
+        return self.heads if self.is_split else (GLOBAL,)
+
+    @property
+    def window_s(self) -> float:
+        """Length of a window in seconds."""
+        return self.window_n_samples / float(self.frontend.sample_rate_hz)
 
     def to_config(self) -> dict[str, Any]:
         """The model's part of a bundle's ``config.json``."""
@@ -59,6 +108,7 @@ class ModelSpec:
             "encoder": {"name": self.encoder, **self.encoder_options},
             "frontend": asdict(self.frontend),
             "head_dims": list(self.head_dims),
+            "head_final_relu": self.head_final_relu,
             "sample_rate_hz": self.frontend.sample_rate_hz,
             "window_n_samples": self.window_n_samples,
         }
@@ -69,24 +119,40 @@ class ModelSpec:
 
         Raises:
             KeyError, TypeError: a part is missing or unknown.
+            UsageError: no such encoder.
         """
         options = dict(config["encoder"])
+        encoder = options.pop("name")
         return cls(
             method=config["method"],
             augs=tuple(config["augs"]),
-            encoder=options.pop("name"),
+            encoder=encoder,
             window_n_samples=config["window_n_samples"],
-            frontend=FrontendConfig(**config["frontend"]),
+            frontend=encoder_kind(encoder).frontend_config(**config["frontend"]),
             encoder_options=options,
             head_dims=tuple(config["head_dims"]),
+            # Bundles of the first version do not say; their heads had none.
+            head_final_relu=config.get("head_final_relu", False),
         )
 
 
-class LoevModel(nn.Module):
-    """LOEV++: one branch of the encoder per subspace, one projection head per branch.
+class Projected(NamedTuple):
+    """What training sees of a batch.
 
-    ``model(waveform)`` is inference: (B, N) -> {subspace: (B, D)}, branch outputs before their
-    heads, standardised. Training calls :meth:`project` on features that were shifted and stretched.
+    Attributes:
+        projections: head -> (R, P), not normalised, what the loss compares.
+        embeddings: subspace -> (R, D), not standardised, without gradient.
+    """
+
+    projections: dict[str, Tensor]
+    embeddings: dict[str, Tensor]
+
+
+class LoevModel(nn.Module):
+    """Frontend, encoder and heads of one of the four methods, see the module's text.
+
+    ``model(waveform)`` is inference: (B, N) -> {subspace: (B, D)}, standardised. Training calls
+    :meth:`project` on features of changed views, and :meth:`track` on what that gives.
 
     Raises:
         UsageError: a method or encoder that does not exist, a window that does not fit.
@@ -94,54 +160,82 @@ class LoevModel(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        if spec.method not in TRAINABLE_METHODS:
-            raise UsageError(
-                f"no method '{spec.method}' yet", hint=f"methods: {', '.join(TRAINABLE_METHODS)}"
-            )
+        if spec.method not in METHODS:
+            raise UsageError(f"no method '{spec.method}'", hint=f"methods: {', '.join(METHODS)}")
         self.spec = spec
-        self.frontend = LogFrequency(spec.frontend)
-        if spec.window_n_samples % max(
-            self.frontend.block_n_samples, 16 * spec.frontend.spectrum_hop
-        ):
+        self.frontend = encoder_kind(spec.encoder).frontend(spec.frontend)
+        if spec.window_n_samples % self.frontend.block_n_samples:
             raise UsageError(f"a window of {spec.window_n_samples} samples does not fit the frames")
         self.encoder = build_encoder(
             spec.encoder,
             spec.frontend,
-            spec.heads,
-            {"window_n_samples": spec.window_n_samples, **spec.encoder_options},
+            spec.branches,
+            window_n_samples=spec.window_n_samples,
+            options=spec.encoder_options,
         )
-        self.standardise = nn.ModuleDict(
-            {name: Standardise(dim) for name, dim in self.encoder.dims.items()}
-        )
+        dims: dict[str, int] = self.encoder.dims
         self.heads = nn.ModuleDict(
-            {name: projection_head(self.encoder.dims[name], spec.head_dims) for name in spec.heads}
+            {
+                name: projection_head(
+                    dims[name if spec.is_split else GLOBAL],
+                    spec.head_dims,
+                    final_relu=spec.head_final_relu,
+                )
+                for name in spec.heads
+            }
         )
-
-    @property
-    def subspaces(self) -> dict[str, int]:
-        """Subspace name -> dimension D, in order."""
-        return dict(self.encoder.dims)
+        self.subspaces = dims if spec.is_split else dict.fromkeys(spec.heads, spec.head_dims[-1])
+        if not spec.is_split:
+            self.subspaces[GLOBAL] = dims[GLOBAL]
+        self.standardise = nn.ModuleDict(
+            {name: Standardise(dim) for name, dim in self.subspaces.items()}
+        )
 
     def forward(self, waveform: Tensor) -> dict[str, Tensor]:
         """Waveform (B, N) -> {subspace: (B, D)}."""
-        return self.encode(self.frontend.centre(self.frontend(waveform)))
+        return self.encode(self.features(waveform))
 
-    def encode(self, features: Features) -> dict[str, Tensor]:
+    def features(self, waveform: Tensor) -> Any:
+        """Waveform (B, N) -> what the encoder reads of it."""
+        return self.frontend.centre(self.frontend(waveform))
+
+    def encode(self, features: Any) -> dict[str, Tensor]:
         """Features of one window each -> {subspace: (B, D)}."""
         vectors: dict[str, Tensor] = self.encoder(features)
-        return {name: self.standardise[name](vector) for name, vector in vectors.items()}
+        embeddings = self._embeddings(vectors, {} if self.spec.is_split else self._heads(vectors))
+        return {name: self.standardise[name](vector) for name, vector in embeddings.items()}
 
-    def project(self, features: Features) -> dict[str, Tensor]:
-        """Features of one window each -> {head: (B, P)}, not normalised."""
+    def project(self, features: Any) -> Projected:
+        """Features of one window each -> projections and embeddings of every row."""
         vectors: dict[str, Tensor] = self.encoder(features)
-        if self.training:
-            for name, vector in vectors.items():
-                self.standardise[name].track(vector.detach())  # type: ignore[operator]
-        return {name: head(vectors[name]) for name, head in self.heads.items()}
+        projections = self._heads(vectors)
+        embeddings = self._embeddings(vectors, projections)
+        return Projected(projections, {name: x.detach() for name, x in embeddings.items()})
+
+    def track(self, embeddings: Mapping[str, Tensor]) -> None:
+        """Take the embeddings of a batch, {subspace: (R, D)}, into the statistics."""
+        for name, vector in embeddings.items():
+            self.standardise[name].track(vector)  # type: ignore[operator]
+
+    def _heads(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        branch_of = {name: name if self.spec.is_split else GLOBAL for name in self.heads}
+        return {name: head(vectors[branch_of[name]]) for name, head in self.heads.items()}
+
+    def _embeddings(
+        self, vectors: Mapping[str, Tensor], projections: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What subspaces are before they are standardised.
+
+        A head's output counts by its direction, which is all that the loss has seen of it.
+        """
+        if self.spec.is_split:
+            return dict(vectors)
+        by_head = {name: F.normalize(z, dim=1) for name, z in projections.items()}
+        return {**by_head, GLOBAL: vectors[GLOBAL]}
 
 
 class Standardise(nn.Module):
-    """Takes a branch's mean off and scales to a mean squared norm of 1, over what training saw.
+    """Takes a subspace's mean off and scales to a mean squared norm of 1, over what training saw.
 
     The loss looks at directions only, so nothing holds the size of a branch's output: left alone
     it reaches hundreds, and differs between subspaces. One scale for all D dimensions keeps the
@@ -162,6 +256,7 @@ class Standardise(nn.Module):
 
     def track(self, x: Tensor) -> None:
         """Take in a batch (B, D)."""
+        x = x.float()
         self.n_tracked += 1
         momentum = max(1 / int(self.n_tracked), self.MOMENTUM)
         self.mean.lerp_(x.mean(dim=0), momentum)
@@ -171,11 +266,9 @@ class Standardise(nn.Module):
         return (x - self.mean) * torch.rsqrt(self.mean_square)
 
 
-def projection_head(in_dim: int, dims: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers without bias, ReLU between them."""
+def projection_head(in_dim: int, dims: tuple[int, ...], *, final_relu: bool) -> nn.Sequential:
+    """Linear layers without bias, ReLU between them and, if asked for, after the last."""
     layers: list[nn.Module] = []
-    for i, (n_in, n_out) in enumerate(zip((in_dim, *dims), dims, strict=False)):
-        if i:
-            layers.append(nn.ReLU())
-        layers.append(nn.Linear(n_in, n_out, bias=False))
-    return nn.Sequential(*layers)
+    for n_in, n_out in zip((in_dim, *dims), dims, strict=False):
+        layers += [nn.Linear(n_in, n_out, bias=False), nn.ReLU()]
+    return nn.Sequential(*(layers if final_relu else layers[:-1]))

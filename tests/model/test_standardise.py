@@ -23,16 +23,15 @@ def test_untracked_it_changes_nothing() -> None:
     assert torch.equal(Standardise(8)(x), x)
 
 
-def test_it_follows_training_only_and_keeps_out_of_the_loss() -> None:
+def test_it_follows_what_it_is_given_and_keeps_out_of_the_loss() -> None:
     torch.manual_seed(0)
     model = LoevModel(ModelSpec())
-    features = model.frontend.centre(model.frontend(0.1 * torch.randn(3, 163840)))
-    trained = model.train().project(features)
-    state = {name: int(m.n_tracked) for name, m in model.standardise.items()}  # type: ignore[arg-type]
-    assert state == {"invariant": 1, "pitch": 1, "tempo": 1}
-    evaluated = model.eval().project(features)
-    assert all(int(m.n_tracked) == 1 for m in model.standardise.values())  # type: ignore[arg-type]
-    for head in trained:
-        assert torch.equal(trained[head], evaluated[head])
+    features = model.features(0.1 * torch.randn(3, 163840))
+    before = model.project(features)
+    assert all(int(m.n_tracked) == 0 for m in model.standardise.values())  # type: ignore[arg-type]
+    model.track(before.embeddings)
+    after = model.project(features)
+    for head in before.projections:
+        assert torch.equal(before.projections[head], after.projections[head])
     for vectors in model.encode(features).values():
         assert abs(vectors.square().sum(dim=1).mean().item() - 1) < 1e-3

@@ -1,48 +1,104 @@
-"""Encoders, by name. Adding one is one file here and one line below."""
+"""Encoders, by name. Adding one is one file here and one entry below."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from loev_cli.errors import UsageError
+from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.model.encoders.small import SmallEncoder
-from loev_cli.model.frontend import Features, FrontendConfig
+from loev_cli.model.frontend import FrontendConfig, LogFrequency
 
 
 class Encoder(Protocol):
     """Features of B windows in, one (B, D) vector per branch out.
 
-    ``dims`` names the branches in order. A split encoder (LOEV++) has one per subspace, a shared
-    one has the single branch ``global``.
+    ``dims`` names the branches in order. A split encoder (LOEV++) has one per head, a shared one
+    the single branch ``global``.
     """
 
     dims: dict[str, int]
 
-    def __call__(self, features: Features) -> dict[str, Tensor]: ...
+    def __call__(self, features: Any) -> dict[str, Tensor]: ...
 
 
-ENCODERS: Mapping[str, type[SmallEncoder]] = {"small": SmallEncoder}
+@dataclass(frozen=True)
+class EncoderKind:
+    """An encoder, the frontend it reads, and the settings it is usually trained with.
+
+    Attributes:
+        encoder: called with the frontend's config, the branches and its options.
+        head_dims: widths of a projection head's layers.
+        head_final_relu: whether a head ends in a ReLU, as the paper's do.
+    """
+
+    encoder: Callable[..., Any]
+    frontend: Callable[[Any], Any]
+    frontend_config: Callable[..., Any]
+    window_n_samples: int
+    head_dims: tuple[int, ...]
+    head_final_relu: bool
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options a config may set."""
+        parameters = signature(self.encoder).parameters.values()
+        return tuple(
+            p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "window_n_samples"
+        )
+
+
+ENCODERS: Mapping[str, EncoderKind] = {
+    "small": EncoderKind(
+        encoder=SmallEncoder,
+        frontend=LogFrequency,
+        frontend_config=FrontendConfig,
+        window_n_samples=163840,
+        head_dims=(256, 128),
+        head_final_relu=False,
+    ),
+}
+
+
+def encoder_kind(name: str) -> EncoderKind:
+    """The entry of the encoder called ``name``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in ENCODERS:
+        raise UsageError(
+            f"no encoder '{name}'",
+            hint=f"{did_you_mean(name, ENCODERS)}encoders: {', '.join(ENCODERS)}",
+        )
+    return ENCODERS[name]
 
 
 def build_encoder(
-    name: str, frontend: FrontendConfig, branches: Sequence[str], options: Mapping[str, Any]
-) -> SmallEncoder:
+    name: str,
+    frontend: Any,
+    branches: Sequence[str],
+    *,
+    window_n_samples: int,
+    options: Mapping[str, Any],
+) -> Any:
     """The encoder called ``name`` with one branch per entry of ``branches``.
 
+    Args:
+        frontend: config of the frontend it reads.
+
     Raises:
-        UsageError: no such encoder, or an option it does not have.
+        UsageError: no such encoder, an option it does not have, a window that does not fit.
     """
-    if name not in ENCODERS:
-        raise UsageError(f"no encoder '{name}'", hint=f"encoders: {', '.join(ENCODERS)}")
-    encoder = ENCODERS[name]
-    known = [p.name for p in signature(encoder).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    kind = encoder_kind(name)
     for option in options:
-        if option not in known:
+        if option not in kind.options:
             raise UsageError(
-                f"encoder '{name}' has no option '{option}'", hint=f"options: {', '.join(known)}"
+                f"encoder '{name}' has no option '{option}'",
+                hint=f"options: {', '.join(kind.options) or 'none'}",
             )
-    return encoder(frontend, branches, **options)
+    return kind.encoder(frontend, branches, window_n_samples=window_n_samples, **options)

@@ -11,12 +11,16 @@ circle of pitch classes, so transposing a recording by n semitones turns its `pi
 n steps (up to what enters and leaves at the ends of the spectrum). Both branches also carry the
 plain feature they are built on (chroma, autocorrelation) to their last layer: learning can only
 add to it.
+
+A shared encoder (every method but LOEV++) has the one branch ``global``: all three of the above,
+mixed by a last layer, so that methods are compared on what they learn and not on what they see.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +30,26 @@ from torch.nn import functional as F
 from loev_cli.errors import UsageError
 from loev_cli.model.frontend import Features, FrontendConfig
 from loev_cli.model.layers import RELU_GAIN, PitchClassConv, conv_relu
+from loev_cli.model.names import GLOBAL
 
 _SILENCE_POWER = 1e-9  # below this mean power a window is not amplified to full scale
 _N_PITCH_CLASSES = 12
+_GLOBAL_PARTS = ("timbre", "pitch", "tempo")
+_N_TRUNK_STRIDES = 16  # spectrum frames per last frame of the deepest branch
+
+
+class BranchInput(NamedTuple):
+    """What a branch may read.
+
+    Attributes:
+        trunk: (B, C, F / 2, T / 4), the shared convolutions' output.
+        spectrum: (B, 1, F, T), compressed magnitude.
+        bands: (B, S, 4 T), log power.
+    """
+
+    trunk: Tensor
+    spectrum: Tensor
+    bands: Tensor
 
 
 class SmallEncoder(nn.Module):
@@ -36,12 +57,15 @@ class SmallEncoder(nn.Module):
 
     Args:
         frontend: the frontend whose features are read.
-        branches: branch names in order; `pitch` and `tempo` get the branch made for them, every
-            other name a timbre branch like `invariant`.
+        branches: branch names in order; `pitch` and `tempo` get the branch made for them,
+            `global` all of them together, every other name a timbre branch like `invariant`.
         width: channels of the trunk.
         dim: embedding dimension D of timbre and tempo branches.
         pitch_dim: D of `pitch`, a multiple of 12.
         window_n_samples: length of a window; fixes the autocorrelation's matrices.
+
+    Raises:
+        UsageError: a window or a dimension that does not fit.
     """
 
     def __init__(
@@ -55,33 +79,37 @@ class SmallEncoder(nn.Module):
         pitch_dim: int = 240,
     ) -> None:
         super().__init__()
+        if window_n_samples % (_N_TRUNK_STRIDES * frontend.spectrum_hop):
+            raise UsageError(f"a window of {window_n_samples} samples does not fit the frames")
         self.trunk = nn.Sequential(
             conv_relu(1, 16, (5, 7), (frontend.bins_per_semitone, 4)),
             conv_relu(16, width, (3, 3)),
             conv_relu(width, width, (3, 3)),
         )
         n_octaves = frontend.n_bins // frontend.bins_per_octave
-        self.branches = nn.ModuleDict()
-        self.dims: dict[str, int] = {}
-        for name in branches:
-            branch: TimbreBranch | PitchBranch | TempoBranch
+
+        def reader(name: str) -> TimbreBranch | PitchBranch | TempoBranch:
             if name == "pitch":
-                branch = PitchBranch(width, n_octaves, pitch_dim)
-            elif name == "tempo":
-                branch = TempoBranch(frontend, window_n_samples, dim)
-            else:
-                branch = TimbreBranch(width, n_octaves, dim)
-            self.branches[name] = branch
-            self.dims[name] = branch.dim
+                return PitchBranch(width, n_octaves, pitch_dim)
+            if name == "tempo":
+                return TempoBranch(frontend, window_n_samples, dim)
+            return TimbreBranch(width, n_octaves, dim)
+
+        self.branches = nn.ModuleDict(
+            {
+                name: GlobalBranch({part: reader(part) for part in _GLOBAL_PARTS})
+                if name == GLOBAL
+                else reader(name)
+                for name in branches
+            }
+        )
+        self.dims = {name: int(branch.dim) for name, branch in self.branches.items()}  # type: ignore[arg-type]
 
     def forward(self, features: Features) -> dict[str, Tensor]:
         """Spectrum (B, F, T) and bands (B, S, 4 T), log power -> {branch: (B, D)}."""
-        spectrum = loudness(features.spectrum)  # (B, 1, F, T)
-        trunk = self.trunk(spectrum)  # (B, C, F / 2, T / 4)
-        return {
-            name: branch(features.bands if name == "tempo" else trunk, spectrum)
-            for name, branch in self.branches.items()
-        }
+        spectrum = loudness(features.spectrum)
+        seen = BranchInput(self.trunk(spectrum), spectrum, features.bands)
+        return {name: branch(seen) for name, branch in self.branches.items()}
 
 
 def loudness(log_power: Tensor) -> Tensor:
@@ -109,9 +137,9 @@ class TimbreBranch(nn.Module):
         )
         self.out = nn.Linear(128 * n_octaves * 2, dim)
 
-    def forward(self, trunk: Tensor, spectrum: Tensor) -> Tensor:
-        """Trunk (B, C, F / 2, T / 4) -> (B, D)."""
-        x = self.convs(trunk)  # (B, 128, 3 n_octaves, T / 16)
+    def forward(self, seen: BranchInput) -> Tensor:
+        """The trunk -> (B, D)."""
+        x = self.convs(seen.trunk)  # (B, 128, 3 n_octaves, T / 16)
         x = F.avg_pool2d(x, (x.shape[2] // self.n_octaves, 1))  # (B, 128, n_octaves, T / 16)
         pooled = torch.cat([x.mean(dim=3), x.amax(dim=3)], dim=1)
         out: Tensor = self.out(pooled.flatten(1))
@@ -153,10 +181,10 @@ class PitchBranch(nn.Module):
         )
         self.out = PitchClassConv(2 * (hidden + self.N_REGISTERS), dim // _N_PITCH_CLASSES)
 
-    def forward(self, trunk: Tensor, spectrum: Tensor) -> Tensor:
-        """Trunk (B, C, F / 2, T / 4), spectrum (B, 1, F, T) -> (B, D), pitch class by class."""
-        x = self.around(self.mix(self._fold(trunk)))  # (B, hidden, 12, T / 4)
-        pooled = torch.cat([x.mean(dim=3), x.amax(dim=3), self.chroma(spectrum)], dim=1)
+    def forward(self, seen: BranchInput) -> Tensor:
+        """Trunk and spectrum -> (B, D), pitch class by class."""
+        x = self.around(self.mix(self._fold(seen.trunk)))  # (B, hidden, 12, T / 4)
+        pooled = torch.cat([x.mean(dim=3), x.amax(dim=3), self.chroma(seen.spectrum)], dim=1)
         out: Tensor = self.out(pooled.unsqueeze(3))  # (B, D / 12, 12, 1)
         return out.squeeze(3).transpose(1, 2).flatten(1)
 
@@ -206,9 +234,9 @@ class TempoBranch(nn.Module):
         )
         self.out = nn.Linear(hidden * n_lags // 2 + n_channels * n_lags, dim)
 
-    def forward(self, bands: Tensor, spectrum: Tensor) -> Tensor:
-        """Bands (B, S, 4 T), log power -> (B, D)."""
-        plain = self.periodicity(bands)
+    def forward(self, seen: BranchInput) -> Tensor:
+        """The bands -> (B, D)."""
+        plain = self.periodicity(seen.bands)
         x = self.convs(4 * plain.unsqueeze(2))  # (B, hidden, 1, lags / 2)
         out: Tensor = self.out(torch.cat([x.flatten(1), plain.flatten(1)], dim=1))
         return out
@@ -221,6 +249,22 @@ class TempoBranch(nn.Module):
         onsets = self.onsets(bands)  # (B, octaves, 4 T)
         onsets = torch.cat([onsets, onsets.sum(dim=1, keepdim=True)], dim=1)
         out: Tensor = self.autocorrelation(onsets)
+        return out
+
+
+class GlobalBranch(nn.Module):
+    """One vector of everything: the branches above, mixed."""
+
+    def __init__(self, parts: Mapping[str, TimbreBranch | PitchBranch | TempoBranch]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+        self.dim: int = sum(part.dim for part in parts.values())
+        self.out = nn.Linear(self.dim, self.dim)
+
+    def forward(self, seen: BranchInput) -> Tensor:
+        """-> (B, D)."""
+        x = torch.cat([part(seen) for part in self.parts.values()], dim=1)
+        out: Tensor = self.out(F.relu(x))
         return out
 
 
