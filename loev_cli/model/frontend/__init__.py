@@ -1,4 +1,12 @@
-"""Waveform -> features: one definition per frontend for training, export and inference."""
+"""Waveform -> features: one definition per frontend for training, export and inference.
+
+A frontend has its ``config`` (with ``sample_rate_hz``), ``block_n_samples``, of which a window's
+length is a multiple, and ``centre``, which takes the part of its features that an encoder reads.
+"""
+
+from typing import TypeAlias
+
+from torch import Tensor
 
 from loev_cli.model.frontend.log_frequency import (
     EPSILON_POWER,
@@ -6,5 +14,19 @@ from loev_cli.model.frontend.log_frequency import (
     FrontendConfig,
     LogFrequency,
 )
+from loev_cli.model.frontend.mel import MEL_FLOOR_POWER, MelConfig, MelSpectrogram
 
-__all__ = ["EPSILON_POWER", "Features", "FrontendConfig", "LogFrequency"]
+AnyFrontendConfig: TypeAlias = FrontendConfig | MelConfig
+FrontendOutput: TypeAlias = Features | Tensor
+
+__all__ = [
+    "EPSILON_POWER",
+    "MEL_FLOOR_POWER",
+    "AnyFrontendConfig",
+    "Features",
+    "FrontendConfig",
+    "FrontendOutput",
+    "LogFrequency",
+    "MelConfig",
+    "MelSpectrogram",
+]
