@@ -1,0 +1,164 @@
+"""What an augmentation is: its settings, what it draws, and how it is realised on either path.
+
+One class is one augmentation. Its fields are the keys of its table in the config:
+
+    [augmentations.noise]
+    p = 0.4
+    snr_db = [3.0, 30.0]
+
+A view's parameters are drawn first, as plain numbers (:meth:`Augmentation.draw`), and realised
+later on whole batches in which every row has parameters of its own. Views may therefore share a
+parameter, which is what a subspace learns from, and a row's result depends on that row alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loev_cli.errors import UsageError
+from loev_cli.model.frontend import Features, FrontendConfig
+
+NATS_PER_DB = math.log(10) / 10  # of power
+
+Views = TypeVar("Views", Tensor, Features)
+
+
+def setting(default: Any, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A field of a config whose value, or both ends of whose range, lie within [low, high]."""
+    return field(default=default, metadata={"bounds": (low, high)})
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One augmentation with its settings.
+
+    Attributes:
+        p: probability that a view is changed at all. A view that a head compares by this
+            augmentation's parameters always is.
+        name: its key in the config and in ``--augs``.
+        param_names: what :meth:`draw` returns, with units.
+        on_waveforms_too: False where it exists on features only.
+        on_features_too: False where it exists on waveforms only.
+    """
+
+    p: float = setting(0.5, 0, 1)
+
+    name: ClassVar[str]
+    param_names: ClassVar[tuple[str, ...]]
+    on_waveforms_too: ClassVar[bool] = True
+    on_features_too: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Raises UsageError naming the field that is out of its bounds or upside down."""
+        for part in fields(self):
+            value, key = getattr(self, part.name), f"augmentations.{self.name}.{part.name}"
+            low, high = part.metadata.get("bounds", (-math.inf, math.inf))
+            numbers = value if isinstance(value, tuple) else (value,)
+            for number in numbers:
+                if not isinstance(number, str) and not low <= number <= high:
+                    limits = f"within {low:g} and {high:g}"
+                    if math.isinf(high):
+                        limits = f"at least {low:g}"
+                    raise UsageError(f"{key} is {number:g}, it must be {limits}")
+            if len(numbers) == 2 and not isinstance(numbers[0], str) and numbers[0] > numbers[1]:
+                raise UsageError(
+                    f"{key} is upside down: [{numbers[0]:g}, {numbers[1]:g}]",
+                    hint=f"write [{numbers[1]:g}, {numbers[0]:g}]",
+                )
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """One view's parameters, (P,) float64."""
+        raise NotImplementedError
+
+    def differ(self, a: np.ndarray, b: np.ndarray) -> bool:
+        """Whether two draws are far enough apart to be told from each other."""
+        return not np.array_equal(a, b)
+
+    def on_waveforms(
+        self, x: Tensor, params: np.ndarray, seeds: np.ndarray, sample_rate_hz: int
+    ) -> Tensor:
+        """Change every row.
+
+        Args:
+            x: (R, N) float32 on any device.
+            params: (R, P), a draw for every row.
+            seeds: (R,) uint32, for what differs between rows that share a draw: the noise itself.
+        """
+        raise NotImplementedError(f"{self.name} on waveforms")
+
+    def on_features(
+        self, views: Features, params: np.ndarray, seeds: np.ndarray, frontend: FrontendConfig
+    ) -> Features:
+        """The same on log-frequency features, (R, F, T) and (R, S, 4 T)."""
+        raise NotImplementedError(f"{self.name} on features")
+
+
+class HasSampleRate(Protocol):
+    """Any frontend's config."""
+
+    @property
+    def sample_rate_hz(self) -> int: ...
+
+
+def apply_chain(
+    chain: Sequence[Augmentation],
+    x: Views,
+    params: Mapping[str, np.ndarray],
+    applied: Mapping[str, np.ndarray],
+    seeds: Mapping[str, np.ndarray],
+    frontend: HasSampleRate,
+) -> Views:
+    """Each augmentation in turn changes the rows it is applied to; ``x`` itself is left as it is.
+
+    Args:
+        x: waveforms (R, N), or features of R views; of the latter, ``frontend`` is the config.
+        params: by name, (R, P) draws. Those of rows that are left alone do not matter.
+        applied: by name, (R,) bool. An augmentation that is missing is applied to no row.
+        seeds: by name, (R,) uint32.
+    """
+    for augmentation in chain:
+        name = augmentation.name
+        rows = np.flatnonzero(applied[name]) if name in applied else np.empty(0, np.int64)
+        possible = (
+            augmentation.on_features_too
+            if isinstance(x, Features)
+            else augmentation.on_waveforms_too
+        )
+        if not len(rows) or not possible:
+            continue
+        draws, row_seeds = np.asarray(params[name])[rows], np.asarray(seeds[name])[rows]
+        if isinstance(x, Features):
+            assert isinstance(frontend, FrontendConfig)
+            index = torch.from_numpy(rows).to(x.spectrum.device)
+            before = Features(x.spectrum[index], x.bands[index])
+            after = augmentation.on_features(before, draws, row_seeds, frontend)
+            x = Features(
+                x.spectrum.index_copy(0, index, after.spectrum),
+                x.bands.index_copy(0, index, after.bands),
+            )
+        else:
+            index = torch.from_numpy(rows).to(x.device)
+            changed = augmentation.on_waveforms(x[index], draws, row_seeds, frontend.sample_rate_hz)
+            x = x.index_copy(0, index, changed)
+    return x
+
+
+def column(values: np.ndarray, like: Tensor) -> Tensor:
+    """(R, ...) -> (R, ..., 1) float32 on the device of ``like``, to broadcast over time."""
+    return torch.as_tensor(values, dtype=torch.float32, device=like.device).unsqueeze(-1)
+
+
+def bin_frequencies_hz(frontend: FrontendConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of the spectrum's bins (F,), without margins, and of the bands (S,)."""
+    octave = (np.arange(frontend.n_bins) + frontend.margin_bins) / frontend.bins_per_octave
+    first_band_octave = frontend.n_octaves - frontend.n_band_octaves
+    band_octave = (np.arange(frontend.n_bands) + 0.5) / frontend.bands_per_octave
+    lowest_hz = frontend.top_hz / 2**frontend.n_octaves
+    return lowest_hz * 2**octave, lowest_hz * 2 ** (band_octave + first_band_octave)
