@@ -1,0 +1,232 @@
+"""Files -> tracks: every file is decoded once, in worker processes, and those that fail are listed.
+
+                 known and cached --------------------------------.
+    listed ---<                                                    >--- tracks, skipped
+                 else: worker: hash, decode, write draft -- room --'
+
+One process, this one, makes the room and gives drafts their final names; workers only write drafts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from loev_cli import audio
+from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.train.data.cache import Cache, Room, Stamp, digest_of
+from loev_cli.train.data.content import Content, waveform_blocks
+from loev_cli.train.data.rows import CachedRows, DecodedRows, RowSource, Track, make_rows
+from loev_cli.train.data.tracks import Listed
+from loev_cli.train.data.workers import run_each
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that gave no training data, and why."""
+
+    path: str
+    error: str
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a worker found out about a file. ``draft`` is the entry it wrote, if it had to."""
+
+    digest: str
+    stamp: Stamp
+    n_frames: int
+    draft: Path | None = None
+
+
+def load_tracks(
+    listed: Sequence[Listed],
+    content: Content,
+    cache: Cache | None,
+    *,
+    max_track_s: float,
+    n_workers: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[Track], list[Skipped]]:
+    """Tracks in the order listed, of the files that can be read; test files are left alone.
+
+    Of files with the same bytes one is taken (one to validate on, if there is one) and the others
+    are skipped: in contrast with each other they would be wrong negatives.
+
+    Args:
+        cache: None decodes every file anew whenever it is read.
+        max_track_s: what lies behind is not decoded.
+        n_workers: processes that decode; 0 decodes in this one, without shelter from a decoder
+            that crashes.
+
+    Raises:
+        OutputError: the cache cannot be written, or is too small for these tracks.
+    """
+    wanted = list({item.path: item for item in listed if item.split != "test"}.values())
+    progress = _Progress(len(wanted), on_progress)
+    read: dict[Path, _Read] = {}
+    failed: dict[Path, str] = {}
+    rows: RowSource
+    if cache is None:
+        rows = DecodedRows(content, max_track_s)
+        job = partial(_look_through, content=content, max_track_s=max_track_s)
+        for file, result in run_each(job, [item.path for item in wanted], n_workers):
+            _record(file, result, read, failed)
+            progress.advance()
+    else:
+        rows = CachedRows(cache, content, max_track_s)
+        _fill(cache, rows, [item.path for item in wanted], n_workers, read, failed, progress)
+    copies = _copies([item for item in wanted if item.path in read], read)
+    tracks = [
+        Track(
+            item.path,
+            read[item.path].digest,
+            read[item.path].stamp,
+            read[item.path].n_frames,
+            content.frames_per_s,
+            rows,
+            item.split,
+            item.group,
+        )
+        for item in wanted
+        if item.path in read and item.path not in copies
+    ]
+    reasons = failed | copies
+    skipped = [Skipped(str(i.path), reasons[i.path]) for i in wanted if i.path in reasons]
+    return tracks, skipped
+
+
+class _Progress:
+    def __init__(self, total: int, report: Callable[[int, int], None]) -> None:
+        self._done, self._total, self._report = 0, total, report
+        report(0, total)
+
+    def advance(self) -> None:
+        self._done += 1
+        self._report(self._done, self._total)
+
+
+def _fill(
+    cache: Cache,
+    rows: CachedRows,
+    files: Sequence[Path],
+    n_workers: int,
+    read: dict[Path, _Read],
+    failed: dict[Path, str],
+    progress: _Progress,
+) -> None:
+    """Every file's entry is in the cache afterwards, in ``read``; or the file is in ``failed``."""
+    cache.prepare()
+    room = Room(cache)
+    todo = []
+    for file in files:
+        found = _known(file, cache, rows)
+        if found is None:
+            todo.append(file)
+        else:
+            read[file] = found
+            room.claim(cache.key(found.digest, rows.content, rows.max_track_s))
+            progress.advance()
+    room.make(0)
+    if not todo:
+        return
+    with cache.drafts() as drafts:
+        job = partial(_store, rows=rows, drafts=drafts)
+        for file, result in run_each(job, todo, n_workers):
+            if isinstance(result, _Read):
+                key = cache.key(result.digest, rows.content, rows.max_track_s)
+                if result.draft:
+                    room.adopt(result.draft, key)
+                else:
+                    room.claim(key)
+            _record(file, result, read, failed)
+            progress.advance()
+
+
+def _known(file: Path, cache: Cache, rows: CachedRows) -> _Read | None:
+    """What the cache knows of a file without reading it."""
+    try:
+        stamp = Stamp.of(file)
+    except OSError:
+        return None  # the worker says why
+    digest = cache.known_digest(file, stamp)
+    if digest is None:
+        return None
+    n_frames = cache.n_frames(cache.key(digest, rows.content, rows.max_track_s), rows.content)
+    return None if n_frames is None else _Read(digest, stamp, n_frames)
+
+
+def _store(file: Path, rows: CachedRows, drafts: Path) -> _Read:
+    """Worker: see that there is an entry, or a draft of one."""
+    cache, content, max_track_s = rows.cache, rows.content, rows.max_track_s
+    with _steady(file) as stamp:
+        digest = digest_of(file)
+        key = cache.key(digest, content, max_track_s)
+        n_frames, draft = cache.n_frames(key, content), None
+        if n_frames is None:
+            made = make_rows(file, content, max_track_s)
+            n_frames = len(made)
+            # Two copies of a file may be made at once, so the name is not the key.
+            draft = drafts / f"{uuid.uuid4().hex}.npy"
+            cache.write_draft(made, draft)
+    cache.remember(file, stamp, digest, drafts)
+    return _Read(digest, stamp, n_frames, draft)
+
+
+def _look_through(file: Path, content: Content, max_track_s: float) -> _Read:
+    """Worker: decode a file to see that it can be, and how long it is."""
+    with _steady(file) as stamp:
+        digest = digest_of(file)
+        n_samples = sum(map(len, waveform_blocks(file, content, max_track_s)))
+    return _Read(digest, stamp, content.n_frames(n_samples))
+
+
+@contextlib.contextmanager
+def _steady(file: Path) -> Iterator[Stamp]:
+    """Around reading a file: its stamp, and an error if that is another one afterwards."""
+    try:
+        stamp = Stamp.of(file)
+        audio.probe(file)  # says what is wrong with a folder, a pipe or a text before it is hashed
+        yield stamp
+        if Stamp.of(file) != stamp:
+            raise InputError(f"{file}: changed while it was read", stage="decode")
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}", stage="open") from error
+
+
+def _record(
+    file: Path, result: _Read | InputError, read: dict[Path, _Read], failed: dict[Path, str]
+) -> None:
+    if isinstance(result, InputError):
+        failed[file] = str(result)
+    else:
+        read[file] = result
+
+
+def _copies(items: Sequence[Listed], read: dict[Path, _Read]) -> dict[Path, str]:
+    """Files whose bytes another one has too, all but one of each; and what they are copies of."""
+    first: dict[str, Path] = {}
+    copies: dict[Path, str] = {}
+    for item in sorted(items, key=lambda item: item.split != "val"):
+        original = first.setdefault(read[item.path].digest, item.path)
+        if original != item.path:
+            copies[item.path] = f"{item.path}: is a copy of {original}"
+    return copies
+
+
+def require_enough(tracks: Sequence[Track], skipped: Sequence[Skipped], batch_size: int) -> None:
+    """Raises LoevError where there are fewer tracks to train on than a batch needs."""
+    if not tracks and skipped:
+        raise LoevError(
+            f"none of {len(skipped)} files could be used", hint=f"first: {skipped[0].error}"
+        )
+    if len(tracks) < batch_size:
+        fits = f"use --batch-size {len(tracks)} or less, or " if tracks else ""
+        raise UsageError(
+            f"{len(tracks)} usable tracks are fewer than the batch of {batch_size}",
+            hint=f"{fits}add music",
+        )
