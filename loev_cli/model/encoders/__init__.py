@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.model.encoders.sf_nfnet import SfNfnetF0
 from loev_cli.model.encoders.small import SmallEncoder
-from loev_cli.model.frontend import FrontendConfig, LogFrequency
+from loev_cli.model.frontend import FrontendConfig, LogFrequency, MelConfig, MelSpectrogram
 
 
 class Encoder(Protocol):
@@ -60,6 +61,14 @@ ENCODERS: Mapping[str, EncoderKind] = {
         window_n_samples=163840,
         head_dims=(256, 128),
         head_final_relu=False,
+    ),
+    "sf-nfnet-f0": EncoderKind(
+        encoder=SfNfnetF0,
+        frontend=MelSpectrogram,
+        frontend_config=MelConfig,
+        window_n_samples=48000,
+        head_dims=(512, 128),
+        head_final_relu=True,
     ),
 }
 
