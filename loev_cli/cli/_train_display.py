@@ -19,6 +19,8 @@ from loev_cli.train.metrics import mean_losses
 
 if TYPE_CHECKING:
     from loev_cli.train.data import Skipped
+    from loev_cli.train.plan import Plan
+    from loev_cli.train.validation import Validation
 
 _LINE_EVERY_S = 30.0
 _N_SMOOTHED = 20
@@ -55,11 +57,14 @@ class TrainDisplay:
         elif self._line_is_due() or done == total:
             self._line(f"reading audio: {done} of {total} files")
 
-    def tracks(self, n_tracks: int, skipped: list[Skipped]) -> None:
+    def tracks(self, n_train: int, n_val: int, skipped: list[Skipped]) -> None:
         """Decoding is over."""
         for item in skipped:
             self.console.print(f"skipped: {item.error}", style="yellow", markup=False)
-        self.console.print(f"{n_tracks} tracks, {len(skipped)} skipped", markup=False)
+        validated = f"{n_val} to validate on" if n_val else "none to validate on"
+        self.console.print(
+            f"{n_train} tracks, {len(skipped)} skipped, {validated}", markup=False, highlight=False
+        )
 
     def step(self, progress: StepProgress) -> None:
         """One step is done."""
@@ -74,6 +79,14 @@ class TrainDisplay:
                 f"wait {self._mean(lambda p: p.data_wait_share):.0%}  "
                 f"{clock(progress.remaining_s)} left"
             )
+
+    def validation(self, step: int, validation: Validation) -> None:
+        """The model was measured on tracks it does not train on."""
+        losses = "  ".join(f"{head} {loss:.3f}" for head, loss in validation.losses.items())
+        self._line(f"validation at step {step}  loss {validation.loss:.3f}  {losses}")
+        for subspace, moved in validation.sensitivity.items():
+            row = "  ".join(f"{aug} {value:.2f}" for aug, value in moved.items())
+            self._line(f"  {subspace} moved by  {row}")
 
     def _losses(self) -> dict[str, float]:
         return mean_losses([progress.losses for progress in self._recent])
@@ -109,3 +122,36 @@ class TrainDisplay:
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def plan_table(plan: Plan, batch_size: int) -> Table:
+    """What ``--dry-run`` shows."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    subspaces = ", ".join(f"{name} {dim}" for name, dim in plan.subspaces.items())
+    parts = {
+        "weights and optimiser": plan.weight_bytes,
+        "activations": plan.activation_bytes,
+        "comparison of rows": plan.similarity_bytes,
+    }
+    rows = {
+        "files": f"{plan.n_files}, {plan.hours:.1f} h of audio, {len(plan.unreadable)} unreadable",
+        "to validate on": f"up to {plan.n_val_wanted} tracks" if plan.n_val_wanted > 1 else "none",
+        "views": f"{batch_size} tracks x {plan.n_views} per step, made on {plan.views_on}",
+        "steps per epoch": str(plan.steps_per_epoch),
+        "subspaces": subspaces,
+        "parameters": f"{plan.n_parameters / 1e6:.2f} million",
+        "a step": f"about {plan.step_s:.2g} s here, by a trial, if data is never waited for",
+        "memory": f"{_size(plan.memory_bytes)} ("
+        + ", ".join(f"{what} {_size(n)}" for what, n in parts.items())
+        + ") besides the program and its batches",
+        "cache": _size(plan.cache_bytes),
+    }
+    for what, value in rows.items():
+        table.add_row(what, value)
+    return table
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

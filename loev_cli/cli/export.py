@@ -67,7 +67,7 @@ def export(
         name=model_name,
         augmentations=pipeline.augmentation_ranges(trained.config),
         training=trained.facts,
-        card=model_card(model_name, trained.config, trained.facts),
+        card=model_card(model_name, trained.model.spec, trained.facts, trained.validation),
         overwrite=overwrite,
     )
     if not quiet:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr
+from loev_cli.cli._console import log_to_stderr, say
 from loev_cli.cli.export import export
 from loev_cli.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
     from loev_cli.train.config import TrainConfig
+    from loev_cli.train.data import Cache
 
 _WHAT = "What to train"
 _HOW = "How long and how"
@@ -70,6 +71,23 @@ def train(
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    view_scheme: Annotated[
+        str | None,
+        typer.Option(
+            help="How views of a track share augmentations: shared (default), or the paper's "
+            "independent.",
+            metavar="SCHEME",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    positives: Annotated[
+        str | None,
+        typer.Option(
+            help="Crops of a track that are compared: same, adjacent or random (default).",
+            metavar="CROPS",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -86,7 +104,27 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Tracks per step; default 64.", metavar="N", rich_help_panel=_HOW),
+        typer.Option(
+            help="Tracks per step, over all processes; default 64.",
+            metavar="N",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    micro_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Tracks that go through the encoder at once: less memory, the same loss.",
+            metavar="N",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="auto is bf16 on CUDA, fp32 on a CPU.",
+            metavar="auto|fp32|bf16",
+            rich_help_panel=_HOW,
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -97,10 +135,11 @@ def train(
         ),
     ] = None,
     config: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="TOML file of settings, such as a run's config.toml; options override it.",
-            metavar="FILE",
+            help="TOML file of settings, such as a run's config.toml, or one that comes along: "
+            "paper, laptop, loevpp-small. Options override it.",
+            metavar="FILE|NAME",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -141,18 +180,45 @@ def train(
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Folder where features of the audio are kept for later runs; default "
+            help="Folder where decoded tracks are kept for later runs; default "
             "~/.cache/loev/features.",
             metavar="FOLDER",
             rich_help_panel=_WHERE,
         ),
     ] = None,
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="Keep nothing on disk: decode every track again whenever it is needed. Slow.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = False,
+    cache_gb: Annotated[
+        float | None,
+        typer.Option(
+            help="How large the cache may grow; the least recently used goes first. Default 50.",
+            metavar="GB",
+            show_default=False,
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only show what would be trained, and the memory and disk it needs.",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Train a model on a folder of music.
 
     Example: loev train ./music --augs pitch,tempo --minutes 60 --out runs/mine
+
+    Several processes: torchrun --nproc-per-node 4 -m loev_cli train ./music --out runs/mine
     """
     if debug:
         log_to_stderr()
@@ -163,42 +229,75 @@ def train(
         "augs": [a.strip() for a in augs.split(",") if a.strip()] if augs is not None else None,
         "method": method,
         "encoder": encoder,
+        "view_scheme": view_scheme,
+        "positives": positives,
         "steps": steps,
         "minutes": minutes,
         "batch_size": batch_size,
+        "micro_batch_size": micro_batch_size,
+        "precision": precision,
         "seed": seed,
     }
     with needs_extra("loev train", "train"):
         from loev_cli.cli._train_display import TrainDisplay
         from loev_cli.train import pipeline
-        from loev_cli.train.loop import LAST_CHECKPOINT
+        from loev_cli.train.checkpoint import FOLDER, LAST
+        from loev_cli.train.distributed import is_main_process
     if resume and config is None and (out / pipeline.CONFIG_FILE).exists():
-        config = out / pipeline.CONFIG_FILE
+        config = str(out / pipeline.CONFIG_FILE)
     settings = _settings(config, set_ or [], named)
     if not settings.data:
         raise UsageError("what should it train on? give DATA", hint="a folder of audio, say")
-
+    if dry_run:
+        _show_plan(settings, out, device)
+        return
     try:
-        with TrainDisplay(quiet=quiet) as display:
+        with TrainDisplay(quiet=quiet or not is_main_process()) as display:
             checkpoint = pipeline.run(
                 settings,
                 out,
                 resume=resume,
                 init=init,
                 device=device,
-                cache=cache,
+                cache=None if no_cache else _cache(cache, cache_gb),
                 n_workers=workers,
-                events=pipeline.Events(display.features, display.tracks, display.step),
+                events=pipeline.Events(
+                    display.features, display.tracks, display.step, display.validation
+                ),
             )
     except KeyboardInterrupt as interrupt:
-        if (out / "checkpoints" / LAST_CHECKPOINT).exists():
+        if (out / FOLDER / LAST).exists():
             interrupt.add_note(f"go on from {out} with the same command and --resume")
         raise
-    export(checkpoint, out / "bundle", name or out.name, overwrite=True, quiet=quiet)
+    if checkpoint is not None:
+        export(checkpoint, out / "bundle", name or out.name, overwrite=True, quiet=quiet)
+
+
+def _cache(folder: Path | None, max_gb: float | None) -> Cache:
+    from loev_cli.train.data import DEFAULT_MAX_BYTES, Cache, default_cache
+
+    if max_gb is not None and max_gb <= 0:
+        raise UsageError(f"--cache-gb is {max_gb:g}, it must be above 0", hint="or use --no-cache")
+    max_bytes = DEFAULT_MAX_BYTES if max_gb is None else int(max_gb * 1e9)
+    return Cache(folder or default_cache(), max_bytes)
+
+
+def _show_plan(settings: TrainConfig, out: Path, device: str) -> None:
+    from rich.console import Console
+
+    from loev_cli.cli._train_display import plan_table
+    from loev_cli.train.loop import Trainer
+    from loev_cli.train.pipeline import pick_device
+    from loev_cli.train.plan import make_plan
+
+    plan = make_plan(settings, Trainer(settings, out, device=pick_device(device)))
+    for error in plan.unreadable:
+        say(f"unreadable: {error}")
+    Console().print(plan_table(plan, settings.batch_size))
 
 
 def _settings(
-    config_file: Path | None, assignments: list[str], named: dict[str, Any]
+    config_file: str | None, assignments: list[str], named: dict[str, Any]
 ) -> TrainConfig:
     """Defaults, then the file, then --set, then the named options."""
     from loev_cli.train.config import TrainConfig, from_mapping, parse_assignment, read_toml

@@ -11,14 +11,19 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.model.loev import METHODS, TRAINABLE_METHODS, Method
+from loev_cli.model.names import METHODS, Method
 from loev_cli.train.augment.config import EQUIVARIANT, AugmentationsConfig
 from loev_cli.train.losses import VIEW_SCHEMES, ViewScheme
 
 T = TypeVar("T")
+
+ViewsOn = Literal["auto", "features", "waveforms"]
+Positives = Literal["same", "adjacent", "random"]
+TrainPrecision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,25 @@ class TrainConfig:
 
     Attributes:
         data: folder, file list or manifest of audio.
+        augs: augmentations with a subspace of their own. Method ``cl`` has none, and is to be
+            blind to all of them.
+        view_scheme: see :mod:`loev_cli.train.views`.
+        views_on: where pitch, tempo and the base chain are changed: on the encoder's features or
+            on waveforms; `auto` takes features where the encoder's frontend is log-frequency.
+        positives: which crops of a track are compared: the `same`, `adjacent` or any (`random`).
+        n_views: V, views per track; None for what the scheme needs.
         steps: optimiser steps; None to train for ``minutes``.
-        batch_size: tracks B per step; every track gives V views.
+        batch_size: tracks B per step, over all processes; every track gives V views.
+        micro_batch_size: tracks that go through the encoder at once; None for all. Less memory,
+            the same loss over the whole batch (GradCache).
+        precision: of the encoder; `auto` is bf16 on CUDA, fp32 on a CPU.
         lr: peak learning rate, after ``warmup_steps`` and before a cosine down to 1 %.
-        max_track_s: longer tracks are cut there, so that the feature cache stays small.
+        ema_decay: keep an exponential moving average of the weights and give that; 0 for none.
+        head_dims, head_final_relu, window_n_samples: None for what the encoder usually has.
+        val_fraction: share of the tracks kept aside to validate on, where a manifest has no
+            rows with ``split`` = val.
+        validate_every: steps between validations.
+        max_track_s: longer tracks are cut there, so that the cache stays small.
     """
 
     data: str = ""
@@ -38,36 +58,38 @@ class TrainConfig:
     encoder: str = "small"
     augs: tuple[str, ...] = ("pitch", "tempo")
     view_scheme: ViewScheme = "shared"
+    views_on: ViewsOn = "auto"
+    positives: Positives = "random"
+    n_views: int | None = None
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 64
+    micro_batch_size: int | None = None
+    precision: TrainPrecision = "auto"
     seed: int = 0
     lr: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 0.05
     clip_norm: float = 1.0
+    ema_decay: float = 0.0
     temperature: float = 0.1
-    head_dims: tuple[int, ...] = (256, 128)
-    window_n_samples: int = 163840
+    head_dims: tuple[int, ...] | None = None
+    head_final_relu: bool | None = None
+    window_n_samples: int | None = None
     max_track_s: float = 600.0
+    val_fraction: float = 0.05
+    validate_every: int = 500
     checkpoint_every_s: float = 120.0
     encoder_options: dict[str, Any] = field(default_factory=dict)
     augmentations: AugmentationsConfig = field(default_factory=AugmentationsConfig)
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(f"no method '{self.method}'", hint=f"methods: {', '.join(METHODS)}")
-        if self.method not in TRAINABLE_METHODS:
-            raise UsageError(
-                f"method '{self.method}' cannot be trained yet",
-                hint=f"methods today: {', '.join(TRAINABLE_METHODS)}",
-            )
-        if self.view_scheme not in VIEW_SCHEMES:
-            raise UsageError(
-                f"no view scheme '{self.view_scheme}'", hint=f"schemes: {', '.join(VIEW_SCHEMES)}"
-            )
-        if self.view_scheme != "shared":
-            raise UsageError("view scheme 'independent' cannot be trained yet", hint="use 'shared'")
+        for key, known in _CHOICES.items():
+            value = getattr(self, key)
+            if value not in known:
+                raise UsageError(
+                    f"no {key.replace('_', ' ')} '{value}'", hint=nearest(value, known, "known")
+                )
         if not self.augs:
             raise UsageError("augs is empty", hint=f"choose from {', '.join(EQUIVARIANT)}")
         for aug in self.augs:
@@ -77,15 +99,30 @@ class TrainConfig:
                 )
         if len(set(self.augs)) < len(self.augs):
             raise UsageError(f"augs names one twice: {', '.join(self.augs)}")
-        for key in ("batch_size", "lr", "temperature", "clip_norm", "max_track_s"):
-            if not getattr(self, key) > 0:
-                raise UsageError(f"{key} is {getattr(self, key)}, it must be above 0")
-        if self.batch_size < 2:
-            raise UsageError("batch_size is 1: contrast needs at least 2 tracks")
-        for key in ("steps", "minutes"):
+        for key in _ABOVE_ZERO:
             value = getattr(self, key)
             if value is not None and not value > 0:
                 raise UsageError(f"{key} is {value}, it must be above 0")
+        for key in ("val_fraction", "ema_decay"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UsageError(f"{key} is {getattr(self, key)}, it must be 0 or more and below 1")
+        if self.batch_size < 2:
+            raise UsageError("batch_size is 1: contrast needs at least 2 tracks")
+        if self.n_views is not None and self.n_views < 2:
+            raise UsageError(f"n_views is {self.n_views}: contrast needs at least 2 views")
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "method": METHODS,
+    "view_scheme": VIEW_SCHEMES,
+    "views_on": get_args(ViewsOn),
+    "positives": get_args(Positives),
+    "precision": get_args(TrainPrecision),
+}
+_ABOVE_ZERO = (
+    *("steps", "minutes", "batch_size", "micro_batch_size", "lr", "temperature", "clip_norm"),
+    *("max_track_s", "window_n_samples", "validate_every"),
+)
 
 
 def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...], what: str) -> str:
@@ -112,12 +149,15 @@ def from_mapping(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
+    if get_origin(kind) in (UnionType, Union):  # X | None
+        if value is None:
+            return None
+        kind = next(k for k in get_args(kind) if k is not type(None))
     if is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
             raise UsageError(f"'{where}' must be a table, not {value!r}")
         return from_mapping(kind, value, f"{where}.")
-    origin = getattr(kind, "__origin__", None)
-    if origin is tuple:
+    if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise UsageError(f"'{where}' must be a list, not {value!r}")
         args = get_args(kind)
@@ -129,18 +169,33 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     scalar = {int: int, float: float, str: str, bool: bool}.get(kind)
     if scalar and (not isinstance(value, scalar) or (isinstance(value, bool) and kind is not bool)):
         raise UsageError(f"'{where}' must be of type {kind.__name__}, not {value!r}")
-    if kind == float | None and isinstance(value, int):
-        return float(value)
     return value
 
 
-def read_toml(file: Path) -> dict[str, Any]:
-    """Raises UsageError where the file is missing or is not TOML."""
+_SHIPPED = Path(__file__).parent / "configs"
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs that come along, for ``--config``."""
+    return sorted(file.stem for file in _SHIPPED.glob("*.toml"))
+
+
+def read_toml(config: str) -> dict[str, Any]:
+    """Settings of a TOML file, or of a config that comes along, by its name.
+
+    Raises:
+        UsageError: neither, or not TOML.
+    """
+    file = _SHIPPED / f"{config}.toml" if config in shipped_configs() else Path(config)
     try:
         with file.open("rb") as stream:
             return tomllib.load(stream)
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read config {file}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"cannot read config {config}: {reason}",
+            hint=f"a TOML file, or one of {', '.join(shipped_configs())}",
+        ) from error
 
 
 def to_toml(config: TrainConfig) -> str:

@@ -1,51 +1,66 @@
-"""The training loop: steps, schedule, checkpoints.
+"""The training loop: steps, schedule, validation, checkpoints.
 
-    batch --model--> projections --loss per head--> optimiser
+    batch --encoder, heads--> projections --loss per head--> gradients --> optimiser
+          \\___________________ objective.py ______________________/
 
-The batch of step n depends on the seed and n alone, so a resumed run goes on exactly as if it had
-never stopped.
+The batch of step n depends on the seed and n alone, and so does what is random in the encoder, so
+a resumed run goes on exactly as if it had never stopped.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from loev_cli.errors import LoevError, OutputError, UsageError
-from loev_cli.model.frontend import Features
-from loev_cli.model.loev import LoevModel, ModelSpec
-from loev_cli.train.batches import BatchMaker, Prefetcher
+from loev_cli.errors import LoevError, UsageError
+from loev_cli.model import LoevModel, ModelSpec
+from loev_cli.train.batches import Batch, BatchMaker, Prefetcher
+from loev_cli.train.checkpoint import BEST, FOLDER, LAST, load_checkpoint, write_checkpoint
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Track
-from loev_cli.train.losses import ViewLabels, loev_losses, mean_loss
-from loev_cli.train.metrics import METRICS_FILE, MetricsFile, Progress, mean_losses
+from loev_cli.train.distributed import Group, check_batch, describe
+from loev_cli.train.metrics import (
+    METRICS_FILE,
+    VALIDATION_FILE,
+    MetricsFile,
+    Progress,
+    TensorBoard,
+    mean_losses,
+)
+from loev_cli.train.objective import Objective, StepResult
+from loev_cli.train.validation import Validation, Validator
 
+FAILED_BATCH_FILE = "failed-batch.pt"
 _N_RECENT = 50  # steps over which a reported loss is averaged
 _FINAL_LR = 0.01  # share of the peak at the end of the cosine
 _MAX_WARMUP = 0.1  # a short run has warmed up after this share of it, whatever `warmup_steps` says
-LAST_CHECKPOINT = "last.pt"
+# What may change between sessions of one run: none of it changes what a step computes.
+_MAY_CHANGE = ("steps", "minutes", "checkpoint_every_s", "validate_every", "micro_batch_size")
 
 
 def model_spec(config: TrainConfig) -> ModelSpec:
     """The model that ``config`` trains."""
-    return ModelSpec(
+    return ModelSpec.of(
+        config.encoder,
         method=config.method,
         augs=config.augs,
-        encoder=config.encoder,
         window_n_samples=config.window_n_samples,
         encoder_options=config.encoder_options,
         head_dims=config.head_dims,
+        head_final_relu=config.head_final_relu,
     )
 
 
@@ -55,8 +70,9 @@ class Trainer:
     Everything that ``config`` can get wrong shows here, before a file is decoded.
 
     Args:
-        out: the run's folder; ``checkpoints/`` and ``metrics.csv`` are written there.
+        out: the run's folder; checkpoints, metrics and events are written there by rank 0.
         init: start from these weights instead of random ones.
+        group: the processes that train together.
 
     Raises:
         UsageError: a config that cannot be trained.
@@ -69,58 +85,84 @@ class Trainer:
         *,
         device: torch.device | None = None,
         init: LoevModel | None = None,
+        group: Group | None = None,
     ) -> None:
         if config.steps is None and config.minutes is None:
             raise UsageError("how long to train? give --steps or --minutes")
         self.config = config
         self.out = out
         self.device = device or torch.device("cpu")
+        self.group = group or Group()
+        check_batch(config.batch_size, self.group.world_size)
         torch.manual_seed(config.seed)
         spec = model_spec(config)
         if init is not None and init.spec != spec:
             raise UsageError(
                 "the weights to start from are of a model of another shape",
-                hint="take encoder, augs and dimensions from its config",
+                hint="take method, encoder, augs and dimensions from its config",
             )
         self.model = LoevModel(spec)
         if init is not None:
             self.model.load_state_dict(init.state_dict())
+        self.make_batch = BatchMaker(
+            config,
+            spec,
+            device=self.device,
+            rank=self.group.rank,
+            world_size=self.group.world_size,
+        )
         # Convolutions of few channels run up to twice as fast with channels last.
         self.model.to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
+        self.average = copy.deepcopy(self.model).eval() if config.ema_decay else None
         self.optimiser = torch.optim.AdamW(_decay_groups(self.model, config.weight_decay), lr=0.0)
-        self.make_batch = BatchMaker(config, spec)
+        micro = config.micro_batch_size
+        self.objective = Objective(
+            config,
+            self.group,
+            n_rows_at_once=micro * self.make_batch.n_views if micro else None,
+            autocast=partial(_autocast, config, self.device),
+        )
         self.n_tracks = 0
         self.step = 0
         self.elapsed_s = 0.0
         self.recent_losses: deque[dict[str, float]] = deque(maxlen=_N_RECENT)
+        self.validation: Validation | None = None
+        self.best_loss = math.inf
         self._updating = False
 
     def run(
         self,
         tracks: Sequence[Track],
-        report: Callable[[Progress], None] = lambda progress: None,
+        val_tracks: Sequence[Track] = (),
+        *,
+        on_step: Callable[[Progress], None] = lambda progress: None,
+        on_validation: Callable[[int, Validation], None] = lambda step, validation: None,
     ) -> None:
         """Train until the steps or minutes are done. Interrupted, it saves a checkpoint.
 
         Raises:
-            LoevError: the loss stopped being a number.
+            LoevError: the loss stopped being a number, or another process failed.
             OutputError: a checkpoint or the metrics cannot be written.
         """
-        (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.n_tracks = len(tracks)
         saved_at = time.monotonic()
+        validate = self._validator(val_tracks)
         try:
-            with (
-                Prefetcher(partial(self.make_batch, tracks), self.step) as batches,
-                MetricsFile(self.out / METRICS_FILE, self.step) as metrics,
-            ):
+            with ExitStack() as stack:
+                log = _Log(self.out, self.step, stack) if self.group.is_main else None
+                make = partial(self.make_batch, tracks)
+                batches = stack.enter_context(Prefetcher(make, self.step))
                 while self.share_done() < 1:
                     progress = self._train_step(batches)
                     self.recent_losses.append(progress.losses)
-                    metrics.write(progress)
-                    report(progress)
+                    if log:
+                        log.step(progress)
+                    on_step(progress)
+                    is_due = self.step % self.config.validate_every == 0
+                    if validate and log and (is_due or self.share_done() >= 1):
+                        self._validate(validate, log, on_validation)
                     if time.monotonic() - saved_at > self.config.checkpoint_every_s:
                         self.save()
                         saved_at = time.monotonic()
@@ -140,6 +182,11 @@ class Trainer:
             shares.append(self.elapsed_s / (60 * self.config.minutes))
         return min(1.0, max(shares))
 
+    @property
+    def result(self) -> LoevModel:
+        """The model that is validated and given away: the average of the weights if one is kept."""
+        return self.average or self.model
+
     def _train_step(self, batches: Prefetcher) -> Progress:
         began = time.monotonic()
         batch = batches.next()
@@ -147,46 +194,72 @@ class Trainer:
         lr = self._lr()
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        features = Features(*(x.to(self.device) for x in batch.features))
-        losses = self._losses(features, batch.labels)
-        loss = mean_loss(losses)
-        if not torch.isfinite(loss):
-            raise LoevError(
-                f"the loss is {loss.item()} at step {self.step}",
-                hint="lower the learning rate, or --resume from the last checkpoint",
-            )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        took_s = time.monotonic() - began
+        found = self.objective.backward(self.model, batch, self.step)
+        if not torch.isfinite(found.loss):
+            self._give_up(batch, found)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if not torch.isfinite(norm):
+            self._give_up(batch, found)
+        losses = {head: float(loss) for head, loss in found.losses.items()}
+        # All processes must agree on when the minutes are over.
+        took_s = self.group.from_main(time.monotonic() - began)
         self._updating = True
         self.optimiser.step()
+        self.model.track(found.embeddings)
+        self._follow()
         self.step += 1
         self.elapsed_s += took_s
         self._updating = False
-        window_s = self.config.window_n_samples / self.model.spec.frontend.sample_rate_hz
+        n_views = self.config.batch_size * self.make_batch.n_views
         return Progress(
             step=self.step,
             share_done=self.share_done(),
             elapsed_s=self.elapsed_s,
             lr=lr,
-            loss=loss.item(),
-            losses={head: value.item() for head, value in losses.items()},
-            audio_s_per_s=len(batch.labels.track) * window_s / took_s,
+            loss=float(found.loss),
+            losses=losses,
+            audio_s_per_s=n_views * self.model.spec.window_s / took_s,
             data_wait_share=waited_s / took_s,
         )
 
-    def _losses(self, features: Features, labels: ViewLabels) -> dict[str, Tensor]:
-        labels = ViewLabels(
-            labels.track.to(self.device),
-            {aug: draws.to(self.device) for aug, draws in labels.draws.items()},
-        )
-        return loev_losses(
-            self.model.project(features),
-            labels,
-            method=self.config.method,
-            scheme=self.config.view_scheme,
-            temperature=self.config.temperature,
+    def _follow(self) -> None:
+        """The average of the weights moves towards them; statistics are copied."""
+        if self.average is None:
+            return
+        with torch.no_grad():
+            # While there is little to average, as many steps count as there have been.
+            decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
+            for average, weight in zip(
+                self.average.parameters(), self.model.parameters(), strict=True
+            ):
+                average.lerp_(weight, 1 - decay)
+            for kept, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                kept.copy_(buffer)
+
+    def _give_up(self, batch: Batch, found: StepResult) -> None:
+        """Raises LoevError; the batch stays for whoever looks into it."""
+        kept = ""
+        if self.group.is_main:
+            file = self.out / FAILED_BATCH_FILE
+            features = batch.features
+            tensors = [features] if isinstance(features, torch.Tensor) else list(features)
+            state = {
+                "step": self.step,
+                "losses": {head: float(loss) for head, loss in found.losses.items()},
+                "paths": list(batch.paths),
+                "features": [x.cpu() for x in tensors],
+                "tracks": batch.labels.track.cpu(),
+                "draws": {aug: draws.cpu() for aug, draws in batch.labels.draws.items()},
+            }
+            write_checkpoint(file, state)
+            kept = f"; the batch is in {file}"
+        what = f"loss is {float(found.loss):g}"
+        if torch.isfinite(found.loss):
+            what = "gradient is not finite"
+        raise LoevError(
+            f"the {what} at step {self.step}{kept}",
+            hint="lower the learning rate, or --resume from the last checkpoint",
         )
 
     def _lr(self) -> float:
@@ -200,31 +273,48 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * self.share_done()))
         return self.config.lr * warm_up * (_FINAL_LR + (1 - _FINAL_LR) * cosine)
 
-    def save(self) -> Path:
-        """Write ``checkpoints/last.pt``; the one before stays whole until this one is.
+    def _validator(self, tracks: Sequence[Track]) -> Validator | None:
+        if not tracks or not self.group.is_main:
+            return None
+        alone = Objective(
+            self.config,
+            Group(),
+            n_rows_at_once=self.objective.n_rows_at_once,
+            autocast=self.objective.autocast,
+        )
+        return Validator(self.config, self.model.spec, tracks, alone, self.device)
+
+    def _validate(
+        self, validate: Validator, log: _Log, report: Callable[[int, Validation], None]
+    ) -> None:
+        self.validation = validate(self.result)
+        log.validation(self.step, self.validation)
+        report(self.step, self.validation)
+        if self.validation.loss < self.best_loss:
+            self.best_loss = self.validation.loss
+            self.save(BEST)
+
+    def save(self, name: str = LAST) -> None:
+        """Write ``checkpoints/last.pt``, or `best.pt`, which holds no optimiser.
 
         Raises:
             OutputError: no space, no permission.
         """
-        file = self.out / "checkpoints" / LAST_CHECKPOINT
-        draft = file.with_name(f".{file.name}.tmp")
-        state = {
+        if not self.group.is_main:
+            return
+        state: dict[str, Any] = {
             "config": dataclasses.asdict(self.config),
             "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
             "step": self.step,
             "elapsed_s": self.elapsed_s,
+            "best_loss": self.best_loss,
+            "validation": dataclasses.asdict(self.validation) if self.validation else None,
             "facts": self.facts(),
         }
-        try:
-            torch.save(state, draft)
-            with draft.open("rb") as stream:
-                os.fsync(stream.fileno())
-            draft.replace(file)
-        except (OSError, RuntimeError) as error:
-            draft.unlink(missing_ok=True)
-            raise OutputError(f"cannot write checkpoint {file}: {error}") from error
-        return file
+        if name == LAST:
+            state["optimiser"] = self.optimiser.state_dict()
+        write_checkpoint(self.out / FOLDER / name, state)
 
     def facts(self) -> dict[str, Any]:
         """How the weights came about: what a bundle records and its card tells."""
@@ -239,6 +329,7 @@ class Trainer:
             "hardware": torch.cuda.get_device_name(self.device)
             if is_cuda
             else f"{platform.machine()} CPU, {os.cpu_count()} cores",
+            **describe(self.group),
             "torch": str(torch.__version__),
             **{f"loss_{head}": round(v, 4) for head, v in mean_losses(self.recent_losses).items()},
         }
@@ -247,7 +338,7 @@ class Trainer:
         """Go on from a checkpoint of the same run.
 
         Raises:
-            UsageError: it is of a run with another config.
+            UsageError: it is of a run with another config, or cannot be gone on from.
         """
         state = load_checkpoint(file)
         saved, now = (_what_must_agree(c) for c in (state["config"], self.config))
@@ -257,10 +348,41 @@ class Trainer:
                 f"{file} was trained with other settings: {', '.join(differing)}",
                 hint="use the settings in its config.toml, or another --out",
             )
+        if "optimiser" not in state:
+            raise UsageError(f"{file} holds no optimiser to go on with", hint=f"use {LAST}")
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
         self.elapsed_s = state["elapsed_s"]
+        self.best_loss = state["best_loss"]
+        if state["validation"]:
+            self.validation = Validation(**state["validation"])
+
+
+class _Log:
+    """The files that keep what happened; closed with the ``stack``."""
+
+    def __init__(self, out: Path, step: int, stack: ExitStack) -> None:
+        self.metrics = stack.enter_context(MetricsFile(out / METRICS_FILE, step))
+        self.validations = stack.enter_context(MetricsFile(out / VALIDATION_FILE, step))
+        self.board = stack.enter_context(TensorBoard(out, step))
+
+    def step(self, progress: Progress) -> None:
+        self.metrics.write(progress.step, progress.values())
+        self.board.write(progress.step, progress.values(), prefix="train")
+
+    def validation(self, step: int, validation: Validation) -> None:
+        self.validations.write(step, validation.values())
+        self.board.write(step, validation.values(), prefix="validation")
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> Any:
+    wanted = config.precision
+    if wanted == "auto":
+        wanted = "bf16" if device.type == "cuda" else "fp32"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted == "bf16")
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -273,24 +395,7 @@ def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     ]
 
 
-def _what_must_agree(config: TrainConfig | dict[str, Any]) -> dict[str, Any]:
+def _what_must_agree(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
     """A config without what may change between sessions of one run."""
-    values = config if isinstance(config, dict) else dataclasses.asdict(config)
-    return {k: v for k, v in values.items() if k not in ("steps", "minutes", "checkpoint_every_s")}
-
-
-def load_checkpoint(file: Path) -> dict[str, Any]:
-    """A training checkpoint, read without unpickling anything but tensors and plain values.
-
-    Raises:
-        UsageError: no such file, or not a checkpoint of ours.
-    """
-    if not file.is_file():
-        raise UsageError(f"no checkpoint {file}")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever a foreign file provokes in it
-        raise UsageError(f"{file} is not a checkpoint, or a damaged one") from error
-    if not isinstance(state, dict) or not {"config", "model", "step", "facts"} <= state.keys():
-        raise UsageError(f"{file} is not a checkpoint of loev")
-    return state
+    values = config if isinstance(config, Mapping) else dataclasses.asdict(config)
+    return {k: v for k, v in values.items() if k not in _MAY_CHANGE}

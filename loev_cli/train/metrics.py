@@ -1,4 +1,4 @@
-"""What a run reports of every step, and the file that keeps it."""
+"""What a run reports of every step, and the files that keep it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 METRICS_FILE = "metrics.csv"
+VALIDATION_FILE = "validation.csv"
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Progress:
         losses: per head.
         share_done: 0 to 1 of the steps or minutes asked for.
         elapsed_s: training time, all sessions of the run together.
-        audio_s_per_s: seconds of views seen per second.
+        audio_s_per_s: seconds of views seen per second, by all processes.
         data_wait_share: share of the last step's time spent waiting for its batch.
     """
 
@@ -36,6 +37,17 @@ class Progress:
         """Training time left, if it goes on at this pace."""
         return self.elapsed_s * (1 - self.share_done) / max(self.share_done, 1e-9)
 
+    def values(self) -> dict[str, float]:
+        """By column of ``metrics.csv``."""
+        return {
+            "elapsed_s": self.elapsed_s,
+            "lr": self.lr,
+            "loss": self.loss,
+            **{f"loss_{head}": value for head, value in self.losses.items()},
+            "audio_s_per_s": self.audio_s_per_s,
+            "data_wait_share": self.data_wait_share,
+        }
+
 
 def mean_losses(rows: Collection[Mapping[str, float]]) -> dict[str, float]:
     """Loss per head, averaged over ``rows``; empty for none."""
@@ -44,7 +56,7 @@ def mean_losses(rows: Collection[Mapping[str, float]]) -> dict[str, float]:
 
 
 class MetricsFile:
-    """``metrics.csv``, one row per step; rows past the step a run resumes from are dropped."""
+    """A CSV with a row per step; rows past the step a run resumes from are dropped."""
 
     def __init__(self, file: Path, step: int) -> None:
         self.file = file
@@ -60,20 +72,12 @@ class MetricsFile:
                 if not row[0].isdigit() or int(row[0]) <= step:
                     yield row
 
-    def write(self, progress: Progress) -> None:
-        values = {
-            "step": progress.step,
-            "elapsed_s": f"{progress.elapsed_s:.3f}",
-            "lr": f"{progress.lr:.6g}",
-            "loss": f"{progress.loss:.6g}",
-            **{f"loss_{head}": f"{value:.6g}" for head, value in progress.losses.items()},
-            "audio_s_per_s": f"{progress.audio_s_per_s:.1f}",
-            "data_wait_share": f"{progress.data_wait_share:.4f}",
-        }
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One row; every row has the same columns."""
         if not self._has_header:
-            self._writer.writerow(values)
+            self._writer.writerow(["step", *values])
             self._has_header = True
-        self._writer.writerow(values.values())
+        self._writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
         self._stream.flush()
 
     def __enter__(self) -> MetricsFile:
@@ -81,3 +85,24 @@ class MetricsFile:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
+
+
+class TensorBoard:
+    """Event files for ``tensorboard --logdir RUN``; steps after a resume replace those before."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        # Slow to import, and only a run that trains needs it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float], *, prefix: str) -> None:
+        """One point on the curve of every value."""
+        for name, value in values.items():
+            self._writer.add_scalar(f"{prefix}/{name}", value, step)
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()

@@ -1,11 +1,11 @@
-"""A whole training run: list, featurise, train, and the facts a model card needs."""
+"""A whole training run: list, read, split, train, and the facts a model card needs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,23 @@ import torch
 from loev_cli import bundle as bundles
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.model import LoevModel, load_model
+from loev_cli.train.checkpoint import FOLDER, LAST, best_or_last, load_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping, to_toml
 from loev_cli.train.curves import draw_curves
-from loev_cli.train.data import Skipped, default_cache, load_tracks, require_enough, tracks_of
-from loev_cli.train.loop import LAST_CHECKPOINT, Trainer, load_checkpoint, model_spec
-from loev_cli.train.metrics import METRICS_FILE, Progress
+from loev_cli.train.data import (
+    Cache,
+    Listed,
+    Skipped,
+    Track,
+    listing,
+    load_tracks,
+    require_enough,
+    split,
+)
+from loev_cli.train.distributed import Group, local_rank, process_group, started_by_torchrun
+from loev_cli.train.loop import Trainer, model_spec
+from loev_cli.train.metrics import METRICS_FILE, VALIDATION_FILE, Progress
+from loev_cli.train.validation import Validation
 
 CONFIG_FILE = "config.toml"
 SKIPPED_FILE = "skipped.jsonl"
@@ -28,11 +40,12 @@ CURVES_FILE = "curves.png"
 
 @dataclass(frozen=True)
 class Events:
-    """What a run tells whoever shows it."""
+    """What a run tells whoever shows it; only the main process does."""
 
     on_features: Callable[[int, int], None] = lambda done, total: None
-    on_tracks: Callable[[int, list[Skipped]], None] = lambda n_tracks, skipped: None
+    on_tracks: Callable[[int, int, list[Skipped]], None] = lambda n_train, n_val, skipped: None
     on_step: Callable[[Progress], None] = lambda progress: None
+    on_validation: Callable[[int, Validation], None] = lambda step, validation: None
 
 
 def run(
@@ -42,52 +55,88 @@ def run(
     resume: bool = False,
     init: Path | None = None,
     device: str = "auto",
-    cache: Path | None = None,
+    cache: Cache | None = None,
     n_workers: int | None = None,
     events: Events | None = None,
-) -> Path:
-    """Train as ``config`` says, into the folder ``out``; the last checkpoint.
+) -> Path | None:
+    """Train as ``config`` says, into the folder ``out``; the checkpoint to make a bundle of.
+
+    Under ``torchrun`` this is one process of several; all but the main one return None.
 
     Args:
         resume: go on from ``out/checkpoints/last.pt``.
         init: checkpoint or bundle whose weights to start from, in a run of its own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        cache: where decoded tracks are kept; None decodes them whenever they are needed.
 
     Raises:
         UsageError: nothing to train on, ``out`` taken, a device that is not there.
         OutputError: ``out`` or the cache cannot be written.
+        LoevError: training cannot go on.
     """
-    events = events or Events()
-    torch_device = _device(device)
-    checkpoint = out / "checkpoints" / LAST_CHECKPOINT
-    if checkpoint.exists() and not resume:
-        raise UsageError(f"{out} holds a run already", hint="--resume it or choose another --out")
-    if resume and not checkpoint.exists():
-        raise UsageError(f"{out} has no checkpoint to resume from")
-    initial = _initial_model(init) if init else None
-    trainer = Trainer(config, out, device=torch_device, init=initial)
-    if resume:
-        trainer.restore(checkpoint)
-    files = tracks_of(config.data)
+    torch_device = pick_device(device)
+    with process_group(torch_device) as group:
+        checkpoint = out / FOLDER / LAST
+        if checkpoint.exists() and not resume:
+            raise UsageError(
+                f"{out} holds a run already", hint="--resume it or choose another --out"
+            )
+        if resume and not checkpoint.exists():
+            raise UsageError(f"{out} has no checkpoint to resume from")
+        initial = _initial_model(init) if init else None
+        trainer = Trainer(config, out, device=torch_device, init=initial, group=group)
+        if resume:
+            trainer.restore(checkpoint)
+        listed = listing(config.data)
+        told = (events or Events()) if group.is_main else Events()
+        if group.is_main:
+            _open_run(out, config)
+        train_tracks, val_tracks, skipped = _load(trainer, listed, cache, n_workers, group, told)
+        if group.is_main:
+            _write_skipped(out / SKIPPED_FILE, skipped)
+            told.on_tracks(len(train_tracks), len(val_tracks), skipped)
+        require_enough(train_tracks, skipped, config.batch_size)
+        trainer.run(
+            train_tracks, val_tracks, on_step=told.on_step, on_validation=told.on_validation
+        )
+        if not group.is_main:
+            return None
+        draw_curves(out / METRICS_FILE, out / VALIDATION_FILE, out / CURVES_FILE)
+        return best_or_last(out)
+
+
+def _open_run(out: Path, config: TrainConfig) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / FOLDER).mkdir(parents=True, exist_ok=True)
         (out / CONFIG_FILE).write_text(to_toml(config), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _load(
+    trainer: Trainer,
+    listed: Sequence[Listed],
+    cache: Cache | None,
+    n_workers: int | None,
+    group: Group,
+    events: Events,
+) -> tuple[list[Track], list[Track], list[Skipped]]:
+    """Training and validation tracks. The main process fills the cache, the others then read it."""
+    config = trainer.config
+    if not group.is_main and cache is not None:
+        group.wait_for_all()
     tracks, skipped = load_tracks(
-        files,
-        trainer.model.spec.frontend,
-        cache or default_cache(),
+        listed,
+        trainer.make_batch.content,
+        cache,
         max_track_s=config.max_track_s,
         n_workers=n_workers or os.cpu_count() or 1,
         on_progress=events.on_features,
     )
-    _write_skipped(out / SKIPPED_FILE, skipped)
-    events.on_tracks(len(tracks), skipped)
-    require_enough(tracks, skipped, config.batch_size)
-    trainer.run(tracks, events.on_step)
-    draw_curves(out / METRICS_FILE, out / CURVES_FILE)
-    return checkpoint
+    if group.is_main and cache is not None:
+        group.wait_for_all()
+    train_tracks, val_tracks = split(tracks, val_fraction=config.val_fraction, seed=config.seed)
+    return train_tracks, val_tracks, skipped
 
 
 @dataclass(frozen=True)
@@ -97,6 +146,7 @@ class Trained:
     model: LoevModel
     config: TrainConfig
     facts: dict[str, Any]
+    validation: Validation | None
 
 
 def read_checkpoint(file: Path) -> Trained:
@@ -109,10 +159,11 @@ def read_checkpoint(file: Path) -> Trained:
     config = from_mapping(TrainConfig, state["config"])
     model = LoevModel(model_spec(config))
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict(state.get("average") or state["model"])
     except RuntimeError as error:
         raise UsageError(f"{file} does not fit its own config: {error}") from error
-    return Trained(model, config, state["facts"])
+    measured = state.get("validation")
+    return Trained(model, config, state["facts"], Validation(**measured) if measured else None)
 
 
 def _initial_model(path: Path) -> LoevModel:
@@ -122,18 +173,27 @@ def _initial_model(path: Path) -> LoevModel:
 
 def augmentation_ranges(config: TrainConfig) -> dict[str, Any]:
     """What a bundle records of each equivariant augmentation."""
-    return {aug: dataclasses.asdict(getattr(config.augmentations, aug)) for aug in config.augs}
+    return {aug: dataclasses.asdict(config.augmentations[aug]) for aug in config.augs}
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """The device called ``name``; under torchrun, `auto` and `cuda` are this process's own.
+
+    Raises:
+        UsageError: it is not there.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"no device '{name}'", hint="auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device '{name}' asked for, but torch sees no CUDA device")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(f"device '{name}' asked for, but torch sees no CUDA device")
+        if device.index is None:
+            device = torch.device("cuda", local_rank() if started_by_torchrun() else 0)
+        torch.cuda.set_device(device)
     return device
 
 

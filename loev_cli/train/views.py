@@ -1,7 +1,11 @@
-"""Which views of a track a step compares: the `shared` view scheme.
+"""Which views of a track a step compares, and by what they differ.
 
-For K augmentations a track gives V = max(3, K + 1) views. View 0 draws parameters for every
-augmentation; view k = 1..K has view 0's parameter of augmentation k and new ones for the others:
+Every view has parameters for each augmentation, and per augmentation a *draw*: a number that two
+views of one track share exactly if they share the parameters.
+
+`shared` scheme, V = max(3, K + 1) views for K augmentations with a head. View 0 draws parameters
+for every augmentation; view k = 1..K has view 0's parameters of augmentation k and new ones for
+the others:
 
     --augs pitch,tempo      view 0   view 1   view 2
               pitch           p1       p1       p2
@@ -9,106 +13,158 @@ augmentation; view k = 1..K has view 0's parameter of augmentation k and new one
 
 so every head has a pair that agrees in its own augmentation and differs in all the rest, and a
 pair that is the same recording and still a negative. With K = 1 a last view shares nothing.
-Every view comes from a place of its own in the track.
+Augmentations with a head, pitch and tempo are always applied; the others with their probability p.
+
+`independent` scheme, that of the paper (V = 2 unless told otherwise): each view draws everything
+for itself and applies each augmentation with its probability p; draw 0 says that it did not.
+
+Crops: `random` takes every view from a place of its own in the track, `same` all from one place,
+`adjacent` one right behind the other.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loev_cli.errors import UsageError
-from loev_cli.model.frontend import FrontendConfig
-from loev_cli.train.augment.config import AugmentationsConfig
-from loev_cli.train.augment.features import Cut
+from loev_cli.train.augment.base import Augmentation
+from loev_cli.train.augment.config import CUT, EQUIVARIANT, AugmentationsConfig
+from loev_cli.train.config import Positives
+from loev_cli.train.losses import ViewScheme
 
 _N_TRIES = 1000
-
-Number = TypeVar("Number", int, float)
-
-
-def n_views(augs: Sequence[str]) -> int:
-    """V, views per track."""
-    return max(3, len(augs) + 1)
 
 
 @dataclass(frozen=True)
 class PlannedView:
-    """One view to cut, and the draw of each augmentation it was given (0: view 0's)."""
+    """One view to make.
 
-    cut: Cut
+    Attributes:
+        start_s: where in the track it begins.
+        params: augmentation -> (P,), what it was drawn with.
+        applied: augmentation -> whether it is applied at all.
+        draws: augmentation -> number of the draw, see the module's text.
+        seeds: augmentation -> what feeds its noise, different in every view.
+    """
+
+    start_s: float
+    params: dict[str, np.ndarray]
+    applied: dict[str, bool]
     draws: dict[str, int]
+    seeds: dict[str, int]
+
+    @property
+    def rate(self) -> float:
+        """Seconds of the track per second of the view."""
+        return float(self.params["tempo"][0]) if self.applied["tempo"] else 1.0
+
+    @property
+    def semitones(self) -> float:
+        """How much higher than the track the view is."""
+        return float(self.params["pitch"][0]) if self.applied["pitch"] else 0.0
 
 
-class SharedViewPlanner:
-    """Draws the views of one track. Augmentations without a head are drawn anew in every view."""
+def usual_n_views(scheme: ViewScheme, heads: Sequence[str]) -> int:
+    """V, views per track, for augmentations ``heads`` that have a head."""
+    return 2 if scheme == "independent" else max(3, len(heads) + 1)
+
+
+class ViewPlanner:
+    """Draws the views of one track.
+
+    Args:
+        heads: augmentations with a head of their own.
+        n_views: V; None for what the scheme needs.
+        window_s: length of a view.
+
+    Raises:
+        UsageError: fewer views than the shared scheme needs for its heads.
+    """
 
     def __init__(
-        self, augs: Sequence[str], config: AugmentationsConfig, frontend: FrontendConfig
+        self,
+        config: AugmentationsConfig,
+        heads: Sequence[str],
+        *,
+        scheme: ViewScheme,
+        positives: Positives,
+        n_views: int | None,
+        window_s: float,
     ) -> None:
-        self.augs = tuple(augs)
-        self.config = config
-        self.frontend = frontend
-        per_semitone = frontend.bins_per_semitone
-        if max(map(abs, config.pitch.semitones)) * per_semitone > frontend.margin_bins:
+        self.augmentations = {name: config[name] for name in EQUIVARIANT}
+        self.heads = tuple(heads)
+        self.scheme = scheme
+        self.positives = positives
+        self.window_s = window_s
+        self.n_views = n_views or usual_n_views(scheme, heads)
+        if scheme == "shared" and self.n_views < len(heads) + 1:
             raise UsageError(
-                f"augmentations.pitch.semitones {config.pitch.semitones} is wider than the "
-                f"features' margin of {frontend.margin_bins / per_semitone:g} semitones"
+                f"{self.n_views} views are too few for {len(heads)} augmentations with a subspace",
+                hint=f"set n_views to {len(heads) + 1} or more",
             )
 
-    def plan(
-        self, n_track_frames: int, n_frames: int, rng: np.random.Generator
-    ) -> list[PlannedView]:
-        """V views of a track of ``n_track_frames``, each ``n_frames`` long."""
-        count = n_views(self.augs)
-        draws = {
-            aug: [0 if view in (0, 1 + i) else view for view in range(count)]
-            for i, aug in enumerate(self.augs)
-        }
-        everywhere_new = list(range(count))
-        shifts = self._draw_shifts(draws.get("pitch", everywhere_new), rng)
-        rates = self._draw_rates(draws.get("tempo", everywhere_new), rng)
-        views = []
-        for view in range(count):
-            room = n_track_frames - rates[view] * n_frames - 1
-            start = rng.uniform(0, room) if room > 0 else rng.uniform(0, n_track_frames)
-            cut = Cut(start_frame=start, rate=rates[view], shift_bins=shifts[view])
-            views.append(PlannedView(cut, {aug: draws[aug][view] for aug in self.augs}))
-        return views
+    def plan(self, track_s: float, rng: np.random.Generator) -> list[PlannedView]:
+        """V views of a track that is ``track_s`` long."""
+        views = [PlannedView(0.0, {}, {}, {}, {}) for _ in range(self.n_views)]
+        for name, augmentation in self.augmentations.items():
+            draws, applied = self._pattern(name, augmentation.p, rng)
+            must_differ = name in self.heads
+            by_draw: dict[int, np.ndarray] = {}
+            for view, draw, is_applied in zip(views, draws, applied, strict=True):
+                if draw not in by_draw:
+                    taken = list(by_draw.values()) if must_differ else []
+                    by_draw[draw] = _different(augmentation, taken, rng)
+                view.params[name] = by_draw[draw]
+                view.applied[name] = is_applied
+                view.draws[name] = draw
+                view.seeds[name] = int(rng.integers(2**32))
+        starts = self._starts(track_s, [view.rate for view in views], rng)
+        return [replace(view, start_s=start) for view, start in zip(views, starts, strict=True)]
 
-    def _draw_shifts(self, draws: list[int], rng: np.random.Generator) -> list[int]:
-        low, high = self.config.pitch.semitones
-        by_draw: dict[int, int] = {}
-        for draw in draws:
-            if draw not in by_draw:
-                by_draw[draw] = _apart(
-                    lambda: int(rng.integers(low, high + 1)), list(by_draw.values()), gap=1
-                )
-        return [by_draw[draw] * self.frontend.bins_per_semitone for draw in draws]
+    def _pattern(
+        self, name: str, p: float, rng: np.random.Generator
+    ) -> tuple[list[int], list[bool]]:
+        """Draw number of every view, and whether the augmentation is applied to it."""
+        views = range(self.n_views)
+        if self.scheme == "shared":
+            if name in self.heads:
+                sharing = (0, 1 + self.heads.index(name))
+                return [0 if view in sharing else view for view in views], [True] * self.n_views
+            if name in CUT:
+                return list(views), [True] * self.n_views
+        applied = [bool(rng.random() < p) for _ in views]
+        return [view + 1 if applied[view] else 0 for view in views], applied
 
-    def _draw_rates(self, draws: list[int], rng: np.random.Generator) -> list[float]:
-        low, high = (math.log(rate) for rate in self.config.tempo.rate)
-        gap = math.log1p(self.config.tempo.min_gap)
-        by_draw: dict[int, float] = {}
-        for draw in draws:
-            if draw not in by_draw:
-                by_draw[draw] = _apart(
-                    lambda: float(rng.uniform(low, high)), list(by_draw.values()), gap
-                )
-        return [math.exp(by_draw[draw]) for draw in draws]
+    def _starts(
+        self, track_s: float, rates: Sequence[float], rng: np.random.Generator
+    ) -> list[float]:
+        """Where every view begins. A track too short for them is repeated."""
+
+        def anywhere(length_s: float) -> float:
+            room = track_s - length_s
+            return float(rng.uniform(0, room if room > 0 else track_s))
+
+        lengths = [rate * self.window_s for rate in rates]
+        if self.positives == "random":
+            return [anywhere(length) for length in lengths]
+        if self.positives == "same":
+            return [anywhere(max(lengths))] * len(lengths)
+        start = anywhere(sum(lengths))
+        return [(start + sum(lengths[:i])) % track_s for i in range(len(lengths))]
 
 
-def _apart(draw: Callable[[], Number], taken: list[Number], gap: float) -> Number:
-    """A draw at least ``gap`` from all values in ``taken``."""
+def _different(
+    augmentation: Augmentation, taken: Sequence[np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    """A draw that differs from all in ``taken``."""
     for _ in range(_N_TRIES):
-        value = draw()
-        if all(abs(value - other) >= gap for other in taken):
-            return value
+        params = augmentation.draw(rng)
+        if all(augmentation.differ(params, other) for other in taken):
+            return params
     raise UsageError(
-        f"an augmentation's range has no room for {len(taken) + 1} draws {gap:.3g} apart",
-        hint="widen its range or narrow its min_gap",
+        f"augmentations.{augmentation.name} has no room for {len(taken) + 1} draws that differ",
+        hint="widen its range",
     )
