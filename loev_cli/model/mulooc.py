@@ -176,7 +176,7 @@ def _block_names(theirs: str, own: str, is_transition: bool) -> dict[str, str]:
     names[f"{path}.{first + 5}.scalar"] = f"{own}.gain"
     names[f"{path}.{first + 6}.scalar"] = f"{own}.alpha"
     if is_transition:
-        names[f"{theirs}.skip_path.1.conv.weight"] = f"{own}.skip.1.weight"
+        names[f"{theirs}.skip_path.1.conv.weight"] = f"{own}.skip.weight"
     return names
 
 

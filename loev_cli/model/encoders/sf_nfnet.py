@@ -193,6 +193,7 @@ class Block(nn.Module):
         hidden = channels // 2
         groups = hidden // group_size
         self.drop_rate = drop_rate
+        self.freq_stride = freq_stride
         self.reduce = ScaledConv2d(in_channels, hidden, (1, 1))
         self.along_time = ScaledConv2d(
             hidden, hidden, (1, 3), stride=(freq_stride, 1), padding=(0, 1), groups=groups
@@ -202,10 +203,9 @@ class Block(nn.Module):
         self.excite = nn.Sequential(
             nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
         )
-        self.skip: nn.Module | None = None
+        self.skip: ScaledConv2d | None = None
         if is_transition:
-            pool = nn.AvgPool2d((freq_stride, 1)) if freq_stride > 1 else nn.Identity()
-            self.skip = nn.Sequential(pool, ScaledConv2d(in_channels, channels, (1, 1)))
+            self.skip = ScaledConv2d(in_channels, channels, (1, 1))
         # A new block passes its input on as it is (SkipInit, De & Smith 2020).
         self.gain = nn.Parameter(torch.zeros(()))
         # Buffers, since what a checkpoint says counts: the research code has them in its weights.
@@ -214,8 +214,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, F, T) -> (B, C, F / freq_stride, T)."""
-        scaled = F.relu(x) * self.beta
-        y = F.relu_(self.reduce(scaled))
+        rectified = F.relu(x)
+        y = F.relu_(self.reduce(rectified, gain=self.beta))
         y = F.relu_(self.along_time(y))
         y = F.relu_(self.along_freq(y))
         y = self.expand(y)
@@ -223,8 +223,11 @@ class Block(nn.Module):
         scale = self.excite(y.mean(dim=(2, 3))) * (self.alpha * self.gain)  # (B, C)
         if self.training and self.drop_rate > 0:
             scale = scale * (torch.rand(len(x), 1, device=x.device) >= self.drop_rate)
-        skip = x if self.skip is None else self.skip(scaled)
-        return torch.addcmul(skip, y, scale[:, :, None, None])
+        if self.skip is not None:
+            if self.freq_stride > 1:
+                rectified = F.avg_pool2d(rectified, (self.freq_stride, 1))
+            x = self.skip(rectified, gain=self.beta)
+        return torch.addcmul(x, y, scale[:, :, None, None])
 
 
 class ScaledConv2d(nn.Conv2d):
@@ -257,11 +260,12 @@ class ScaledConv2d(nn.Conv2d):
         )
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """``gain`` scales the output; it goes into the weights, where it costs nothing."""
         fan_in = math.prod(self.weight.shape[1:])
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True)
         scale = torch.rsqrt((variance * fan_in).clamp(min=self._MIN_VARIANCE))
-        weight = (self.weight - mean) * scale
+        weight = (self.weight - mean) * (scale if gain is None else scale * gain)
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
 
