@@ -272,7 +272,7 @@ def _fill(folder: Path, caches: list[Cache], barrier: Barrier) -> None:
 def test_two_runs_fill_one_cache_at_the_same_time(tmp_path: Path) -> None:
     """With room for both, and with room for little more than one: they delete each other's."""
     caches = [
-        Cache(tmp_path / "roomy", max_bytes=30 * ENTRY_N_BYTES),
+        Cache(tmp_path / "roomy", max_bytes=40 * ENTRY_N_BYTES),
         Cache(tmp_path / "narrow", max_bytes=22 * ENTRY_N_BYTES),
     ]
     folders = [tmp_path / "0", tmp_path / "1"]

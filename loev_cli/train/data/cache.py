@@ -257,10 +257,13 @@ class Room:
             return
         n_bytes = draft.stat().st_size
         self.make(n_bytes)
+        n_bytes_replaced = 0  # torn, or of a run beside this one that was quicker
+        with contextlib.suppress(FileNotFoundError):
+            n_bytes_replaced = self._cache.entry_file(key).stat().st_size
         self._cache.adopt(draft, key)
         self._own.add(key)
         self._own_n_bytes += n_bytes
-        self._n_bytes += n_bytes
+        self._n_bytes += n_bytes - n_bytes_replaced
         self._n_bytes_since_look = (self._n_bytes_since_look or 0) + n_bytes
 
     def make(self, n_bytes: int) -> None:
