@@ -88,7 +88,10 @@ def _one_at_a_time(
         try:
             pool.submit(_ready).result()
         except BrokenProcessPool as error:
-            raise LoevError("worker processes cannot start here", hint="use 0 workers") from error
+            raise LoevError(
+                "the processes that decode cannot start",
+                hint="a script that trains needs `if __name__ == '__main__':` around it",
+            ) from error
         for file in files:
             try:
                 result = pool.submit(_attempt, job, file).result()
