@@ -45,7 +45,7 @@ class Augmentation:
         name: its key in the config and in ``--augs``.
         param_names: what :meth:`draw` returns, with units.
         on_waveforms_too: False where it exists on features only.
-        on_features_too: False where it exists on waveforms only.
+        on_features_too: False where it exists on waveforms only, or is not heard in features.
     """
 
     p: float = setting(0.5, 0, 1)

@@ -28,13 +28,18 @@ sound:
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_WINDOW_S = 0.08575  # 1372 samples at 16 kHz: it and its transpositions are quick to transform
+from loev_cli.train.augment.fourier import sum_of_factors
+
+_WINDOW_S = 0.096
+_MAX_CENTS_OFF = 2.5
 _OVERLAP = 4
 _N_NEIGHBOURS = 1  # bins either side that turn together: the main lobe of a Hann window
 _NEW_ENERGY_FACTOR = 2.0  # times the energy of one hop before
@@ -96,9 +101,7 @@ def _vocode(
     size = _OVERLAP * hop  # L
     # Frame t is centred on sample t * hop of the view; one more at either end covers the edges.
     frames = np.arange(-1, -(-n_samples // hop) + 2)
-    # A multiple of the overlap: the second window then lies a whole number of samples before.
-    # That leaves the pitch at most 2.6 cents off.
-    sizes = _OVERLAP * np.round(size / _OVERLAP * 2 ** (semitones / 12)).astype(np.int64)  # M
+    sizes = np.array([_window_size(size * 2 ** (s / 12)) for s in semitones])  # M
     n_bins = size // 2 + 1
     shape = (len(frames), n_rows, n_bins)
     now = torch.empty(shape, dtype=torch.complex64, device=device)
@@ -131,7 +134,8 @@ def _vocode(
 
 def _analyse(segments: Sequence[Tensor], centres: np.ndarray, size: int) -> tuple[Tensor, Tensor]:
     """Spectra (r, T, size / 2 + 1) of windows around ``centres``, and of one hop before each."""
-    device, hop = segments[0].device, size // _OVERLAP
+    device = segments[0].device
+    hop = round(size / _OVERLAP)
     longest = max(map(len, segments))
     pad = 2 * size
     padded = torch.zeros(len(segments), longest + 2 * pad, device=device)
@@ -147,7 +151,19 @@ def _analyse(segments: Sequence[Tensor], centres: np.ndarray, size: int) -> tupl
     hann = torch.hann_window(size, device=device)
     index = torch.from_numpy(starts).to(device)
     now, before = (torch.fft.rfft(windows[i].mul_(hann)) for i in (index, index - hop))
-    return now, before
+    # A hop is not always a whole number of samples; the rest of it is a turn of every bin.
+    rest = torch.arange(now.shape[2], device=device) * (
+        -2 * torch.pi * (size / _OVERLAP - hop) / size
+    )
+    return now, before.mul_(torch.polar(torch.ones_like(rest), rest))
+
+
+@functools.cache
+def _window_size(wanted: float) -> int:
+    """Of the sizes that change the pitch by no more than it takes to hear, the quickest."""
+    room = wanted * (2 ** (_MAX_CENTS_OFF / 1200) - 1)
+    near = range(math.ceil(wanted - room), math.floor(wanted + room) + 1)
+    return min(near or [round(wanted)], key=lambda n: (sum_of_factors(n), n))
 
 
 def _turn(now: Tensor, before: Tensor, power: Tensor) -> Tensor:
