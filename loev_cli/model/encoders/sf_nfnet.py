@@ -120,7 +120,9 @@ class SfNfnetF0(nn.Module):
         )
         self.slow_stages = nn.ModuleList(_trunk_stage(_SLOW, i, stochastic_depth) for i in range(4))
         self.fast_stages = nn.ModuleList(_trunk_stage(_FAST, i, stochastic_depth) for i in range(4))
-        self.branches = nn.ModuleDict({name: Branch(stochastic_depth) for name in branches})
+        self.branches = nn.ModuleDict(
+            {branch_module(name): Branch(stochastic_depth) for name in branches}
+        )
         self.dims: dict[str, int] = dict.fromkeys(branches, slow_inputs[-1] + fast_inputs[-1])
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
@@ -132,7 +134,12 @@ class SfNfnetF0(nn.Module):
         ):
             slow = slow_stage(torch.cat([slow, fusion(fast)], dim=3))
             fast = fast_stage(fast)
-        return {name: branch(slow, fast) for name, branch in self.branches.items()}
+        return {name: self.branches[branch_module(name)](slow, fast) for name in self.dims}
+
+
+def branch_module(branch: str) -> str:
+    """Name of a branch's module: no ONNX export of one called `global`, a word of Python."""
+    return f"{branch}_branch"
 
 
 class Branch(nn.Module):
