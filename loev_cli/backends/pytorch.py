@@ -16,6 +16,7 @@ with needs_extra("the torch backend", "train"):
     import torch
 
     from loev_cli.model import load_model
+    from loev_cli.model.layers import fold_weights
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +96,9 @@ def open_encoder(
         )
     if n_threads:
         torch.set_num_threads(n_threads)
-    module = load_model(bundle).eval().to(device)
+    module = load_model(bundle)
+    fold_weights(module)
+    module = module.to(device)
     return TorchEncoder(bundle, module, device, precision, subspaces)
 
 

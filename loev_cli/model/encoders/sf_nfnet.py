@@ -44,6 +44,7 @@ from torch.nn import functional as F
 
 from loev_cli.errors import UsageError
 from loev_cli.model.frontend import MelConfig
+from loev_cli.model.layers import ReweightedConv2d
 
 ALPHA = 0.2  # scale of a block's residual path
 GELU_GAIN = 1.7015043497085571  # keeps the variance of a unit normal through a GELU
@@ -237,7 +238,7 @@ class Block(nn.Module):
         return torch.addcmul(x, y, scale[:, :, None, None])
 
 
-class ScaledConv2d(nn.Conv2d):
+class ScaledConv2d(ReweightedConv2d):
     """Convolution with standardised weights (Brock et al. 2021, eq. 1), as MuLOOC has it.
 
     Unlike :class:`loev_cli.model.layers.StandardisedConv2d`: no gain, no bias, the variance is
@@ -267,12 +268,17 @@ class ScaledConv2d(nn.Conv2d):
         )
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
-    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
-        """``gain`` scales the output; it goes into the weights, where it costs nothing."""
+    def reweighted(self) -> Tensor:
         fan_in = math.prod(self.weight.shape[1:])
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True)
         scale = torch.rsqrt((variance * fan_in).clamp(min=self._MIN_VARIANCE))
-        weight = (self.weight - mean) * (scale if gain is None else scale * gain)
+        return (self.weight - mean) * scale
+
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """``gain`` scales the output; the weights are fewer to multiply than the activations."""
+        weight = self.effective_weight()
+        if gain is not None:
+            weight = weight * gain
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
 
