@@ -18,11 +18,7 @@ def fast_length(n: int) -> int:
     return size
 
 
-def sum_of_factors(n: int) -> int:
-    """What a transform of length ``n`` costs per sample, roughly: the sum of its prime factors."""
-    return sum(prime_factors(n))
-
-
+@functools.cache
 def prime_factors(n: int) -> list[int]:
     """With multiplicity, in order; [1] for 1."""
     factors, factor = [], 2

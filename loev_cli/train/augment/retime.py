@@ -11,15 +11,16 @@ A phase vocoder (Flanagan & Golden 1966; Dolson 1986) whose frames also do the t
 
 M samples played in the time of L are band-limited resampling; reading windows further apart or
 closer than they are written is the stretch. Both cost the same whatever the rate and the shift.
+(Windows are padded with zeros to sizes that are quick to transform: M to P, L to Q.)
 
 Frames overlap in phase only if each is turned. The turn of a bin is measured, not predicted: a
 second window, one hop of the *output* before the first, shows what the sound was at where the
 previous frame now lies, so turn = previous output * conj(second window). Three things make it
 sound:
 
-- Turns are summed over a few neighbouring bins, weighted by their energy as they come. The bins of
-  a partial thus follow its peak, which keeps them in phase with each other (the locking of Laroche
-  & Dolson 1999, without looking for peaks; cf. Puckette 1995).
+- Turns are summed over three neighbouring bins (the main lobe of a window), weighted by their
+  energy as they come. The bins of a partial thus follow its peak, which keeps them in phase with
+  each other (the locking of Laroche & Dolson 1999, without looking for peaks; cf. Puckette 1995).
 - Energy that the second window has not got is new: an onset. It votes for no turn at all, so
   attacks keep the phases, and the sharpness, that they were recorded with (cf. Röbel 2003).
 - Frames of noise add up incoherently and would lose up to 2 dB; the power of the segment's windows
@@ -36,16 +37,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loev_cli.train.augment.fourier import sum_of_factors
+from loev_cli.train.augment.fourier import prime_factors
 
 _WINDOW_S = 0.096
-_MAX_CENTS_OFF = 2.5
 _OVERLAP = 4
-_N_NEIGHBOURS = 1  # bins either side that turn together: the main lobe of a Hann window
+_HANN_POWER = _OVERLAP * 3 / 8  # sum of the squares of windows that overlap
+_MAX_CENTS_OFF = 2.5
+_MAX_PADDING = 1.15
 _NEW_ENERGY_FACTOR = 2.0  # times the energy of one hop before
 _TINY = 1e-12
 _MAX_GAIN = 2.0
-_N_ROWS_AT_ONCE = {"cpu": 16}  # what fits the cache
+_N_ROWS_AT_ONCE = {"cpu": 16}  # what a cache holds
 _N_ROWS_AT_ONCE_ELSEWHERE = 256
 
 
@@ -74,114 +76,138 @@ def retime(
             out[row, : len(segment)] = segment[:n_samples]
         else:
             changed.append(row)
-    # Rows of one window size are transformed together.
+    # Rows of one shift are transformed together.
     changed.sort(key=lambda row: float(semitones[row]))
+    vocoder = _Vocoder(n_samples, sample_rate_hz, device)
     at_once = _N_ROWS_AT_ONCE.get(device.type, _N_ROWS_AT_ONCE_ELSEWHERE)
     for first in range(0, len(changed), at_once):
         rows = changed[first : first + at_once]
-        out[torch.tensor(rows, device=device)] = _vocode(
+        out[torch.tensor(rows, device=device)] = vocoder(
             [segments[row] for row in rows],
             np.asarray(rates, np.float64)[rows],
             np.asarray(semitones, np.float64)[rows],
-            n_samples,
-            sample_rate_hz,
         )
     return out
 
 
-def _vocode(
-    segments: Sequence[Tensor],
-    rates: np.ndarray,
-    semitones: np.ndarray,
-    n_samples: int,
-    sample_rate_hz: int,
-) -> Tensor:
-    device, n_rows = segments[0].device, len(segments)
-    hop = round(_WINDOW_S * sample_rate_hz / _OVERLAP)
-    size = _OVERLAP * hop  # L
-    # Frame t is centred on sample t * hop of the view; one more at either end covers the edges.
-    frames = np.arange(-1, -(-n_samples // hop) + 2)
-    sizes = np.array([_window_size(size * 2 ** (s / 12)) for s in semitones])  # M
-    n_bins = size // 2 + 1
-    shape = (len(frames), n_rows, n_bins)
-    now = torch.empty(shape, dtype=torch.complex64, device=device)
-    before = torch.empty_like(now)
-    for taken in np.unique(sizes):
-        rows = np.flatnonzero(sizes == taken)
-        centres = np.round(frames * hop * rates[rows, None]).astype(np.int64)
-        spectra = _analyse([segments[int(row)] for row in rows], centres, int(taken))
-        for into, spectrum in zip((now, before), spectra, strict=True):
-            for row, of_row in zip(rows, spectrum, strict=True):
-                n_read = min(n_bins, of_row.shape[1])
-                into[:, row, :n_read] = of_row[:, :n_read]
-                into[:, row, n_read:] = 0
-    power = _power(now)
-    turned = _turn(now, before, power)
+class _Vocoder:
+    """The spectra of a few rows at a time, in memory that is taken once."""
 
-    scale = torch.as_tensor(size / sizes, dtype=torch.float32, device=device)[:, None]
-    window = torch.hann_window(size, device=device) * (scale / (_OVERLAP * 3 / 8))
-    pieces = torch.fft.irfft(turned, size).mul_(window).view(len(frames), n_rows, _OVERLAP, hop)
-    view = torch.zeros(n_rows, len(frames) + _OVERLAP - 1, hop, device=device)
-    for k in range(_OVERLAP):
-        view[:, k : k + len(frames)] += pieces[:, :, k].transpose(0, 1)
-    view = view.flatten(1)
-    # Of a sum of windows squared, 3/8 L per hop, the power is what a sample's is.
-    expected = power.sum(dim=(0, 2)) * scale[:, 0].square() * (2 / size / (_OVERLAP * 3 / 8))
-    gain = ((expected + _TINY) / (view.square().sum(dim=1) + _TINY)).sqrt()
-    start = size // 2 + hop  # where sample 0 of the view lies
-    return view[:, start : start + n_samples] * gain.clamp(1 / _MAX_GAIN, _MAX_GAIN)[:, None]
+    def __init__(self, n_samples: int, sample_rate_hz: int, device: torch.device) -> None:
+        self.n_samples = n_samples
+        self.device = device
+        self.hop = round(_WINDOW_S * sample_rate_hz / _OVERLAP)  # H
+        self.size = _OVERLAP * self.hop  # L
+        # Frame t is centred on sample t * hop; one more at either end covers the edges.
+        self.frames = np.arange(-1, -(-n_samples // self.hop) + 2)
+        self.memory = torch.empty(0, device=device)
 
+    def __call__(
+        self, segments: Sequence[Tensor], rates: np.ndarray, semitones: np.ndarray
+    ) -> Tensor:
+        """-> (R, n_samples)."""
+        n_rows, n_frames = len(segments), len(self.frames)
+        sizes = [transform_sizes(2 ** (shift / 12), self.size) for shift in semitones]
+        n_bins = max(min(pair) for pair in sizes) // 2 + 1
+        # Real and imaginary parts lie apart: that halves the time of what _turn does with them.
+        shape = (2, 2, n_frames, n_rows, n_bins)
+        if self.memory.numel() < math.prod(shape):
+            self.memory = torch.empty(math.prod(shape), device=self.device)
+        now, before = self.memory[: math.prod(shape)].view(shape).zero_()
+        groups = {pair: [row for row in range(n_rows) if sizes[row] == pair] for pair in sizes}
+        for pair, rows in groups.items():
+            spectra = self._analyse([segments[row] for row in rows], rates[rows], *pair)
+            for into, spectrum in zip((now, before), spectra, strict=True):
+                for row, of_row in zip(rows, spectrum, strict=True):
+                    n_read = min(pair) // 2 + 1
+                    into[:, :, row, :n_read] = torch.view_as_real(of_row[:, :n_read]).movedim(2, 0)
+        power = torch.linalg.vector_norm(now, dim=3).square().sum(dim=(0, 1))
+        _turn(now, before)
+        out = torch.empty(n_rows, self.n_samples, device=self.device)
+        for pair, rows in groups.items():
+            index = torch.tensor(rows, device=self.device)
+            turned = torch.complex(now[0, :, index], now[1, :, index])
+            out[index] = self._synthesise(turned, power[index], *pair)
+        return out
 
-def _analyse(segments: Sequence[Tensor], centres: np.ndarray, size: int) -> tuple[Tensor, Tensor]:
-    """Spectra (r, T, size / 2 + 1) of windows around ``centres``, and of one hop before each."""
-    device = segments[0].device
-    hop = round(size / _OVERLAP)
-    longest = max(map(len, segments))
-    pad = 2 * size
-    padded = torch.zeros(len(segments), longest + 2 * pad, device=device)
-    for row, segment in zip(padded, segments, strict=True):
-        # Mirrored at the ends, so that the first frames are not half empty.
-        n, mirrored = len(segment), min(pad, len(segment) - 1)
-        row[pad : pad + n] = segment
-        row[pad - mirrored : pad] = segment[1 : mirrored + 1].flip(0)
-        row[pad + n : pad + n + mirrored] = segment[n - 1 - mirrored : n - 1].flip(0)
-    starts = np.clip(centres + pad - size // 2, hop, padded.shape[1] - size)
-    starts += np.arange(len(segments))[:, None] * padded.shape[1]
-    windows = padded.flatten().unfold(0, size, 1)
-    hann = torch.hann_window(size, device=device)
-    index = torch.from_numpy(starts).to(device)
-    now, before = (torch.fft.rfft(windows[i].mul_(hann)) for i in (index, index - hop))
-    # A hop is not always a whole number of samples; the rest of it is a turn of every bin.
-    rest = torch.arange(now.shape[2], device=device) * (
-        -2 * torch.pi * (size / _OVERLAP - hop) / size
-    )
-    return now, before.mul_(torch.polar(torch.ones_like(rest), rest))
+    def _analyse(
+        self, segments: Sequence[Tensor], rates: np.ndarray, read: int, written: int
+    ) -> tuple[Tensor, Tensor]:
+        """Spectra (R, T, P / 2 + 1) of every frame's window, and of the one a hop before it."""
+        length = self.size * read / written  # M
+        n_taps, hop = math.ceil(length), round(length / _OVERLAP)
+        pad = 2 * n_taps
+        padded = torch.zeros(len(segments), max(map(len, segments)) + 2 * pad, device=self.device)
+        for row, segment in zip(padded, segments, strict=True):
+            # Mirrored at the ends, so that the first frames are not half empty.
+            n, mirrored = len(segment), min(pad, len(segment) - 1)
+            row[pad : pad + n] = segment
+            row[pad - mirrored : pad] = segment[1 : mirrored + 1].flip(0)
+            row[pad + n : pad + n + mirrored] = segment[n - 1 - mirrored : n - 1].flip(0)
+        starts = np.round(self.frames * self.hop * rates[:, None] + pad - length / 2)
+        starts = np.clip(starts.astype(np.int64), hop, padded.shape[1] - n_taps)
+        starts += np.arange(len(segments))[:, None] * padded.shape[1]
+        index = torch.from_numpy(starts).to(self.device)
+        windows = padded.flatten().unfold(0, n_taps, 1)
+        hann = torch.sin(torch.arange(n_taps, device=self.device) * (math.pi / length)).square()
+        now, before = (torch.fft.rfft(windows[i].mul_(hann), read) for i in (index, index - hop))
+        # A hop is not always a whole number of samples; the rest of it is a turn of every bin.
+        rest = (length / _OVERLAP - hop) * (-2 * math.pi / read)
+        angle = torch.arange(now.shape[2], device=self.device) * rest
+        return now, before.mul_(torch.polar(torch.ones_like(angle), angle))
+
+    def _synthesise(self, spectra: Tensor, power: Tensor, read: int, written: int) -> Tensor:
+        """Spectra (T, R, K) and their power (R,) -> (R, n_samples)."""
+        n_frames, n_rows = spectra.shape[:2]
+        scale = written / read
+        window = torch.hann_window(self.size, device=self.device) * (scale / _HANN_POWER)
+        pieces = torch.fft.irfft(spectra, written)[:, :, : self.size].mul_(window)
+        pieces = pieces.unflatten(2, (_OVERLAP, self.hop))
+        view = torch.zeros(n_rows, n_frames + _OVERLAP - 1, self.hop, device=self.device)
+        for k in range(_OVERLAP):
+            view[:, k : k + n_frames] += pieces[:, :, k].transpose(0, 1)
+        view = view.flatten(1)
+        # What the windows' energy says the view's is.
+        expected = power * (2 / read * scale / _HANN_POWER)
+        gain = ((expected + _TINY) / (view.square().sum(dim=1) + _TINY)).sqrt()
+        gain = gain.clamp(1 / _MAX_GAIN, _MAX_GAIN).unsqueeze(1)
+        start = self.size // 2 + self.hop  # where sample 0 of the view lies
+        return view[:, start : start + self.n_samples] * gain
 
 
 @functools.cache
-def _window_size(wanted: float) -> int:
-    """Of the sizes that change the pitch by no more than it takes to hear, the quickest."""
-    room = wanted * (2 ** (_MAX_CENTS_OFF / 1200) - 1)
-    near = range(math.ceil(wanted - room), math.floor(wanted + room) + 1)
-    return min(near or [round(wanted)], key=lambda n: (sum_of_factors(n), n))
+def transform_sizes(ratio: float, least: int) -> tuple[int, int]:
+    """Sizes (P, Q), quick to transform, P / Q = ``ratio`` as near as is not heard, Q >= least."""
+    off = 2 ** (_MAX_CENTS_OFF / 1200)
+    pairs = [
+        (read, written)
+        for written in _quick_sizes(least, _MAX_PADDING * least)
+        for read in _quick_sizes(written * ratio / off, written * ratio * off)
+    ]
+    return min(pairs, key=sum, default=(round(least * ratio), least))
 
 
-def _turn(now: Tensor, before: Tensor, power: Tensor) -> Tensor:
-    """Spectra (T, R, K) of the segment -> of the view, of the same magnitude."""
-    new = power.sub(_power(before), alpha=_NEW_ENERGY_FACTOR).clamp_(min=_TINY)
-    before = before.conj().resolve_conj()
-    out = torch.empty_like(now)
-    out[0] = now[0]
-    for t in range(1, len(now)):
-        vote = out[t - 1] * before[t] + new[t]
-        turn = vote.clone()
-        for k in range(1, _N_NEIGHBOURS + 1):
-            turn[:, k:] += vote[:, :-k]
-            turn[:, :-k] += vote[:, k:]
-        length = _power(turn).add_(_TINY**2).rsqrt_()
-        torch.mul(now[t], turn.mul_(length), out=out[t])
-    return out
+def _quick_sizes(low: float, high: float) -> list[int]:
+    sizes = range(math.ceil(low), math.floor(high) + 1)
+    return [size for size in sizes if max(prime_factors(size)) <= 13]
 
 
-def _power(x: Tensor) -> Tensor:
-    return torch.addcmul(x.real * x.real, x.imag, x.imag)
+def _turn(now: Tensor, before: Tensor) -> None:
+    """Spectra (2, T, R, K) of the segment become the view's, of the same magnitude, in place."""
+    _, n_frames, n_rows, n_bins = now.shape
+    padded = now.new_zeros(2, n_rows, n_bins + 2)  # a neighbour for the first and last bin
+    vote, turn, scratch = padded[:, :, 1:-1], now.new_empty(2, n_rows, n_bins), now[0, 0].clone()
+    for t in range(1, n_frames):
+        (a, b), (c, d), (e, f) = now[:, t], before[:, t], now[:, t - 1]
+        # vote = (e + if) (c - id) + new, new = |a + ib|^2 - factor |c + id|^2 where above 0
+        new = torch.mul(a, a, out=scratch).addcmul_(b, b)
+        new.addcmul_(c, c, value=-_NEW_ENERGY_FACTOR).addcmul_(d, d, value=-_NEW_ENERGY_FACTOR)
+        torch.addcmul(new.clamp_(min=_TINY), e, c, out=vote[0]).addcmul_(f, d)
+        torch.mul(f, c, out=vote[1]).addcmul_(e, d, value=-1)
+        torch.add(padded[:, :, :-2], padded[:, :, 2:], out=turn).add_(vote)
+        # a + ib times turn / |turn|
+        length = torch.mul(turn[0], turn[0], out=scratch).addcmul_(turn[1], turn[1])
+        g, h = turn.mul_(length.add_(_TINY**2).rsqrt_())
+        real = torch.mul(a, g, out=scratch).addcmul_(b, h, value=-1)
+        b.mul_(g).addcmul_(a, h)
+        a.copy_(real)
