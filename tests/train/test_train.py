@@ -27,7 +27,6 @@ from loev_cli.train import pipeline
 from loev_cli.train.checkpoint import load_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping
 from loev_cli.train.data import Cache, Track
-from loev_cli.train.loop import Trainer
 from loev_cli.train.metrics import Progress
 
 N_STEPS = 40
