@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from loev_cli import bundle as bundles
 from loev_cli.errors import UsageError
@@ -111,7 +110,9 @@ def test_a_killed_process_ends_the_other(music: Path, cache: Path, tmp_path: Pat
         process.kill()
     assert process.returncode != 0
     said = ("another training process of this run has stopped", "interrupted (SIGTERM)")
-    assert any(f"loev: {'error: ' * (i == 0)}{text}" in stderr for i, text in enumerate(said)), stderr
+    assert any(f"loev: {'error: ' * (i == 0)}{text}" in stderr for i, text in enumerate(said)), (
+        stderr
+    )
 
 
 def test_bad_use_ends_all_processes_with_its_line(music: Path, cache: Path, tmp_path: Path) -> None:
