@@ -30,6 +30,7 @@ sound:
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -105,29 +106,30 @@ class _Vocoder:
     def __call__(
         self, segments: Sequence[Tensor], rates: np.ndarray, semitones: np.ndarray
     ) -> Tensor:
-        """-> (R, n_samples)."""
+        """-> (R, n_samples). Rows of one shift should be next to each other."""
         n_rows, n_frames = len(segments), len(self.frames)
         sizes = [transform_sizes(2 ** (shift / 12), self.size) for shift in semitones]
-        n_bins = max(min(pair) for pair in sizes) // 2 + 1
+        edges = [row for row in range(1, n_rows) if sizes[row] != sizes[row - 1]]
+        groups = [slice(*ends) for ends in itertools.pairwise([0, *edges, n_rows])]
+        n_bins = max(map(_n_bins, sizes))
         # Real and imaginary parts lie apart: that halves the time of what _turn does with them.
         shape = (2, 2, n_frames, n_rows, n_bins)
         if self.memory.numel() < math.prod(shape):
             self.memory = torch.empty(math.prod(shape), device=self.device)
-        now, before = self.memory[: math.prod(shape)].view(shape).zero_()
-        groups = {pair: [row for row in range(n_rows) if sizes[row] == pair] for pair in sizes}
-        for pair, rows in groups.items():
-            spectra = self._analyse([segments[row] for row in rows], rates[rows], *pair)
+        now, before = self.memory[: math.prod(shape)].view(shape)
+        for rows in groups:
+            pair = sizes[rows.start]
+            spectra = self._analyse(segments[rows], rates[rows], *pair)
             for into, spectrum in zip((now, before), spectra, strict=True):
-                for row, of_row in zip(rows, spectrum, strict=True):
-                    n_read = min(pair) // 2 + 1
-                    into[:, :, row, :n_read] = torch.view_as_real(of_row[:, :n_read]).movedim(2, 0)
-        power = torch.linalg.vector_norm(now, dim=3).square().sum(dim=(0, 1))
-        _turn(now, before)
+                parts = torch.view_as_real(spectrum[:, :, : _n_bins(pair)])
+                into[:, :, rows, : _n_bins(pair)] = parts.permute(3, 1, 0, 2)
+                into[:, :, rows, _n_bins(pair) :] = 0
+        power = _turn(now, before)
         out = torch.empty(n_rows, self.n_samples, device=self.device)
-        for pair, rows in groups.items():
-            index = torch.tensor(rows, device=self.device)
-            turned = torch.complex(now[0, :, index], now[1, :, index])
-            out[index] = self._synthesise(turned, power[index], *pair)
+        for rows in groups:
+            pair = sizes[rows.start]
+            turned = torch.complex(*now[:, :, rows, : _n_bins(pair)])
+            out[rows] = self._synthesise(turned, power[rows], *pair)
         return out
 
     def _analyse(
@@ -187,20 +189,31 @@ def transform_sizes(ratio: float, least: int) -> tuple[int, int]:
     return min(pairs, key=sum, default=(round(least * ratio), least))
 
 
+def _n_bins(pair: tuple[int, int]) -> int:
+    """Frequencies that both the window read and the frame written hold."""
+    return min(pair) // 2 + 1
+
+
 def _quick_sizes(low: float, high: float) -> list[int]:
     sizes = range(math.ceil(low), math.floor(high) + 1)
     return [size for size in sizes if max(prime_factors(size)) <= 13]
 
 
-def _turn(now: Tensor, before: Tensor) -> None:
-    """Spectra (2, T, R, K) of the segment become the view's, of the same magnitude, in place."""
+def _turn(now: Tensor, before: Tensor) -> Tensor:
+    """Spectra (2, T, R, K) of the segment become the view's, of the same magnitude, in place.
+
+    Returns:
+        Their squared magnitude summed over time and frequency, (R,).
+    """
     _, n_frames, n_rows, n_bins = now.shape
     padded = now.new_zeros(2, n_rows, n_bins + 2)  # a neighbour for the first and last bin
     vote, turn, scratch = padded[:, :, 1:-1], now.new_empty(2, n_rows, n_bins), now[0, 0].clone()
+    power = now[:, 0].square().sum(dim=(0, 2))
     for t in range(1, n_frames):
         (a, b), (c, d), (e, f) = now[:, t], before[:, t], now[:, t - 1]
         # vote = (e + if) (c - id) + new, new = |a + ib|^2 - factor |c + id|^2 where above 0
         new = torch.mul(a, a, out=scratch).addcmul_(b, b)
+        power += new.sum(dim=1)
         new.addcmul_(c, c, value=-_NEW_ENERGY_FACTOR).addcmul_(d, d, value=-_NEW_ENERGY_FACTOR)
         torch.addcmul(new.clamp_(min=_TINY), e, c, out=vote[0]).addcmul_(f, d)
         torch.mul(f, c, out=vote[1]).addcmul_(e, d, value=-1)
@@ -211,3 +224,4 @@ def _turn(now: Tensor, before: Tensor) -> None:
         real = torch.mul(a, g, out=scratch).addcmul_(b, h, value=-1)
         b.mul_(g).addcmul_(a, h)
         a.copy_(real)
+    return power
