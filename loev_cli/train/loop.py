@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import math
 import os
 import platform
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loev_cli.errors import LoevError, UsageError
+from loev_cli.errors import InputError, LoevError, UsageError
 from loev_cli.model import LoevModel, ModelSpec
 from loev_cli.train.batches import Batch, BatchMaker, Prefetcher
 from loev_cli.train.checkpoint import BEST, FOLDER, LAST, load_checkpoint, write_checkpoint
@@ -130,6 +131,7 @@ class Trainer:
         self.recent_losses: deque[dict[str, float]] = deque(maxlen=_N_RECENT)
         self.validation: Validation | None = None
         self.best_loss = math.inf
+        self.tracks_digest: str | None = None
         self._updating = False
 
     def run(
@@ -147,6 +149,7 @@ class Trainer:
             OutputError: a checkpoint or the metrics cannot be written.
         """
         self.n_tracks = len(tracks)
+        self._check_tracks(tracks)
         saved_at = time.monotonic()
         validate = self._validator(val_tracks)
         try:
@@ -168,7 +171,9 @@ class Trainer:
                         saved_at = time.monotonic()
         except BaseException as error:
             # An interrupt may fall anywhere; what is saved must be the state after a whole step.
-            if not isinstance(error, Exception) and not self._updating:
+            # A checkpoint that cannot be written, or weights gone bad, are no reason for another.
+            is_ours = isinstance(error, LoevError) and not isinstance(error, InputError)
+            if not is_ours and not self._updating:
                 self.save()
             raise
         self.save()
@@ -273,6 +278,17 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * self.share_done()))
         return self.config.lr * warm_up * (_FINAL_LR + (1 - _FINAL_LR) * cosine)
 
+    def _check_tracks(self, tracks: Sequence[Track]) -> None:
+        """Raises UsageError where a resumed run would go on with other tracks: other batches."""
+        digests = "".join(track.digest for track in tracks)
+        digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
+        if self.tracks_digest not in (None, digest):
+            raise UsageError(
+                f"the tracks are not those that the run in {self.out} began with",
+                hint="restore them, or begin a run from its weights with --init",
+            )
+        self.tracks_digest = digest
+
     def _validator(self, tracks: Sequence[Track]) -> Validator | None:
         if not tracks or not self.group.is_main:
             return None
@@ -309,6 +325,7 @@ class Trainer:
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "best_loss": self.best_loss,
+            "tracks_digest": self.tracks_digest,
             "validation": dataclasses.asdict(self.validation) if self.validation else None,
             "facts": self.facts(),
         }
@@ -357,6 +374,7 @@ class Trainer:
         self.step = state["step"]
         self.elapsed_s = state["elapsed_s"]
         self.best_loss = state["best_loss"]
+        self.tracks_digest = state["tracks_digest"]
         if state["validation"]:
             self.validation = Validation(**state["validation"])
 

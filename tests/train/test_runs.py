@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from loev_cli import bundle as bundles
-from loev_cli.errors import UsageError
+from loev_cli.errors import InputError, UsageError
 from loev_cli.model import load_model
 from loev_cli.train import pipeline
 from loev_cli.train.checkpoint import load_checkpoint
@@ -226,6 +227,36 @@ def test_killed_and_resumed_equals_never_stopped(
     assert_same(a["average"], b["average"])
     assert a["validation"] == b["validation"] and a["best_loss"] == b["best_loss"]
     assert n_lines(out / "metrics.csv") == 13 and n_lines(out / "validation.csv") == 4
+
+
+def test_a_run_does_not_go_on_with_other_tracks(music: Path, cache: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "music").mkdir()
+    for file in sorted(music.iterdir()):
+        (folder / file.name).symlink_to(file)
+    train(config_of(folder, steps=2), tmp_path / "run", cache)
+    (folder / "03.wav").unlink()
+    config = config_of(folder, steps=4)
+    with pytest.raises(UsageError, match="the tracks are not those that the run"):
+        train(config, tmp_path / "run", cache, resume=True)
+    (folder / "03.wav").symlink_to(music / "03.wav")
+    assert train(config, tmp_path / "run", cache, resume=True)[-1].step == 4
+
+
+def test_a_track_that_changes_ends_the_run_with_what_is_done(music: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "music").mkdir()
+    for file in sorted(music.iterdir()):
+        shutil.copy(file, folder / file.name)
+    config = config_of(folder, steps=1000)
+
+    def change(progress: Progress) -> None:
+        if progress.step == 2:
+            for file in folder.iterdir():
+                file.write_bytes(file.read_bytes()[:100000])
+
+    events = pipeline.Events(on_step=change)
+    with pytest.raises(InputError, match="changed"):
+        pipeline.run(config, tmp_path / "run", cache=None, events=events)
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] >= 2
 
 
 def n_lines(file: Path) -> int:
