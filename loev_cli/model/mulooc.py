@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from loev_cli.errors import UsageError
-from loev_cli.model.encoders.sf_nfnet import N_BLOCKS, branch_module
+from loev_cli.model.encoders.sf_nfnet import N_BLOCKS
 from loev_cli.model.loev import LoevModel, ModelSpec
-from loev_cli.model.names import GLOBAL, INVARIANT, Method
+from loev_cli.model.names import GLOBAL, INVARIANT, Method, module_key
 
 ENCODER = "sf-nfnet-f0"
 _PARTS = ("slow_stem", "fast_stem", "slow_layers", "fast_layers", "fusion_layers")
@@ -162,7 +162,7 @@ def mulooc_names(heads: Iterable[str], *, is_split: bool, n_layers: int = 2) -> 
                 continue
             for h, branch in enumerate(branches):
                 copy = f"{theirs}.parallels.{h}" if is_split else theirs
-                own = f"encoder.branches.{branch_module(branch)}.{path}.{block - 1}"
+                own = f"encoder.branches.{module_key(branch)}.{path}.{block - 1}"
                 names |= _block_names(copy, own, False)
     return names
 

@@ -45,6 +45,7 @@ from torch.nn import functional as F
 from loev_cli.errors import UsageError
 from loev_cli.model.frontend import MelConfig
 from loev_cli.model.layers import ReweightedConv2d
+from loev_cli.model.names import module_key
 
 ALPHA = 0.2  # scale of a block's residual path
 GELU_GAIN = 1.7015043497085571  # keeps the variance of a unit normal through a GELU
@@ -122,7 +123,7 @@ class SfNfnetF0(nn.Module):
         self.slow_stages = nn.ModuleList(_trunk_stage(_SLOW, i, stochastic_depth) for i in range(4))
         self.fast_stages = nn.ModuleList(_trunk_stage(_FAST, i, stochastic_depth) for i in range(4))
         self.branches = nn.ModuleDict(
-            {branch_module(name): Branch(stochastic_depth) for name in branches}
+            {module_key(name): Branch(stochastic_depth) for name in branches}
         )
         self.dims: dict[str, int] = dict.fromkeys(branches, slow_inputs[-1] + fast_inputs[-1])
 
@@ -135,12 +136,7 @@ class SfNfnetF0(nn.Module):
         ):
             slow = slow_stage(torch.cat([slow, fusion(fast)], dim=3))
             fast = fast_stage(fast)
-        return {name: self.branches[branch_module(name)](slow, fast) for name in self.dims}
-
-
-def branch_module(branch: str) -> str:
-    """Name of a branch's module: no ONNX export of one called `global`, a word of Python."""
-    return f"{branch}_branch"
+        return {name: self.branches[module_key(name)](slow, fast) for name in self.dims}
 
 
 class Branch(nn.Module):
