@@ -32,10 +32,10 @@ class Failure:
 
 
 def describe(path: str, error: InputError) -> Failure:
-    """The failure of the track ``path``. The type is the cause's where there is one."""
-    cause = error.__cause__ or error
+    """The failure of the track ``path``. Its type is the cause's where there is one."""
+    kind = error.kind or type(error.__cause__ or error).__name__
     message = spell_out(" ".join(str(error).split()))
-    return Failure(path, error.stage, type(cause).__name__, message)
+    return Failure(path, error.stage, kind, message)
 
 
 def write_failures(out: str, failures: Sequence[Failure]) -> None:
