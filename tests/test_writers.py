@@ -27,8 +27,8 @@ from loev_cli.writers import (
     open_writer,
     read,
     read_meta,
-    rows as rows_of,
 )
+from loev_cli.writers import rows as rows_of
 
 DIMS = {"invariant": 5, "pitch": 3}
 PATHS = ["a/x y.mp3", "b/x y.mp3", "ü/日本 🎵.wav"]

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.audio.decoding import FileInfo
-from loev_cli.audio.worker import BLOCK, END, FAILED, HEAD, INFO
+from loev_cli.audio.worker import BLOCK, END, HEAD, INFO
 from loev_cli.errors import InputError
 
 DEFAULT_TIMEOUT_S = 300.0
@@ -41,14 +41,15 @@ _PATIENCE_S = 2.0
 class RemoteDecoding:
     """What :class:`loev_cli.audio.Decoding` is, of a file that another process decodes.
 
-    ``peak`` and ``busy_s`` (CPU seconds it took) are known once the blocks have ended.
+    ``peak``, ``duration_s`` and ``busy_s`` (CPU seconds it took) are known once the blocks have
+    ended. Who stops earlier closes ``blocks``.
     """
 
-    def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:
+    def __init__(self) -> None:
         self.peak = 0.0
         self.duration_s = 0.0
         self.busy_s = 0.0
-        self.blocks = blocks
+        self.blocks: Generator[NDArray[np.float32], None, None] = _nothing()
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         return self.blocks
@@ -79,7 +80,7 @@ class DecoderProcess:
         Raises (while iterating):
             InputError: as there; and stage ``decode``: the decoder crashed, or took too long.
         """
-        decoding = RemoteDecoding(iter(()))
+        decoding = RemoteDecoding()
         decoding.blocks = self._blocks(decoding, file, sample_rate_hz)
         return decoding
 
@@ -95,7 +96,7 @@ class DecoderProcess:
 
     def _blocks(
         self, decoding: RemoteDecoding, file: Path, rate_hz: int
-    ) -> Iterator[NDArray[np.float32]]:
+    ) -> Generator[NDArray[np.float32], None, None]:
         self._send({"op": "decode", "file": str(file), "rate_hz": rate_hz})
         n_samples, waited_s = 0, 0.0
         whole = False
@@ -232,6 +233,10 @@ class _Watch:
                 if self._target and time.monotonic() > self._target[1]:
                     self.fired = True
                     self._target[0].kill()
+
+
+def _nothing() -> Generator[NDArray[np.float32], None, None]:
+    yield from ()
 
 
 def _start() -> subprocess.Popen[bytes]:

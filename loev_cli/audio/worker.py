@@ -27,6 +27,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from loev_cli.audio.decoding import decode, probe
 from loev_cli.errors import InputError, Stage
 
@@ -58,7 +60,7 @@ def serve(commands: BinaryIO, replies: BinaryIO) -> None:
     Raises:
         BrokenPipeError: nobody reads the replies.
     """
-    operations = {"decode": _decode, "probe": _probe}
+    operations: dict[str, Callable[..., None]] = {"decode": _decode, "probe": _probe}
     for line in commands:
         command = json.loads(line)
         began = time.thread_time()
@@ -80,12 +82,10 @@ def serve(commands: BinaryIO, replies: BinaryIO) -> None:
             _send_json(replies, FAILED, _failure(foreign, "decode", message, busy_s()))
 
 
-def _decode(
-    replies: BinaryIO, busy_s: Callable[[], float], file: str, rate_hz: int
-) -> None:
+def _decode(replies: BinaryIO, busy_s: Callable[[], float], file: str, rate_hz: int) -> None:
     decoding = decode(Path(file), rate_hz)
     for block in decoding:
-        _send(replies, BLOCK, memoryview(block).cast("B"))
+        _send(replies, BLOCK, np.ascontiguousarray(block).data.cast("B"))
     end = {"duration_s": decoding.duration_s, "peak": decoding.peak, "busy_s": busy_s()}
     _send_json(replies, END, end)
 

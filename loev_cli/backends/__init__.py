@@ -32,6 +32,7 @@ class Encoder(Protocol):
         device: where it runs: ``cpu`` or ``cuda:N``.
         precision: ``fp32``, ``fp16`` or ``bf16``.
         subspaces: name -> dimension D of what :meth:`encode` gives, in the model's order.
+        unused_gpu: why a GPU that is there was not taken by ``auto``; None if none is, or it was.
     """
 
     bundle: Bundle
@@ -39,6 +40,7 @@ class Encoder(Protocol):
     device: str
     precision: str
     subspaces: dict[str, int]
+    unused_gpu: str | None
 
     def encode(self, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Windows (B, N) -> subspace name -> vectors (B, D), float32.

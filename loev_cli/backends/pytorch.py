@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.backends.machine import cuda_driver
 from loev_cli.bundle import Bundle
 from loev_cli.errors import LoevError, UsageError, needs_extra
 
@@ -26,6 +27,7 @@ class TorchEncoder:
     """An :class:`~loev_cli.backends.Encoder` on a torch module."""
 
     backend = "torch"
+    unused_gpu: str | None = None
 
     def __init__(
         self,
@@ -96,7 +98,10 @@ def open_encoder(
     if n_threads:
         torch.set_num_threads(n_threads)
     module = load_model(bundle).eval().to(device)
-    return TorchEncoder(bundle, module, device, precision, subspaces)
+    encoder = TorchEncoder(bundle, module, device, precision, subspaces)
+    if problem is not None and cuda_driver().problem is None:
+        encoder.unused_gpu = problem
+    return encoder
 
 
 def cuda_problem(index: int = 0) -> str | None:

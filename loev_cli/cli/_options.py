@@ -38,6 +38,14 @@ Debug = Annotated[
         rich_help_panel=REPORTING,
     ),
 ]
+LogJson = Annotated[
+    bool,
+    typer.Option(
+        "--log-json",
+        help="What is told on stderr as JSON lines, each with an event, for machines.",
+        rich_help_panel=REPORTING,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.", rich_help_panel=REPORTING)]
 Model = Annotated[
     str,

@@ -22,8 +22,15 @@ from loev_cli.embed.request import Request
 from loev_cli.embed.runner import Settings, outcomes
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import LoevError, UsageError
-from loev_cli.writers import STDOUT, Meta, Row, check_output, check_replaceable, make_meta
-from loev_cli.writers import open_writer
+from loev_cli.writers import (
+    STDOUT,
+    Meta,
+    Row,
+    check_output,
+    check_replaceable,
+    make_meta,
+    open_writer,
+)
 
 _CPU_BATCH_SIZE = 4
 _CUDA_BATCH_SIZE = 64
@@ -140,7 +147,7 @@ class _Run:
 
     def _embed(self, todo: Sequence[Source]) -> Stats:
         encoder, settings = prepare(self._request, self._bundle, self._on_event)
-        self._meta |= actual(encoder)
+        self._journal.note_origin(actual(encoder))
         stats = Stats(min(settings.n_workers, len(todo)), settings.n_encoders)
         with contextlib.closing(outcomes(todo, encoder, settings, stats)) as results:
             for track, outcome in results:
@@ -185,7 +192,8 @@ class _Run:
         began = time.monotonic()
 
         def commit(before_replace: Callable[[Path], None]) -> None:
-            with open_writer(out, self._meta, before_replace=before_replace) as writer:
+            meta = self._meta | self._journal.origin
+            with open_writer(out, meta, before_replace=before_replace) as writer:
                 for row in self._journal.merged():
                     writer.add(row)
                 writer.commit()

@@ -54,6 +54,7 @@ class Journal:
     Attributes:
         problems: what was found damaged or foreign and is not used, one line each.
         n_added: rows added by this run.
+        origin: what :meth:`note_origin` was told last, by this run or an earlier one.
 
     Raises:
         UsageError: the journal belongs to other settings, or is none of ours.
@@ -63,6 +64,8 @@ class Journal:
     def __init__(self, out: Path, meta: Meta, *, overwrite: bool = False) -> None:
         self.problems: list[str] = []
         self.n_added = 0
+        self.origin: Meta = {}
+        self._discards: str | None = None
         self.out = Path(os.path.realpath(out))
         self.folder = self.out.with_name(self.out.name + JOURNAL_SUFFIX)
         self._subspaces: dict[str, int] = meta["subspaces"]
@@ -122,6 +125,12 @@ class Journal:
                 self._writer.sync()
                 self._synced = time.monotonic()
 
+    def note_origin(self, origin: Meta) -> None:
+        """Keep what the output's ``meta`` is to say of how rows were made on this machine."""
+        self.origin = origin
+        with _writing(self.folder):
+            self._write_state()
+
     def drop(self, path: str) -> None:
         """Leave a row out of the next output."""
         self._places.pop(path, None)
@@ -171,7 +180,8 @@ class Journal:
             for file in self._files(_INDEX):
                 if _INDEX.fullmatch(file.name)[1] != identity:  # type: ignore[index]
                     file.unlink()
-            self._write_state(discards=None)
+            self._discards = None
+            self._write_state()
 
     def close(self) -> None:
         """Put what was added on the disk and let go; a journal that holds nothing is removed."""
@@ -210,7 +220,10 @@ class Journal:
             state = None
         self._is_ours = True
         if state is None:
-            self._write_state(discards=identity if overwrite else None)
+            self._discards = identity if overwrite else None
+            self._write_state()
+        else:
+            self._discards, self.origin = state["discards"], state["origin"]
         if identity is not None and not overwrite:
             self._read_index(identity)
         self._n_in_output = len(self._in_output)
@@ -227,7 +240,11 @@ class Journal:
                     f"{self.folder} has format {version}, this loev reads up to {FORMAT_VERSION}",
                     hint="pip install --upgrade loev-cli",
                 )
-            return {"fingerprint": dict(state["fingerprint"]), "discards": state["discards"]}
+            return {
+                "fingerprint": dict(state["fingerprint"]),
+                "origin": dict(state["origin"]),
+                "discards": state["discards"],
+            }
         except FileNotFoundError:
             problem = "has rows but does not say with which settings they were made"
             if overwrite or not (self._files(_PART) or self._files(_INDEX)):
@@ -238,13 +255,14 @@ class Journal:
                 return None
         raise UsageError(f"{self.folder} {problem}", hint="--overwrite discards it")
 
-    def _write_state(self, *, discards: str | None) -> None:
-        """``discards``: the output that is to be replaced unread, so that a run with --overwrite
-        that was interrupted can tell its own parts from those it is asked to discard."""
+    def _write_state(self) -> None:
+        # discards: the output that is to be replaced unread, so that a run with --overwrite that
+        # was interrupted can tell its own parts from those it is asked to discard.
         state = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self._fingerprint,
-            "discards": discards,
+            "origin": self.origin,
+            "discards": self._discards,
         }
         file = AtomicFile(self.folder / _STATE_FILE)
         try:
@@ -257,7 +275,7 @@ class Journal:
     def _read_index(self, identity: str) -> None:
         """Which file each row of the output is of; what is not known is embedded again."""
         file = self.folder / f"index-{identity}.rows"
-        problem = f"{self.out} is not as the last run left it"
+        problem: str | None = f"{self.out} is not as the last run left it"
         if file.exists():
             try:
                 with contextlib.closing(Part(file, self._owner)) as index:

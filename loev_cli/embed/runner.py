@@ -9,7 +9,7 @@ each of its workers some of the files.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from loev_cli.audio import DEFAULT_TIMEOUT_S, Source
@@ -50,8 +50,10 @@ class Settings:
 
 def outcomes(
     sources: Sequence[Source], encoder: Encoder, settings: Settings, stats: Stats
-) -> Iterator[tuple[int, Row | InputError]]:
+) -> Generator[tuple[int, Row | InputError], None, None]:
     """Embed ``sources``: for each its index, with its row or why there is none.
+
+    Who stops before the end closes the generator, which ends the decoders.
 
     Args:
         stats: is kept up to date with where the time goes.

@@ -34,7 +34,7 @@ class Shard:
         return [source for source in sources if self.holds(source.path)]
 
 
-def parse(text: str, environment: Mapping[str, str]) -> Shard:
+def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     """``3/8``, or ``auto``: from what the scheduler of an array job says in the environment.
 
     Raises:

@@ -127,7 +127,9 @@ def rows(path: Path) -> Iterator[Row]:
                 pa.Table.from_batches([batch]) for batch in file.iter_batches(_READ_N_RECORDS)
             )
             if keeps_windows(meta):
-                yield from _joined(stretch for table in batches for stretch in _by_track(table, meta))
+                yield from _joined(
+                    stretch for table in batches for stretch in _by_track(table, meta)
+                )
             else:
                 for table in batches:
                     yield from _rows_of(table, meta)
@@ -149,7 +151,7 @@ def _by_track(table: pa.Table, meta: Meta) -> Iterator[tuple[int, Row]]:
     track, start_s = table["track"].to_numpy(), table["start_s"].to_numpy()
     firsts = [0, *(np.flatnonzero(np.diff(track)) + 1), len(track)]
     vectors = {name: _matrix(table, name, dim) for name, dim in meta["subspaces"].items()}
-    for first, end in zip(firsts, firsts[1:], strict=False):
+    for first, end in itertools.pairwise(firsts):
         yield (
             int(track[first]),
             Row(
@@ -166,7 +168,9 @@ def _joined(stretches: Iterator[tuple[int, Row]]) -> Iterator[Row]:
     for _, group in itertools.groupby(stretches, key=lambda stretch: stretch[0]):
         parts = [row for _, row in group]
         starts = [row.start_s for row in parts if row.start_s is not None]
-        vectors = {name: np.concatenate([r.vectors[name] for r in parts]) for name in parts[0].vectors}
+        vectors = {
+            name: np.concatenate([r.vectors[name] for r in parts]) for name in parts[0].vectors
+        }
         yield replace(parts[0], vectors=vectors, start_s=np.concatenate(starts))
 
 
