@@ -23,6 +23,7 @@ from loev_cli.errors import UsageError
 from loev_cli.writers.atomic import AtomicFile, StreamTarget, check_target
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
 from loev_cli.writers.meta import (
+    AGREEING_KEYS,
     Meta,
     check_agree,
     fingerprint,
@@ -31,6 +32,7 @@ from loev_cli.writers.meta import (
 )
 
 __all__ = [
+    "AGREEING_KEYS",
     "FORMATS",
     "STDOUT",
     "AtomicFile",

@@ -21,7 +21,9 @@ from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
 from loev_cli.writers.meta import Meta, from_json, keeps_windows, not_ours, to_json
 
 _META_KEY = b"loev"
+# Small enough to be held in memory on either side, large enough to be read fast.
 _GROUP_N_RECORDS = 4096
+_GROUP_N_BYTES = 8 << 20
 _READ_N_RECORDS = 1024
 
 
@@ -33,6 +35,8 @@ class Writer(RowWriter):
         self._rows: list[Row] = []
         self._n_records = 0
         self._n_tracks = 0
+        record_n_bytes = 4 * sum(meta["subspaces"].values())
+        self._group_n_records = min(_GROUP_N_RECORDS, max(1, _GROUP_N_BYTES // record_n_bytes))
         self._schema = _schema(meta)
         self._parquet = pq.ParquetWriter(
             target.stream, self._schema, compression="zstd", use_dictionary=["path"]
@@ -41,7 +45,7 @@ class Writer(RowWriter):
     def _add(self, row: Row) -> None:
         self._rows.append(row)
         self._n_records += 1 if row.start_s is None else len(row.start_s)
-        if self._n_records >= _GROUP_N_RECORDS:
+        if self._n_records >= self._group_n_records:
             self._flush()
 
     def _finish(self) -> None:
