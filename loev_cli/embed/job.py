@@ -32,7 +32,7 @@ from loev_cli.writers import (
     open_writer,
 )
 
-_CPU_BATCH_SIZE = 4
+_CPU_BATCH_SIZE = 2
 _CUDA_BATCH_SIZE = 64
 _CUDA_ENCODERS = 2
 _MAX_WORKERS = 16
