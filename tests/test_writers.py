@@ -6,6 +6,7 @@ import errno
 import importlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from loev_cli.writers import (
     read,
     read_meta,
 )
+from loev_cli.writers import rows as rows_of
 
 DIMS = {"invariant": 5, "pitch": 3}
 PATHS = ["a/x y.mp3", "b/x y.mp3", "ü/日本 🎵.wav"]
@@ -94,6 +96,75 @@ def test_what_is_written_is_read(
         assert file.track is None
         assert file.start_s is None
     assert list(tmp_path.iterdir()) == [out]
+
+
+@every_format
+@pytest.mark.parametrize("per_window", [False, True])
+@pytest.mark.parametrize("n_copies", [0, 1, 700])
+def test_rows_come_back_one_by_one(
+    bundle: Bundle, tmp_path: Path, extension: str, per_window: bool, n_copies: int
+) -> None:
+    out = tmp_path / f"x{extension}"
+    given = [
+        replace(row, path=f"{copy:04} {row.path}")
+        for copy in range(n_copies)
+        for row in rows(per_window)
+    ]
+    with open_writer(str(out), meta_of(bundle, per_window=per_window)) as writer:
+        for row in given:
+            writer.add(row)
+        writer.commit()
+    found = list(rows_of(out))
+    assert [row.path for row in found] == read(out).paths == [row.path for row in given]
+    for row, expected in zip(found, given, strict=True):
+        assert np.float32(row.duration_s) == np.float32(expected.duration_s)
+        assert row.silent == expected.silent
+        for name in DIMS:
+            np.testing.assert_array_equal(row.vectors[name], expected.vectors[name])
+        if per_window:
+            np.testing.assert_array_equal(row.start_s, expected.start_s)  # type: ignore[arg-type]
+
+
+@every_format
+def test_a_track_longer_than_any_block_comes_back_whole(
+    bundle: Bundle, tmp_path: Path, extension: str
+) -> None:
+    out = tmp_path / f"x{extension}"
+    n_windows = 50_000
+    vectors = {n: np.full((n_windows, d), 0.5, np.float32) for n, d in DIMS.items()}
+    long = Row("b", 1.0, False, vectors, np.arange(n_windows, dtype=np.float32))
+    with open_writer(str(out), meta_of(bundle, per_window=True)) as writer:
+        for row in (replace(rows(True)[0], path="a"), long, replace(rows(True)[2], path="c")):
+            writer.add(row)
+        writer.commit()
+    _, found, _ = rows_of(out)
+    np.testing.assert_array_equal(found.start_s, long.start_s)  # type: ignore[arg-type]
+    assert found.vectors["pitch"].shape == (n_windows, 3)
+
+
+def test_jsonl_lines_in_any_order_come_back_sorted(bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "x.jsonl"
+    write(out, meta_of(bundle))
+    out.write_bytes(b"".join(reversed(out.read_bytes().splitlines(keepends=True))))
+    assert [row.path for row in rows_of(out)] == read(out).paths == PATHS
+
+
+@every_format
+def test_a_damaged_file_is_one_clear_error(bundle: Bundle, tmp_path: Path, extension: str) -> None:
+    """Whatever byte is wrong: all rows come, or an error that says so; never another exception."""
+    out = tmp_path / f"x{extension}"
+    write(out, meta_of(bundle))
+    content = out.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        out.write_bytes(damaged if rng.random() < 0.7 else damaged[: rng.integers(len(content))])
+        for reader in (read, lambda path: list(rows_of(path))):
+            try:
+                reader(out)  # type: ignore[operator]
+            except UsageError:
+                continue
 
 
 def test_npz_is_as_the_contract_says(bundle: Bundle, tmp_path: Path) -> None:

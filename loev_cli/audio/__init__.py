@@ -4,14 +4,19 @@ find    what a user names (files, folders, a list on stdin) -> ordered sources, 
 decode  one file -> mono float32 blocks at the model's rate
 load    one file -> its whole waveform
 probe   one file -> length, rate and channels by its header
+
+DecoderProcess does decode and probe in another process, where a file cannot do harm.
 """
 
 from loev_cli.audio.decoding import Decoding, FileInfo, decode, load, probe
+from loev_cli.audio.isolation import DEFAULT_TIMEOUT_S, DecoderProcess
 from loev_cli.audio.sources import AUDIO_EXTENSIONS, STDIN, Source, find, spell_out
 
 __all__ = [
     "AUDIO_EXTENSIONS",
+    "DEFAULT_TIMEOUT_S",
     "STDIN",
+    "DecoderProcess",
     "Decoding",
     "FileInfo",
     "Source",

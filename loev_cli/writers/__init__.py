@@ -5,25 +5,34 @@
         writer.commit()                         # `out` appears, whole; without it nothing does
 
     read(path) -> EmbeddingFile                 # any format, by its extension
+    rows(path) -> Iterator[Row]                 # the same in sorted order, a few at a time
 
-Every format is one file that defines ``Writer``, ``read`` and ``read_meta``; adding one touches
-that file and ``FORMATS``.
+Every format is one file that defines ``Writer``, ``read``, ``read_meta`` and ``rows``; adding one
+touches that file and ``FORMATS``. Neither writing nor ``rows`` needs memory for the whole file.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from loev_cli.errors import UsageError
 from loev_cli.writers.atomic import AtomicFile, StreamTarget, check_target
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
-from loev_cli.writers.meta import Meta, check_agree, make_meta
+from loev_cli.writers.meta import (
+    AGREEING_KEYS,
+    Meta,
+    check_agree,
+    fingerprint,
+    keeps_windows,
+    make_meta,
+)
 
 __all__ = [
+    "AGREEING_KEYS",
     "FORMATS",
     "STDOUT",
     "AtomicFile",
@@ -34,10 +43,13 @@ __all__ = [
     "check_agree",
     "check_output",
     "check_replaceable",
+    "fingerprint",
+    "keeps_windows",
     "make_meta",
     "open_writer",
     "read",
     "read_meta",
+    "rows",
 ]
 
 # Extension -> module that writes and reads it.
@@ -56,6 +68,8 @@ class _FormatModule(Protocol):
 
     def read_meta(self, path: Path) -> Meta: ...
 
+    def rows(self, path: Path) -> Iterator[Row]: ...
+
 
 def check_output(out: str) -> None:
     """Everything about an output that can be known before the work.
@@ -73,7 +87,7 @@ def check_output(out: str) -> None:
 
 
 def check_replaceable(out: str, meta: Meta) -> None:
-    """Whether a run with ``meta`` may take the place of what lies at ``out``.
+    """Whether a run with ``meta`` may add to what lies at ``out``.
 
     It may if nothing does, or an embedding file made by the same model with the same settings.
 
@@ -85,18 +99,23 @@ def check_replaceable(out: str, meta: Meta) -> None:
         return
     try:
         existing = read_meta(path)
-        check_agree({out: existing, "this run": meta})
-        lost = [name for name in existing["subspaces"] if name not in meta["subspaces"]]
-        if lost:
-            raise UsageError(f"{out} also holds {', '.join(lost)}")
+        check_agree({out: existing, "this run": meta}, keys=fingerprint(meta))
     except UsageError as error:
         raise UsageError(
             f"will not replace {out}: {error.message}", hint="--overwrite discards it"
         ) from error
 
 
-def open_writer(out: str, meta: Meta, *, stdout: BinaryIO | None = None) -> RowWriter:
+def open_writer(
+    out: str,
+    meta: Meta,
+    *,
+    stdout: BinaryIO | None = None,
+    before_replace: Callable[[Path], None] = lambda finished: None,
+) -> RowWriter:
     """A writer for the format that the extension of ``out`` names, or JSON lines to ``stdout``.
+
+    ``before_replace`` is called on commit with the finished file, before it appears at ``out``.
 
     Raises:
         UsageError: the extension is no format.
@@ -107,7 +126,7 @@ def open_writer(out: str, meta: Meta, *, stdout: BinaryIO | None = None) -> RowW
             raise UsageError("no standard output to write to")
         return _module(FORMATS[".jsonl"]).Writer(StreamTarget(stdout), meta)
     module = _format_of(Path(out))
-    return module.Writer(AtomicFile(Path(out)), meta)
+    return module.Writer(AtomicFile(Path(out), before_replace=before_replace), meta)
 
 
 def read(path: Path) -> EmbeddingFile:
@@ -122,6 +141,15 @@ def read(path: Path) -> EmbeddingFile:
 def read_meta(path: Path) -> Meta:
     """Only the ``meta`` of an embedding file. Raises as :func:`read`."""
     return _existing(path).read_meta(path)
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """The rows of an embedding file in sorted path order, a few at a time.
+
+    Raises (also while iterating):
+        UsageError: as :func:`read`.
+    """
+    return _existing(path).rows(path)
 
 
 def _existing(path: Path) -> _FormatModule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,10 @@ from loev_cli.errors import OutputError, UsageError
 class AtomicFile:
     """A file being written beside its final place.
 
+    Args:
+        path: its final place.
+        before_replace: is called with the finished temporary file before it takes that place.
+
     Attributes:
         stream: where to write.
         name: the final path, for messages.
@@ -22,8 +27,11 @@ class AtomicFile:
         OutputError: the temporary file cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, before_replace: Callable[[Path], None] = lambda finished: None
+    ) -> None:
         self.name = str(path)
+        self._before_replace = before_replace
         # A symbolic link stays one: what it points to is replaced.
         self._final = Path(os.path.realpath(path))
         self._temporary = self._final.with_name(f".{self._final.name}.{secrets.token_hex(4)}.tmp")
@@ -37,6 +45,7 @@ class AtomicFile:
         self.stream.flush()
         os.fsync(self.stream.fileno())
         self.stream.close()
+        self._before_replace(self._temporary)
         self._temporary.replace(self._final)
         _sync_folder(self._final.parent)
 

@@ -107,7 +107,7 @@ class RowWriter(ABC):
     @abstractmethod
     def _finish(self) -> None: ...
 
-    def _discard(self) -> None:  # noqa: B027  (most formats hold nothing open)
+    def _discard(self) -> None:  # noqa: B027  (some formats hold nothing open)
         """Let go of what the format holds open on the target."""
 
     def __enter__(self) -> Self:

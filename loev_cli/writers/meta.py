@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,8 @@ PER_WINDOW = "none"
 
 # Files that differ in one of these hold vectors that cannot be compared.
 AGREEING_KEYS = ("model_sha256", "window_s", "hop_s", "pooling")
+# Rows that differ in one of these, or in the above, do not belong in one output.
+_SETTINGS_KEYS = (*AGREEING_KEYS, "subspaces", "precision", "shard")
 _REQUIRED_KEYS = ("format_version", "model", "subspaces", *AGREEING_KEYS)
 
 
@@ -31,9 +33,10 @@ def make_meta(
     backend: str,
     device: str,
     precision: str,
+    shard: str | None = None,
 ) -> Meta:
-    """The ``meta`` of a run that starts now."""
-    return {
+    """The ``meta`` of a run that starts now; ``shard`` as ``3/8``, if it makes a part."""
+    meta: Meta = {
         "format_version": FORMAT_VERSION,
         "model": bundle.name,
         "model_sha256": bundle.sha256,
@@ -48,6 +51,12 @@ def make_meta(
         "precision": precision,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    return meta if shard is None else meta | {"shard": shard}
+
+
+def fingerprint(meta: Meta) -> dict[str, Any]:
+    """What decides a row's values and which rows there are; not where and when it was made."""
+    return {key: meta.get(key) for key in _SETTINGS_KEYS}
 
 
 def keeps_windows(meta: Meta) -> bool:
@@ -92,7 +101,7 @@ def not_ours(name: str) -> UsageError:
     return UsageError(f"{name} is not a loev embedding file")
 
 
-def check_agree(metas: Mapping[str, Meta]) -> None:
+def check_agree(metas: Mapping[str, Meta], *, keys: Iterable[str] = AGREEING_KEYS) -> None:
     """Check that files (name -> meta) may be mixed: same model, window, hop and pooling.
 
     Raises:
@@ -100,8 +109,8 @@ def check_agree(metas: Mapping[str, Meta]) -> None:
     """
     names = list(metas)
     for name in names[1:]:
-        for key in AGREEING_KEYS:
-            first, other = metas[names[0]][key], metas[name][key]
+        for key in keys:
+            first, other = metas[names[0]].get(key), metas[name].get(key)
             if first != other:
                 label, first, other = _readable(key, metas[names[0]], metas[name])
                 raise UsageError(

@@ -6,6 +6,9 @@ track's ``path``, ``duration_s`` and ``silent`` and adds ``track`` and ``start_s
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,10 @@ from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
 from loev_cli.writers.meta import Meta, from_json, keeps_windows, not_ours, to_json
 
 _META_KEY = b"loev"
+# Small enough to be held in memory on either side, large enough to be read fast.
 _GROUP_N_RECORDS = 4096
+_GROUP_N_BYTES = 8 << 20
+_READ_N_RECORDS = 1024
 
 
 class Writer(RowWriter):
@@ -29,6 +35,8 @@ class Writer(RowWriter):
         self._rows: list[Row] = []
         self._n_records = 0
         self._n_tracks = 0
+        record_n_bytes = 4 * sum(meta["subspaces"].values())
+        self._group_n_records = min(_GROUP_N_RECORDS, max(1, _GROUP_N_BYTES // record_n_bytes))
         self._schema = _schema(meta)
         self._parquet = pq.ParquetWriter(
             target.stream, self._schema, compression="zstd", use_dictionary=["path"]
@@ -37,7 +45,7 @@ class Writer(RowWriter):
     def _add(self, row: Row) -> None:
         self._rows.append(row)
         self._n_records += 1 if row.start_s is None else len(row.start_s)
-        if self._n_records >= _GROUP_N_RECORDS:
+        if self._n_records >= self._group_n_records:
             self._flush()
 
     def _finish(self) -> None:
@@ -112,6 +120,62 @@ def read(path: Path) -> EmbeddingFile:
         track=track,
         start_s=start_s,
     )
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """See :func:`loev_cli.writers.rows`."""
+    meta = read_meta(path)
+    try:
+        with path.open("rb") as stream, pq.ParquetFile(stream) as file:
+            batches = (
+                pa.Table.from_batches([batch]) for batch in file.iter_batches(_READ_N_RECORDS)
+            )
+            if keeps_windows(meta):
+                yield from _joined(
+                    stretch for table in batches for stretch in _by_track(table, meta)
+                )
+            else:
+                for table in batches:
+                    yield from _rows_of(table, meta)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise UsageError(f"{path} is damaged: {error}") from error
+
+
+def _rows_of(table: pa.Table, meta: Meta) -> Iterator[Row]:
+    paths = table["path"].to_pylist()
+    duration_s, silent = table["duration_s"].to_pylist(), table["silent"].to_pylist()
+    vectors = {name: _matrix(table, name, dim) for name, dim in meta["subspaces"].items()}
+    for i, path in enumerate(paths):
+        yield Row(path, duration_s[i], silent[i], {name: v[i] for name, v in vectors.items()})
+
+
+def _by_track(table: pa.Table, meta: Meta) -> Iterator[tuple[int, Row]]:
+    """(track, row) for every stretch of windows of one track; a track may go on in the next
+    table."""
+    track, start_s = table["track"].to_numpy(), table["start_s"].to_numpy()
+    firsts = [0, *(np.flatnonzero(np.diff(track)) + 1), len(track)]
+    vectors = {name: _matrix(table, name, dim) for name, dim in meta["subspaces"].items()}
+    for first, end in itertools.pairwise(firsts):
+        yield (
+            int(track[first]),
+            Row(
+                table["path"][first].as_py(),
+                table["duration_s"][first].as_py(),
+                table["silent"][first].as_py(),
+                {name: v[first:end] for name, v in vectors.items()},
+                start_s[first:end],
+            ),
+        )
+
+
+def _joined(stretches: Iterator[tuple[int, Row]]) -> Iterator[Row]:
+    for _, group in itertools.groupby(stretches, key=lambda stretch: stretch[0]):
+        parts = [row for _, row in group]
+        starts = [row.start_s for row in parts if row.start_s is not None]
+        vectors = {
+            name: np.concatenate([r.vectors[name] for r in parts]) for name in parts[0].vectors
+        }
+        yield replace(parts[0], vectors=vectors, start_s=np.concatenate(starts))
 
 
 def read_meta(path: Path) -> Meta:
