@@ -23,7 +23,8 @@ from loev_cli.errors import InputError
 # Bounds of what one block may hold, whatever rate and channels a header claims.
 _BLOCK_S = 4.0
 _BLOCK_N_VALUES = 2**21
-_PLAUSIBLE_RATES_HZ = range(1_000, 1_000_001)
+# Up to what FFmpeg makes of the highest DSD rate.
+_PLAUSIBLE_RATES_HZ = range(1_000, 3_072_001)
 # Encoders pad and trim by a frame or two; less than this is no truncation.
 _SLACK_S = 0.1
 

@@ -22,9 +22,18 @@ from loev_cli.errors import UsageError
 # What a folder is searched for. A file named outright is taken whatever it is called.
 # fmt: off
 AUDIO_EXTENSIONS = frozenset([
-    ".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".flac",
-    ".mp3", ".mp2", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma",
-    ".ape", ".wv", ".tta", ".mka", ".webm", ".ac3",
+    # uncompressed, and what carries it
+    ".wav", ".wave", ".bwf", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".afc", ".au", ".snd",
+    ".caf", ".voc",
+    # lossless
+    ".flac", ".fla", ".alac", ".ape", ".wv", ".tta", ".tak", ".shn", ".dsf", ".dff", ".mlp", ".thd",
+    # lossy
+    ".mp3", ".mp2", ".mp1", ".mpa", ".mpga", ".ogg", ".oga", ".opus", ".spx", ".m4a", ".m4b",
+    ".m4r", ".aac", ".adts", ".wma", ".mpc", ".mp+", ".mka", ".weba", ".ac3", ".eac3", ".ec3",
+    ".dts", ".amr", ".awb", ".ra", ".rm", ".oma", ".aa3", ".at3",
+    # video, of which the sound is taken
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".asf", ".wmv", ".flv", ".ogv", ".ogx",
+    ".3gp", ".3g2", ".mpg", ".mpeg",
 ])
 # fmt: on
 
