@@ -61,7 +61,8 @@ class DecoderProcess:
     Use it from one thread at a time.
 
     Args:
-        timeout_s: how long a file may take beyond its own playing time.
+        timeout_s: how long a file may keep us waiting for its next block, and in all beyond the
+            playing time of what it has given.
     """
 
     def __init__(self, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -102,9 +103,11 @@ class DecoderProcess:
         whole = False
         try:
             while True:
-                allowed_s = self._timeout_s + n_samples / rate_hz
+                # Neither a stop in the middle nor a trickle: a file may fall behind its playing
+                # time by the limit, and no block may take longer than that.
+                left_s = self._timeout_s + n_samples / rate_hz - waited_s
                 began = time.monotonic()
-                with self._watched(allowed_s - waited_s):
+                with self._watched(min(self._timeout_s, left_s)):
                     kind, payload = self._receive(file)
                 waited_s += time.monotonic() - began
                 if kind == BLOCK:
@@ -266,8 +269,8 @@ def _failure(content: dict[str, Any]) -> InputError:
 
 def _died(file: Path, code: int | None, timed_out: bool, timeout_s: float) -> InputError:
     if timed_out:
-        message = f"decoding took longer than {timeout_s:g} s beyond its playing time"
-        return InputError(f"{file}: {message}", stage="decode", kind="DecoderTimeout")
+        message = f"{file}: the decoder gave no audio for {timeout_s:g} s, or far too little"
+        return InputError(message, stage="decode", kind="DecoderTimeout")
     if code is not None and code < 0:
         what = f"crashed (signal {-code})"
         if -code == getattr(signal, "SIGKILL", None):

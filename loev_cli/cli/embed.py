@@ -146,8 +146,8 @@ def embed(
         float,
         typer.Option(
             min=1,
-            help="Seconds that decoding a file may take beyond its own playing time, before it "
-            "counts as a bad file.",
+            help="A file counts as bad when its decoder gives no audio for so many seconds, or "
+            "falls so far behind the file's playing time.",
             metavar="SECONDS",
             rich_help_panel=options.RUNNING,
         ),

@@ -76,7 +76,7 @@ class Reader:
         n_ahead: windows that may wait in the queue.
         n_tracks_ahead: how far beyond the tracks that :meth:`settled` counted a track may be
             begun; None: any distance.
-        file_timeout_s: how long a file may take beyond its own playing time.
+        file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
 
     Attributes:
         busy_s: CPU seconds spent decoding so far.

@@ -36,7 +36,7 @@ class Settings:
         batch_size: windows encoded together; changes speed, not results.
         n_workers: decoder processes; changes speed, not results.
         n_encoders: batches encoded at once; changes speed, not results.
-        file_timeout_s: how long a file may take to decode beyond its own playing time.
+        file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
     """
 
     hop_n_samples: int
