@@ -17,7 +17,7 @@ from loev_cli.audio.readers import BrokenStreamError, UnreadableError, mix_to_mo
 # An "audio file" that is really a playlist must not make FFmpeg open other files or the network.
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
 # Containers that state an exact length of a stream; for others FFmpeg estimates it.
-_EXACT_STREAM_LENGTH = frozenset({"mov", "wv", "tta", "ape"})
+_EXACT_STREAM_LENGTH = frozenset({"mov", "wv", "tta", "ape", "caf"})
 # Containers that state an exact length of the whole, which is the stream's if it is the only one.
 _EXACT_LENGTH = frozenset({"matroska", "webm"})
 

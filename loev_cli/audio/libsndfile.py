@@ -16,7 +16,9 @@ from loev_cli.audio import containers
 from loev_cli.audio.readers import BrokenStreamError, UnreadableError, mix_to_mono
 
 # libsndfile shortens a chunk that promises more than the file holds and notes it in its log.
-_SHORTENED = re.compile(r"^\s*(?:data|SSND|riff|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+_SHORTENED = re.compile(
+    r"^\s*(?:data|SSND|riff|Riff size|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE
+)
 # Recorders and pipes that do not know the length yet write sizes from here up.
 _SIZE_UNKNOWN = 0x7FFF0000
 _FRAMES_UNKNOWN = 2**62
@@ -67,7 +69,10 @@ class SoundFileReader:
             try:
                 frames = self._stream.read(n_samples, dtype="float32", always_2d=True)
             except soundfile.SoundFileError as error:
-                raise BrokenStreamError(str(error).removeprefix("Error : ")) from error
+                reason = str(error).removeprefix("Error : ")
+                if "psf_fseek" in reason:  # soundfile looks where the header says the end is
+                    reason = "it ends before its header says"
+                raise BrokenStreamError(reason) from error
             if not len(frames):
                 return
             yield mix_to_mono(frames)
