@@ -150,7 +150,7 @@ def _resample(
 
 
 def _open(file: Path) -> Reader:
-    _check_is_readable_file(file)
+    check_is_readable_file(file)
     try:
         reader: Reader = SoundFileReader(file)
     except UnreadableError:
@@ -171,8 +171,12 @@ def _open(file: Path) -> Reader:
     return reader
 
 
-def _check_is_readable_file(file: Path) -> None:
-    """Reject what would fail obscurely, or block for ever (a pipe named ``x.wav``)."""
+def check_is_readable_file(file: Path) -> None:
+    """Reject what would fail obscurely, or block for ever (a pipe named ``x.wav``).
+
+    Raises:
+        InputError: stage ``open``.
+    """
     try:
         status = file.stat()
         if stat.S_ISDIR(status.st_mode):

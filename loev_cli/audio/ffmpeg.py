@@ -17,7 +17,7 @@ from loev_cli.audio.readers import BrokenStreamError, UnreadableError, mix_to_mo
 # An "audio file" that is really a playlist must not make FFmpeg open other files or the network.
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
 # Containers that state an exact length of a stream; for others FFmpeg estimates it.
-_EXACT_STREAM_LENGTH = frozenset({"mov", "wv", "tta", "ape", "caf"})
+_EXACT_STREAM_LENGTH = frozenset({"mov", "wv", "tta", "ape"})
 # Containers that state an exact length of the whole, which is the stream's if it is the only one.
 _EXACT_LENGTH = frozenset({"matroska", "webm"})
 
@@ -37,11 +37,7 @@ class FfmpegReader:
 
     def __init__(self, file: Path) -> None:
         self._bytes = _Nameless(file)
-        try:
-            self._container = av.open(self._bytes, "r", options=_NO_PROTOCOLS)
-        except _ERRORS as error:
-            self._bytes.close()
-            raise UnreadableError(str(error)) from error
+        self._container = _open(self._bytes)
         stream = next(iter(self._container.streams.audio), None)
         # A codec that FFmpeg does not know leaves the stream without its attributes.
         if stream is None or not getattr(stream, "rate", None):
@@ -125,6 +121,31 @@ class _Nameless(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """What the container and its first audio stream say, as they spell it.
+
+    Raises:
+        UnreadableError: FFmpeg does not know the format.
+    """
+    stream = _Nameless(file)
+    container = _open(stream)
+    try:
+        audio = next(iter(container.streams.audio), None)
+        return {**(audio.metadata if audio is not None else {}), **container.metadata}
+    finally:
+        container.close()
+        stream.close()
+
+
+def _open(stream: _Nameless) -> Any:
+    try:
+        # Tags may be in any encoding; they must not keep us from the audio.
+        return av.open(stream, "r", options=_NO_PROTOCOLS, metadata_errors="replace")
+    except _ERRORS as error:
+        stream.close()
+        raise UnreadableError(str(error)) from error
 
 
 def _kind(frame: Any) -> tuple[int, str, str]:
