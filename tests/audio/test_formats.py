@@ -310,9 +310,7 @@ def test_joined_aac_of_other_rates_and_channels(tmp_path: Path, layouts: tuple[s
 # ---------------------------------------------------------------- broken off
 
 
-@pytest.mark.parametrize(
-    "name", ["x.wav", "x.aiff", "x.flac", "x.mp3", "x.au", "x.w64", "x.rf64"]
-)
+@pytest.mark.parametrize("name", ["x.wav", "x.aiff", "x.flac", "x.mp3", "x.au", "x.w64", "x.rf64"])
 def test_truncated_files(tmp_path: Path, name: str) -> None:
     failure_of(cut_in_half(write_audio(tmp_path / name, 10.0, rate_hz=RATE_HZ)))
 
