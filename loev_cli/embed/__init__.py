@@ -15,6 +15,7 @@ from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
 from loev_cli.embed.failures import FAILURES_SUFFIX, Failure
 from loev_cli.embed.job import embed
 from loev_cli.embed.journal import JOURNAL_SUFFIX
+from loev_cli.embed.merge import Merged, merge
 from loev_cli.embed.plan import DryRun, dry_run
 from loev_cli.embed.request import Request
 from loev_cli.embed.shards import Shard, parse_shard
@@ -26,6 +27,7 @@ __all__ = [
     "DryRun",
     "Event",
     "Failure",
+    "Merged",
     "Notice",
     "Report",
     "Request",
@@ -35,5 +37,6 @@ __all__ = [
     "TrackDone",
     "dry_run",
     "embed",
+    "merge",
     "parse_shard",
 ]

@@ -38,6 +38,15 @@ def describe(path: str, error: InputError) -> Failure:
     return Failure(path, error.stage, kind, message)
 
 
+def read_failures(out: str) -> list[Failure]:
+    """What the list beside the output ``out`` says; nothing if there is none, or none of ours."""
+    try:
+        text = Path(out + FAILURES_SUFFIX).read_text(encoding="utf-8")
+        return [Failure(**json.loads(line)) for line in text.splitlines()]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
 def write_failures(out: str, failures: Sequence[Failure]) -> None:
     """Put the list beside the output ``out``; without failures an earlier list is removed.
 

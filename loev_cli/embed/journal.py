@@ -23,7 +23,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,10 @@ class Journal:
         self.origin: Meta = {}
         self._discards: str | None = None
         self.out = Path(os.path.realpath(out))
-        self.folder = self.out.with_name(self.out.name + JOURNAL_SUFFIX)
+        self.folder = _folder_of(self.out)
         self._subspaces: dict[str, int] = meta["subspaces"]
         self._fingerprint = fingerprint(meta)
-        self._owner = hashlib.sha256(_canonical(self._fingerprint)).digest()
+        self._owner = _owner(self._fingerprint)
         self._parts: list[Part] = []
         self._places: dict[str, tuple[int, Place]] = {}
         self._in_output: dict[str, Stamp | None] = {}
@@ -163,14 +163,21 @@ class Journal:
         )
         yield from heapq.merge(fresh, kept, key=lambda row: row.path)
 
-    def settle(self, commit: Callable[[Callable[[Path], None]], None]) -> None:
+    def settle(
+        self,
+        commit: Callable[[Callable[[Path], None]], None],
+        *,
+        stamps: Mapping[str, Stamp | None] | None = None,
+    ) -> None:
         """Put the output in its place and forget the parts.
 
         Args:
             commit: finishes the output; calls what it is given with the finished temporary file,
                 just before that takes the output's place.
+            stamps: row name -> its file's, where the rows are not the journal's own.
         """
-        stamps = {path: self.stamp(path) for path in self.paths()}
+        if stamps is None:
+            stamps = {path: self.stamp(path) for path in self.paths()}
         commit(lambda finished: self._write_index(finished, stamps))
         with _writing(self.folder):
             self._close_parts()
@@ -289,7 +296,7 @@ class Journal:
         self.problems.append(f"{problem}; the files it has rows of are embedded again")
         self._in_output = dict.fromkeys((row.path for row in rows(self.out)), None)
 
-    def _write_index(self, finished: Path, stamps: dict[str, Stamp | None]) -> None:
+    def _write_index(self, finished: Path, stamps: Mapping[str, Stamp | None]) -> None:
         file = self.folder / f"index-{_identity(finished)}.rows"
         file.unlink(missing_ok=True)
         writer = PartWriter(file, self._owner)
@@ -352,8 +359,25 @@ class Journal:
             self.folder.rmdir()
 
 
-def _canonical(settings: dict[str, Any]) -> bytes:
-    return json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()
+def stamps_of(out: Path, meta: Meta) -> dict[str, Stamp]:
+    """Which file each row of a finished output is of, as far as its journal knows."""
+    out = Path(os.path.realpath(out))
+    file = _folder_of(out) / f"index-{_identity(out)}.rows"
+    try:
+        with contextlib.closing(Part(file, _owner(fingerprint(meta)))) as index:
+            return {place.path: place.stamp for place in index.places() if place.stamp}
+    except (OSError, ForeignError):
+        return {}
+
+
+def _folder_of(out: Path) -> Path:
+    return out.with_name(out.name + JOURNAL_SUFFIX)
+
+
+def _owner(settings: dict[str, Any]) -> bytes:
+    return hashlib.sha256(
+        json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()
+    ).digest()
 
 
 def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

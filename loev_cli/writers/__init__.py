@@ -24,6 +24,7 @@ from loev_cli.errors import UsageError
 from loev_cli.writers.atomic import AtomicFile, AtomicFolder, StreamTarget, check_target
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
 from loev_cli.writers.meta import (
+    AGREEING_KEYS,
     Meta,
     check_agree,
     fingerprint,
@@ -33,6 +34,7 @@ from loev_cli.writers.meta import (
 )
 
 __all__ = [
+    "AGREEING_KEYS",
     "FOLDERS",
     "FORMATS",
     "STDOUT",

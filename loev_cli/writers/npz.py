@@ -24,7 +24,7 @@ from loev_cli.errors import OutputError, UsageError
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
 from loev_cli.writers.meta import Meta, from_json, keeps_windows, not_ours, tag_columns, to_json
 
-_CHUNK_N_BYTES = 1 << 20
+_CHUNK_N_BYTES = 1 << 17
 _COUNT = struct.Struct("<I")
 _ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 

@@ -19,7 +19,9 @@ from loev_cli.writers.base import EmbeddingFile, Row
 from loev_cli.writers.meta import Meta, from_json, keeps_windows, not_ours, tag_columns, to_json
 
 _META_KEY = b"loev"
+# Small enough to be held in memory on either side, large enough to be read fast.
 _TABLE_N_RECORDS = 4096
+_TABLE_N_BYTES = 8 << 20
 
 
 def schema_of(meta: Meta) -> pa.Schema:
@@ -53,12 +55,14 @@ class Tabulator:
         self._rows: list[Row] = []
         self._n_records = 0
         self._n_tracks = 0
+        record_n_bytes = 4 * sum(meta["subspaces"].values())
+        self._table_n_records = min(_TABLE_N_RECORDS, max(1, _TABLE_N_BYTES // record_n_bytes))
 
     def add(self, row: Row) -> pa.Table | None:
         """Take a row; a table of those since the last one, if they are enough."""
         self._rows.append(row)
         self._n_records += 1 if row.start_s is None else len(row.start_s)
-        return self.flush() if self._n_records >= _TABLE_N_RECORDS else None
+        return self.flush() if self._n_records >= self._table_n_records else None
 
     def flush(self) -> pa.Table | None:
         """A table of the rows since the last one, if there are any."""
