@@ -150,7 +150,7 @@ def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> N
         (["{in}", "--subspaces", "pitch,,"], 2, "empty name"),
         (["{in}", "--out", "{tmp}/no/x.npz"], 2, "no folder {tmp}/no"),
         (["{in}", "--out", "/proc/x.npz"], 1, "cannot write /proc/x.npz"),
-        (["{in}", "--out", "{tmp}/x.csv"], 2, ".npz, .parquet, .jsonl"),
+        (["{in}", "--out", "{tmp}/x.csv"], 2, ".npz, .parquet, .lance"),
         (["{in}", "--out", "{tmp}/precious.npz"], 2, "--overwrite"),
         (["{in}", "--hop-s", "0"], 2, "hop of 0 s is out of range"),
         (["{in}", "--hop-s", "99"], 2, "window of 0.5 s"),

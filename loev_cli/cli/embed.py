@@ -29,8 +29,8 @@ def embed(
     out: Annotated[
         str | None,
         typer.Option(
-            help="A .npz, .parquet or .jsonl file, or - for JSON lines on stdout; needed unless "
-            "with --dry-run.",
+            help="A .npz, .parquet, .lance or .jsonl file, or - for JSON lines on stdout; needed "
+            "unless with --dry-run.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=options.OUTPUT,
@@ -52,6 +52,15 @@ def embed(
             "--per-window",
             help="Keep the vector of every window instead of the track's mean; a window is the "
             "stretch of audio that the model hears at a time.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    tags: Annotated[
+        bool,
+        typer.Option(
+            "--tags",
+            help="Keep what the files say about themselves: artist, album, title, date, ISRC, "
+            "MusicBrainz ids and so on, as columns tag_artist, ...",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -183,6 +192,7 @@ def embed(
         model=model,
         subspaces=None if subspaces is None else _split(subspaces),
         per_window=per_window,
+        tags=tags,
         hop_s=hop_s,
         device=device,
         backend=backend.value,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from loev_cli import bundle as bundles
-from loev_cli.audio import STDIN, Source, find
+from loev_cli.audio import STDIN, TAGS, Source, find
 from loev_cli.backends import Encoder, open_encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
@@ -92,6 +92,7 @@ def planned_meta(request: Request, bundle: Bundle) -> Meta:
         device=request.device,
         precision=_SETTLED_PRECISION.get(request.precision, request.precision),
         shard=None if request.shard is None else str(request.shard),
+        tags=TAGS if request.tags else (),
     )
 
 
@@ -273,6 +274,7 @@ def prepare(
     return encoder, Settings(
         hop_n_samples=hop_n_samples(bundle, request.hop_s),
         per_window=request.per_window,
+        tags=request.tags,
         in_order=request.out == STDOUT,
         batch_size=request.batch_size or (_CPU_BATCH_SIZE if on_cpu else _CUDA_BATCH_SIZE),
         n_workers=request.workers or min(n_cpus, _MAX_WORKERS),

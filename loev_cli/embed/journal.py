@@ -22,6 +22,7 @@ import heapq
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -340,7 +341,11 @@ class Journal:
         for folder, name in ((self.out.parent, self.out.name), (self.folder, _STATE_FILE)):
             leftover = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.tmp")
             for file in list(folder.iterdir()):
-                if leftover.fullmatch(file.name):
+                if not leftover.fullmatch(file.name):
+                    continue
+                if file.is_dir():
+                    shutil.rmtree(file)
+                else:
                     file.unlink(missing_ok=True)
 
     def _clear(self) -> None:
@@ -390,7 +395,12 @@ def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 def _identity(file: Path) -> str | None:
     """Tells an output from any other by its size and its two ends, where every format has its
-    contents listed; None if there is no file. Not by its mtime, which copying changes."""
+    contents listed; None if there is no file. Not by its mtime, which copying changes. A folder is
+    told by all its files."""
+    if file.is_dir():
+        parts = sorted(part for part in file.rglob("*") if part.is_file())
+        named = [f"{part.relative_to(file).as_posix()} {_identity(part)}" for part in parts]
+        return hashlib.sha256("\n".join(named).encode()).hexdigest()[:32]
     try:
         with file.open("rb") as stream:
             n_bytes = stream.seek(0, os.SEEK_END)

@@ -142,5 +142,5 @@ def _projected_s(decode_s: float, n_windows: int, encoder: Encoder, settings: Se
 
 
 def _bytes_per_value(out: str | None) -> int:
-    is_text = out is not None and Path(out).suffix.lower() not in (".npz", ".parquet")
+    is_text = out is not None and Path(out).suffix.lower() not in (".npz", ".parquet", ".lance")
     return _JSON_BYTES_PER_VALUE if is_text else _FLOAT_BYTES

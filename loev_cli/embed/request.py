@@ -22,6 +22,7 @@ class Request:
     model: str = bundles.DEFAULT_MODEL
     subspaces: Sequence[str] | None = None
     per_window: bool = False
+    tags: bool = False
     hop_s: float | None = None
     device: str = "auto"
     backend: str = "auto"

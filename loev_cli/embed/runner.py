@@ -37,6 +37,7 @@ class Settings:
         n_workers: decoder processes; changes speed, not results.
         n_encoders: batches encoded at once; changes speed, not results.
         file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
+        tags: keep what the files say about themselves.
     """
 
     hop_n_samples: int
@@ -46,6 +47,7 @@ class Settings:
     n_workers: int = 1
     n_encoders: int = 1
     file_timeout_s: float = DEFAULT_TIMEOUT_S
+    tags: bool = False
 
 
 def outcomes(
@@ -79,6 +81,7 @@ def outcomes(
         n_ahead=(settings.n_encoders + 1) * settings.batch_size,
         n_tracks_ahead=_TRACKS_AHEAD if settings.in_order else None,
         file_timeout_s=settings.file_timeout_s,
+        tags=settings.tags,
     )
     mapper = Mapper(encoder, settings.batch_size, settings.n_encoders)
     began = time.monotonic()
