@@ -22,6 +22,7 @@ from loev_cli.writers.meta import (
     Meta,
     check_agree,
     checked,
+    damaged,
     keeps_windows,
     not_ours,
     tag_columns,
@@ -82,7 +83,7 @@ def read(path: Path) -> EmbeddingFile:
     try:
         return _assemble(records, meta)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is damaged: {error}") from error
+        raise damaged(path, error) from error
 
 
 def _assemble(records: list[dict[str, Any]], meta: Meta) -> EmbeddingFile:
@@ -120,7 +121,7 @@ def rows(path: Path) -> Iterator[Row]:
             try:
                 row = _row(json.loads(lines.readline()))
             except (KeyError, TypeError, ValueError) as error:
-                raise UsageError(f"{path} is damaged: {error}") from error
+                raise damaged(path, error) from error
             yield row
 
 

@@ -2,25 +2,34 @@
 
 Rows are collected in an unnamed file beside the output and become the dataset in the end, since
 Lance wants to be given them and not to wait for them. Nothing is held in memory.
+
+Beside what Lance wrote lies ``loev.json``, the sizes and CRC-32 of those files: Lance and Arrow do
+not check theirs, and a damaged one may end the whole process. Files that Lance adds later, such as
+an index, are not in it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
-from loev_cli.errors import UsageError, needs_extra
+from loev_cli.errors import needs_extra
 from loev_cli.writers.atomic import AtomicFolder
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
-from loev_cli.writers.meta import Meta
+from loev_cli.writers.meta import Meta, damaged, not_ours
 from loev_cli.writers.tables import Tabulator, embedding_file, meta_of, rows_of
 
 with needs_extra("a .lance file", "db"):
     import lance
 
+_VERSIONS_FOLDER = "_versions"
+_CHECKSUMS_FILE = "loev.json"
+_CHUNK_N_BYTES = 1 << 20
 _READ_N_RECORDS = 1024
 _ERRORS = (OSError, KeyError, ValueError, RuntimeError, pa.ArrowException)
 
@@ -45,6 +54,8 @@ class Writer(RowWriter):
             lance.write_dataset(pa.ipc.open_stream(self._target.stream), str(self._folder))
         except (ValueError, RuntimeError) as error:
             raise OSError(str(error)) from error
+        files = {name: _checksum(self._folder / name) for name in _names(self._folder)}
+        (self._folder / _CHECKSUMS_FILE).write_text(json.dumps(files, indent=1) + "\n")
 
     def _discard(self) -> None:
         # Closing writes an end, which may fail where writing failed before.
@@ -75,25 +86,48 @@ def rows(path: Path) -> Iterator[Row]:
 
 def read_meta(path: Path) -> Meta:
     """See :func:`loev_cli.writers.read_meta`."""
-    with _reading(path, what="not a loev embedding file, or damaged"):
+    if not (path / _VERSIONS_FOLDER).is_dir():
+        raise not_ours(str(path))
+    with _reading(path):
+        _check(path)
         schema = lance.dataset(str(path)).schema
     return meta_of(schema, name=str(path))
 
 
 @contextlib.contextmanager
-def _reading(path: Path, *, what: str = "damaged") -> Iterator[None]:
+def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
-        raise UsageError(f"{path} is {what}: {_in_short(error)}") from error
+        raise damaged(path, error) from error
     except BaseException as error:
-        # A panic of Lance's Rust code, which damaged files bring about, is no Exception, and its
-        # class cannot be imported.
+        # A panic of Lance's Rust code is no Exception, and its class cannot be imported.
         if type(error).__name__ != "PanicException":
             raise
-        raise UsageError(f"{path} is {what}: {_in_short(error)}") from error
+        raise damaged(path, error) from error
 
 
-def _in_short(error: BaseException) -> str:
-    """One line, without the places in Lance's source."""
-    return " ".join(str(error).split(", /home/")[0].split())
+def _check(path: Path) -> None:
+    """Raises OSError or ValueError where a file is not as it was written."""
+    listed = path / _CHECKSUMS_FILE
+    if not listed.is_file():  # a dataset that somebody else's program copied or made
+        return
+    for name, checksum in dict(json.loads(listed.read_bytes())).items():
+        file = path / name
+        if file.is_file() and _checksum(file) != checksum:
+            raise ValueError(f"{name} is not as it was written")
+
+
+def _names(folder: Path) -> list[str]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(file.relative_to(folder).as_posix() for file in files)
+
+
+def _checksum(file: Path) -> list[int]:
+    """Size and CRC-32."""
+    n_bytes, checksum = 0, 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_N_BYTES):
+            n_bytes += len(chunk)
+            checksum = zlib.crc32(chunk, checksum)
+    return [n_bytes, checksum]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from loev_cli import __version__
@@ -118,6 +119,12 @@ def checked(meta: Any, *, name: str) -> Meta:
 def not_ours(name: str) -> UsageError:
     """The error for a file that is no embedding file."""
     return UsageError(f"{name} is not a loev embedding file")
+
+
+def damaged(path: Path, error: BaseException) -> UsageError:
+    """The error for an embedding file that cannot be read to its end; one line, whatever the
+    library says."""
+    return UsageError(f"{path} is damaged: {' '.join(str(error).split()) or type(error).__name__}")
 
 
 def check_agree(metas: Mapping[str, Meta], *, keys: Iterable[str] = AGREEING_KEYS) -> None:

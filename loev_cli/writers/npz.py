@@ -20,9 +20,17 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from loev_cli.errors import OutputError, UsageError
+from loev_cli.errors import OutputError
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
-from loev_cli.writers.meta import Meta, from_json, keeps_windows, not_ours, tag_columns, to_json
+from loev_cli.writers.meta import (
+    Meta,
+    damaged,
+    from_json,
+    keeps_windows,
+    not_ours,
+    tag_columns,
+    to_json,
+)
 
 _CHUNK_N_BYTES = 1 << 17
 _COUNT = struct.Struct("<I")
@@ -133,10 +141,10 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> No
 
 def read(path: Path) -> EmbeddingFile:
     """See :func:`loev_cli.writers.read`."""
+    meta = read_meta(path)
+    windows = keeps_windows(meta)
     try:
         with np.load(path, allow_pickle=False) as columns:
-            meta = _meta_of(columns, path)
-            windows = keeps_windows(meta)
             return EmbeddingFile(
                 paths=[str(name) for name in columns["path"]],
                 duration_s=columns["duration_s"],
@@ -151,7 +159,7 @@ def read(path: Path) -> EmbeddingFile:
                 },
             )
     except _ERRORS as error:
-        raise UsageError(f"{path} is not a loev embedding file, or damaged: {error}") from error
+        raise damaged(path, error) from error
 
 
 def read_meta(path: Path) -> Meta:
@@ -190,7 +198,7 @@ def rows(path: Path) -> Iterator[Row]:
                     start_s = None
                 yield Row(str(name), float(duration_s), bool(silent), vectors, start_s, tags)
     except _ERRORS as error:
-        raise UsageError(f"{path} is damaged: {error}") from error
+        raise damaged(path, error) from error
 
 
 class _Column:

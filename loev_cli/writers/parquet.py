@@ -8,9 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loev_cli.errors import UsageError
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
-from loev_cli.writers.meta import Meta, not_ours
+from loev_cli.writers.meta import Meta, damaged, not_ours
 from loev_cli.writers.tables import Tabulator, embedding_file, meta_of, rows_of
 
 _READ_N_RECORDS = 1024
@@ -54,7 +53,7 @@ def read(path: Path) -> EmbeddingFile:
         with path.open("rb") as stream:
             return embedding_file(pq.read_table(stream), meta)
     except _ERRORS as error:
-        raise UsageError(f"{path} is damaged: {error}") from error
+        raise damaged(path, error) from error
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -64,7 +63,7 @@ def rows(path: Path) -> Iterator[Row]:
         with path.open("rb") as stream, pq.ParquetFile(stream) as file:
             yield from rows_of(file.iter_batches(_READ_N_RECORDS), meta)
     except _ERRORS as error:
-        raise UsageError(f"{path} is damaged: {error}") from error
+        raise damaged(path, error) from error
 
 
 def read_meta(path: Path) -> Meta:
