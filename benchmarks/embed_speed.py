@@ -1,0 +1,132 @@
+"""What share of the speed of mere decoding does `loev embed` keep?
+
+    python benchmarks/embed_speed.py [--files 16] [--minutes 3] [--repeats 3] [--peers PYTHON]
+
+For a folder each of MP3, FLAC and WAV files (stereo, 44.1 kHz, the example music joined to 3
+minutes): the time of decoding and resampling them to the model's rate and nothing else, one
+process per core, which nothing that reads audio can beat; and the time of `embed` on the same
+cores, from the call to the finished file. Both in turns in the same run, so that a busy machine
+is busy for both; the share is of the medians. The stage that limits is the one `--stats` names.
+
+With --peers, an interpreter that has some of librosa, essentia, openl3, torchopenl3 and musicnn:
+each of those that it can import runs on the same files, one process per core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from loev_cli import audio, bundle
+from loev_cli.backends.machine import usable_cpus
+from loev_cli.embed import Report, Request, embed
+
+ROOT = Path(__file__).parent.parent
+RATE_HZ = 44100
+PEERS = ("librosa", "essentia", "openl3", "torchopenl3", "musicnn")
+
+
+def make_files(folder: Path, suffix: str, n_files: int, seconds: float) -> list[Path]:
+    """Each begins at another place of the examples, so that no two are alike."""
+    music = [audio.load(f, RATE_HZ) for f in sorted((ROOT / "examples" / "music").glob("*.mp3"))]
+    joined = np.concatenate(music)
+    folder.mkdir()
+    files = []
+    for i in range(n_files):
+        n_samples = round(seconds * RATE_HZ)
+        left = np.resize(np.roll(joined, i * RATE_HZ * 7), n_samples)
+        stereo = np.stack([left, np.roll(left, 400)], axis=1)
+        files.append(folder / f"{i:03}.{suffix}")
+        soundfile.write(files[-1], np.clip(stereo, -1, 1), RATE_HZ)
+    return files
+
+
+def decode_only(job: tuple[str, int]) -> float:
+    file, rate_hz = job
+    decoding = audio.decode(Path(file), rate_hz)
+    for _ in decoding:
+        pass
+    return decoding.duration_s
+
+
+def floor_s(pool: ProcessPoolExecutor, files: list[Path], rate_hz: int) -> float:
+    began = time.monotonic()
+    list(pool.map(decode_only, [(str(file), rate_hz) for file in files]))
+    return time.monotonic() - began
+
+
+def embed_s(folder: Path, out: Path, model: str) -> tuple[float, Report]:
+    began = time.monotonic()
+    report = embed(Request([str(folder)], str(out), model=model, overwrite=True))
+    return time.monotonic() - began, report
+
+
+def peer_times(python: str, files: list[Path]) -> dict[str, float | None]:
+    """Seconds that each peer takes for the files; None where it cannot be imported."""
+    times: dict[str, float | None] = {}
+    for peer in PEERS:
+        command = [python, str(ROOT / "benchmarks" / "embed_peers.py"), peer]
+        done = subprocess.run(
+            [*command, str(usable_cpus()), *map(str, files)], capture_output=True, text=True
+        )
+        times[peer] = json.loads(done.stdout)["seconds"] if done.returncode == 0 else None
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=bundle.DEFAULT_MODEL)
+    parser.add_argument("--files", type=int, default=16)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--formats", default="mp3,flac,wav")
+    parser.add_argument("--peers", metavar="PYTHON")
+    args = parser.parse_args()
+    rate_hz = bundle.find(args.model).sample_rate_hz
+    seconds = args.files * args.minutes * 60
+    n_cpus = usable_cpus()
+    print(f"{args.files} files of {args.minutes:g} min, {n_cpus} cores, {sys.platform}", flush=True)
+    print("| format | floor, x real time | embed, x real time | share | work | limits |")
+    print("|---|---|---|---|---|---|")
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        ProcessPoolExecutor(n_cpus, mp_context=get_context("spawn")) as pool,
+    ):
+        root = Path(temporary)
+        for suffix in args.formats.split(","):
+            files = make_files(root / suffix, suffix, args.files, args.minutes * 60)
+            floor_s(pool, files[:n_cpus], rate_hz)  # the processes start, the files are cached
+            floors, times = [], []
+            for _ in range(args.repeats):
+                floors.append(floor_s(pool, files, rate_hz))
+                took_s, report = embed_s(root / suffix, root / "x.npz", args.model)
+                times.append(took_s)
+            floor, took = statistics.median(floors), statistics.median(times)
+            shares = report.stats.shares()
+            work = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
+            print(
+                f"| {suffix.upper()} | {seconds / floor:.0f} | {seconds / took:.0f} "
+                f"| {floor / took:.2f} | {work} | {report.stats.limit} |",
+                flush=True,
+            )
+        if args.peers:
+            print("\n| on the MP3 files | x real time |\n|---|---|")
+            files = sorted((root / "mp3").iterdir())
+            for peer, took_or_none in peer_times(args.peers, files).items():
+                speed = "not installed" if took_or_none is None else f"{seconds / took_or_none:.0f}"
+                print(f"| {peer} | {speed} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
