@@ -68,10 +68,9 @@ def wav(
     form = struct.pack(
         "<HHIIHH", 3, channels, rate_hz, rate_hz * channels * 4 & 0xFFFFFFFF, channels * 4, 32
     )
-    return (
-        b"RIFF" + struct.pack("<I", (36 + n_bytes) & 0xFFFFFFFF) + b"WAVEfmt " + struct.pack("<I", 16)
-        + form + b"data" + struct.pack("<I", n_bytes & 0xFFFFFFFF) + data
-    )  # fmt: skip
+    sizes = [(36 + n_bytes) & 0xFFFFFFFF, 16, n_bytes & 0xFFFFFFFF]
+    riff, fmt, length = (struct.pack("<I", n) for n in sizes)
+    return b"RIFF" + riff + b"WAVEfmt " + fmt + form + b"data" + length + data
 
 
 def noise(rng: random.Random, n: int = 8000) -> np.ndarray:

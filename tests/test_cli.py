@@ -138,6 +138,67 @@ def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> N
     assert loev("embed", library, "--model", bundle.path, "--dry-run").code == 3
 
 
+def test_running_it_again(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.npz"
+    arguments = ["embed", library, "--out", out, "--model", bundle.path]
+    loev(*arguments)
+    assert loev(*arguments).lines == [
+        "5 files done before, 0 to do",
+        f"nothing new: 5 tracks in {out}",
+    ]
+    (library / "b" / "same.wav").unlink()
+    write_audio(library / "new.wav")
+    done = loev(*arguments)
+    assert done.lines[0] == "4 files done before, 1 to do"
+    assert done.lines[1].endswith(f" -> {out}, which has 6")
+    assert done.lines[2] == "1 row kept of files that are not among the inputs (--prune drops them)"
+    assert loev(*arguments, "--prune").lines[-1] == "1 row dropped of files that are gone"
+    done = loev(*arguments, "--hop-s", "0.1")
+    assert (done.code, len(done.lines)) == (2, 1)
+
+
+def test_stats_name_the_stage_that_limits(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path, "--stats"]
+    _, work, limit = loev(*arguments).lines
+    assert work.startswith("work: decode ")
+    assert limit.startswith("what limits the speed: ")
+    assert limit.split()[4] in ("decode", "encode", "write")
+
+
+def test_log_json_is_nothing_but_json(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    add_bad_files(library)
+    arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path]
+    done = loev(*arguments, "--log-json")
+    assert done.code == 3
+    events = [json.loads(line) for line in done.lines]
+    assert [event["event"] for event in events] == ["started", "failed", "failed", "finished"]
+    assert events[0]["n_tracks"] == 7
+    assert {event["path"] for event in events[1:3]} == {"bad.mp3", "empty.wav"}
+    assert (events[3]["n_done"], events[3]["n_failed"], events[3]["n_rows"]) == (5, 2, 5)
+    assert events[3]["audio_s"] == pytest.approx(12.3)
+    (event,) = map(json.loads, loev(*arguments, "--log-json", "--hop-s", "9").lines)
+    assert (event["event"], "out of range" in event["text"]) == ("error", True)
+    assert loev(*arguments).lines[0] == "5 files done before, 2 to do"
+
+
+def test_an_empty_shard_is_no_failure(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    only = library / "b" / "same.wav"
+    codes, n_rows = [], []
+    for i in (1, 2):
+        out = tmp_path / f"{i}.jsonl"
+        arguments = ["--out", out, "--model", bundle.path, "--shard", f"{i}/2"]
+        codes.append(loev("embed", only, *arguments).code)
+        n_rows.append(len(read(out).paths))
+    assert codes == [0, 0]
+    assert sorted(n_rows) == [0, 1]
+
+
 # ---------------------------------------------------------------- bad use
 
 
@@ -160,6 +221,8 @@ def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> N
         (["{in}", "--model", ""], 2, "no model ''"),
         (["{in}", "--out", ""], 2, "name a file with --out"),
         ([""], 2, "an input is empty"),
+        (["{in}", "--shard", "3/2"], 2, "--shard '3/2' is no part of a whole"),
+        (["{in}", "--shard", "auto"], 2, "no task of a Slurm, SGE or PBS array job"),
         (["{in}", "--batch-size", "0"], 2, "Invalid value for '--batch-size'"),
         (["{in}", "--sbspaces", "pitch"], 2, "No such option: --sbspaces"),
         (["s3://bucket/x"], 2, "remote inputs are not supported"),

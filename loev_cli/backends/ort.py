@@ -34,6 +34,7 @@ class OnnxEncoder:
 
     backend = "onnx"
     precision = "fp32"
+    n_devices = 1
     unused_gpu: str | None = None
 
     def __init__(

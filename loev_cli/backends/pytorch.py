@@ -27,6 +27,7 @@ class TorchEncoder:
     """An :class:`~loev_cli.backends.Encoder` on a torch module."""
 
     backend = "torch"
+    n_devices = 1
     unused_gpu: str | None = None
 
     def __init__(

@@ -8,6 +8,12 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
+# How a line for people begins -> the event it is for machines.
+_EVENTS = {
+    "loev: error": "error",
+    "loev: warning": "warning",
+    "loev: interrupted": "interrupted",
+}
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
@@ -16,7 +22,8 @@ def say(text: str, *, raw: bool = False) -> None:
     if sys.stderr is None:  # closed by the caller; print() would take stdout instead
         return
     if _LOG.in_json:
-        tell("message", text=text)
+        event = next((e for start, e in _EVENTS.items() if text.startswith(start)), "message")
+        tell(event, text=text)
         return
     print(text if raw else text.translate(_CONTROL_CHARACTERS), file=sys.stderr, flush=True)
 

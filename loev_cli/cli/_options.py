@@ -58,8 +58,9 @@ Model = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        help="auto takes the first CUDA device if it opens, else the CPU.",
-        metavar="auto|cpu|cuda|cuda:N",
+        help="auto takes the first CUDA device if it opens, else the CPU; cuda:all takes every "
+        "CUDA device.",
+        metavar="auto|cpu|cuda|cuda:N|cuda:all",
         rich_help_panel=RUNNING,
     ),
 ]

@@ -267,10 +267,12 @@ def prepare(
     if encoder.unused_gpu is not None and request.device == "auto":
         on_event(Notice(f"a GPU is present and not used: {encoder.unused_gpu}"))
     on_cpu = encoder.device == "cpu"
-    if encoder.backend == "torch":
+    if not on_cpu:
+        n_encoders = _CUDA_ENCODERS * encoder.n_devices
+    elif encoder.backend == "torch":
         n_encoders = 1  # its own threads share one batch
     else:
-        n_encoders = min(n_cpus, _MAX_WORKERS) if on_cpu else _CUDA_ENCODERS
+        n_encoders = min(n_cpus, _MAX_WORKERS)
     return encoder, Settings(
         hop_n_samples=hop_n_samples(bundle, request.hop_s),
         per_window=request.per_window,
