@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Rows from the bottom up; a module imports from rows below its own, or from its own part.
 ROWS = [
     ["errors"],
-    ["bundle"],
+    ["bundle", "remote"],
     ["model", "audio", "windows"],
     ["backends", "writers"],
     ["embed", "evaluate", "search", "export", "train"],

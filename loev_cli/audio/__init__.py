@@ -9,8 +9,9 @@ read_tags  one file -> artist, title, ... as it says
 DecoderProcess does decode and probe in another process, where a file cannot do harm.
 """
 
+from loev_cli.audio.copies import brought_here
 from loev_cli.audio.decoding import Decoding, FileInfo, decode, load, probe
-from loev_cli.audio.isolation import DEFAULT_TIMEOUT_S, DecoderProcess
+from loev_cli.audio.isolation import DEFAULT_TIMEOUT_S, DecoderProcess, RemoteDecoding
 from loev_cli.audio.sources import AUDIO_EXTENSIONS, STDIN, Source, find, spell_out
 from loev_cli.audio.tags import TAGS, read_tags
 
@@ -22,7 +23,9 @@ __all__ = [
     "DecoderProcess",
     "Decoding",
     "FileInfo",
+    "RemoteDecoding",
     "Source",
+    "brought_here",
     "decode",
     "find",
     "load",

@@ -22,7 +22,8 @@ def embed(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Audio files, folders (searched recursively), or - for a list of paths on stdin.",
+            help="Audio files, folders (searched recursively), URLs of them (s3://, gs://, https://), "
+            "or - for a list of paths on stdin.",
             show_default=False,
         ),
     ],

@@ -123,5 +123,5 @@ class Assembler:
             self._settled[index] = track.row(source.path, self._sample_rate_hz)
             del self._tracks[index]
         else:
-            message = f"{source.file}: the model gives NaN or infinite values for it"
+            message = f"{source.place}: the model gives NaN or infinite values for it"
             self.fail(index, InputError(message, stage="encode"))

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,8 +21,10 @@ from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.request import Request
 from loev_cli.embed.runner import Settings, outcomes
+from loev_cli.embed.staging import staged
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import LoevError, UsageError
+from loev_cli.remote import is_url
 from loev_cli.writers import (
     STDOUT,
     Meta,
@@ -67,6 +70,10 @@ def embed(
     check_output(out)
     bundle = bundles.find(request.model)
     planned = planned_meta(request, bundle)
+    if is_url(out):
+        with staged(out) as local:
+            request = replace(request, out=str(local))
+            return embed(request, stdin=stdin, stdout=stdout, on_event=on_event)
     if not request.overwrite:
         check_replaceable(out, planned)
     sources = find_sources(request, stdin)
@@ -342,6 +349,9 @@ def _check_is_no_input(out: str, sources: Sequence[Source]) -> None:
 
 def _stamp(source: Source) -> Stamp | None:
     """Size and mtime of a file; None if it is not there, or may not be looked at."""
+    if source.remote is not None:
+        size, version = source.remote.size, source.remote.version
+        return None if size is None or version is None else Stamp(size, version)
     try:
         status = source.file.stat()
     except (OSError, ValueError):

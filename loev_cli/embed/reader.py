@@ -19,7 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from loev_cli.audio import DEFAULT_TIMEOUT_S, DecoderProcess, Source
+from loev_cli.audio import (
+    DEFAULT_TIMEOUT_S,
+    DecoderProcess,
+    RemoteDecoding,
+    Source,
+    brought_here,
+)
 from loev_cli.errors import InputError
 from loev_cli.windows import Cut, WindowCutter
 
@@ -189,8 +195,10 @@ class Reader:
             return TrackFailed(track, error)
 
     def _decode_and_cut(self, decoder: DecoderProcess, track: int) -> TrackEnd:
-        file = self._sources[track].file
-        decoding = decoder.decode(file, self._sample_rate_hz, tags=self._tags)
+        with brought_here(self._sources[track]) as file:
+            return self._cut(track, decoder.decode(file, self._sample_rate_hz, tags=self._tags))
+
+    def _cut(self, track: int, decoding: RemoteDecoding) -> TrackEnd:
         cutter = WindowCutter(self._window_n_samples, self._hop_n_samples)
         n_windows = 0
         try:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from loev_cli.errors import UsageError
+from loev_cli.remote import is_url
 from loev_cli.writers.atomic import AtomicFile, AtomicFolder, StreamTarget, check_target
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
 from loev_cli.writers.meta import (
@@ -91,6 +92,11 @@ def check_output(out: str) -> None:
     if out.endswith(("/", os.sep)):
         raise UsageError(f"{out} is a folder, not a file")
     path = Path(out)
+    if is_url(out):
+        _format_of(path)
+        if _is_folder_format(path):
+            raise UsageError(f"{out}: {path.suffix} is a folder", hint="write it here, or a file")
+        return
     _format_of(path)
     check_target(path, is_folder=_is_folder_format(path))
     if path.is_dir() and any(path.iterdir()) and not (path / "_versions").is_dir():
