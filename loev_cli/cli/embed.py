@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -17,13 +18,20 @@ from loev_cli.cli._console import (
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
 
 
+class EngineName(StrEnum):
+    """What can do the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 def embed(
     inputs: Annotated[
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Audio files, folders (searched recursively), URLs of them (s3://, gs://, https://), "
-            "or - for a list of paths on stdin.",
+            help="Audio files, folders (searched recursively), s3:// and other URLs of them, or "
+            "- for a list of paths on stdin.",
             show_default=False,
         ),
     ],
@@ -152,6 +160,14 @@ def embed(
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            help="What does the work: local, or ray on the cluster that RAY_ADDRESS names, or "
+            "without one on this machine; --workers counts its workers then.",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = EngineName.LOCAL,
     file_timeout_s: Annotated[
         float,
         typer.Option(
@@ -200,6 +216,7 @@ def embed(
         precision=precision.value,
         batch_size=batch_size,
         workers=workers,
+        engine=engine.value,
         file_timeout_s=file_timeout_s,
         shard=None if shard is None else job.parse_shard(shard, os.environ),
         prune=prune,

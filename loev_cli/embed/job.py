@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -15,15 +15,16 @@ from loev_cli.audio import STDIN, TAGS, Source, find
 from loev_cli.backends import Encoder, open_encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
+from loev_cli.embed.cluster import Workers, on_cluster
 from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
 from loev_cli.embed.failures import Failure, describe, write_failures
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.request import Request
-from loev_cli.embed.runner import Settings, outcomes
+from loev_cli.embed.runner import Settings, actual, outcomes
 from loev_cli.embed.staging import staged
 from loev_cli.embed.stats import Stats
-from loev_cli.errors import LoevError, UsageError
+from loev_cli.errors import InputError, LoevError, UsageError
 from loev_cli.remote import is_url
 from loev_cli.writers import (
     STDOUT,
@@ -154,10 +155,8 @@ class _Run:
         return stamp is not None and self._journal.stamp(path) == stamp
 
     def _embed(self, todo: Sequence[Source]) -> Stats:
-        encoder, settings = prepare(self._request, self._bundle, self._on_event)
-        self._journal.note_origin(actual(encoder))
-        stats = Stats(min(settings.n_workers, len(todo)), settings.n_encoders)
-        with contextlib.closing(outcomes(todo, encoder, settings, stats)) as results:
+        with _engine(self._request, self._bundle, todo, self._on_event) as (origin, stats, results):
+            self._journal.note_origin(origin)
             for track, outcome in results:
                 source = todo[track]
                 if isinstance(outcome, Row):
@@ -221,13 +220,11 @@ def _to_stdout(
     """JSON lines in the order of the inputs, as they come. Nothing is kept of them."""
     began = time.monotonic()
     on_event(RunStarted(len(sources), n_kept=0))
-    encoder, settings = prepare(request, bundle, on_event)
-    stats = Stats(min(settings.n_workers, len(sources)), settings.n_encoders)
     failures: list[Failure] = []
     n_done, audio_s = 0, 0.0
     with (
-        open_writer(STDOUT, meta | actual(encoder), stdout=stdout) as writer,
-        contextlib.closing(outcomes(sources, encoder, settings, stats)) as results,
+        _engine(request, bundle, sources, on_event) as (origin, stats, results),
+        open_writer(STDOUT, meta | origin, stdout=stdout) as writer,
     ):
         for track, outcome in results:
             if isinstance(outcome, Row):
@@ -252,6 +249,34 @@ def _to_stdout(
         wall_s=time.monotonic() - began,
         stats=stats,
     )
+
+
+@contextlib.contextmanager
+def _engine(
+    request: Request, bundle: Bundle, sources: Sequence[Source], on_event: Callable[[Event], None]
+) -> Iterator[tuple[Meta, Stats, Iterator[tuple[int, Row | InputError]]]]:
+    """What the request says is to do the work, at work on ``sources``: what it adds to ``meta``,
+    where its time goes, and for each source its index with its row or why there is none."""
+    if request.engine == "ray":
+        workers = Workers(
+            bundle=bundle.path,
+            subspaces=tuple(select_subspaces(bundle, request.subspaces)),
+            backend=request.backend,
+            device=request.device,
+            precision=request.precision,
+            count=request.workers,
+            cpu_settings=_settings(request, bundle, _CPU_BATCH_SIZE, n_workers=1, n_encoders=1),
+            gpu_settings=_settings(
+                request, bundle, _CUDA_BATCH_SIZE, n_workers=_MAX_WORKERS, n_encoders=_CUDA_ENCODERS
+            ),
+        )
+        with on_cluster(sources, workers) as work:
+            yield work
+        return
+    encoder, settings = prepare(request, bundle, on_event)
+    stats = Stats(min(settings.n_workers, len(sources)), settings.n_encoders)
+    with contextlib.closing(outcomes(sources, encoder, settings, stats)) as results:
+        yield actual(encoder), stats, results
 
 
 def prepare(
@@ -280,21 +305,29 @@ def prepare(
         n_encoders = 1  # its own threads share one batch
     else:
         n_encoders = min(n_cpus, _MAX_WORKERS)
-    return encoder, Settings(
+    return encoder, _settings(
+        request,
+        bundle,
+        _CPU_BATCH_SIZE if on_cpu else _CUDA_BATCH_SIZE,
+        n_workers=request.workers or min(n_cpus, _MAX_WORKERS),
+        n_encoders=n_encoders,
+    )
+
+
+def _settings(
+    request: Request, bundle: Bundle, batch_size: int, *, n_workers: int, n_encoders: int
+) -> Settings:
+    """How to run; ``batch_size`` unless the request has one."""
+    return Settings(
         hop_n_samples=hop_n_samples(bundle, request.hop_s),
         per_window=request.per_window,
         tags=request.tags,
         in_order=request.out == STDOUT,
-        batch_size=request.batch_size or (_CPU_BATCH_SIZE if on_cpu else _CUDA_BATCH_SIZE),
-        n_workers=request.workers or min(n_cpus, _MAX_WORKERS),
+        batch_size=request.batch_size or batch_size,
+        n_workers=n_workers,
         n_encoders=n_encoders,
         file_timeout_s=request.file_timeout_s,
     )
-
-
-def actual(encoder: Encoder) -> Meta:
-    """What the open model adds to ``meta``."""
-    return {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
 
 
 def find_sources(request: Request, stdin: BinaryIO | None) -> list[Source]:

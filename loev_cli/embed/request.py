@@ -29,6 +29,7 @@ class Request:
     precision: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
+    engine: str = "local"
     file_timeout_s: float = DEFAULT_TIMEOUT_S
     shard: Shard | None = None
     prune: bool = False

@@ -50,6 +50,11 @@ class Settings:
     tags: bool = False
 
 
+def actual(encoder: Encoder) -> dict[str, str]:
+    """What the open model adds to the ``meta`` of rows that it makes."""
+    return {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
+
+
 def outcomes(
     sources: Sequence[Source], encoder: Encoder, settings: Settings, stats: Stats
 ) -> Generator[tuple[int, Row | InputError], None, None]:
