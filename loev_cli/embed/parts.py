@@ -181,7 +181,9 @@ class Part:
             return None
         if len(head) == _RECORD.size:
             n_bytes, checksum, n_text = _RECORD.unpack(head)
-            if _CHECKED.size <= n_bytes <= _MAX_RECORD_N_BYTES:
+            # A damaged length must not ask for memory that no record needs.
+            n_left = os.fstat(self._stream.fileno()).st_size - self._stream.tell() + _CHECKED.size
+            if _CHECKED.size <= n_bytes <= min(n_left, _MAX_RECORD_N_BYTES):
                 body = _CHECKED.pack(n_text) + self._stream.read(n_bytes - _CHECKED.size)
                 if len(body) == n_bytes and zlib.crc32(body) == checksum:
                     return body

@@ -34,7 +34,8 @@ from loev_cli.writers.meta import (
 
 _CHUNK_N_BYTES = 1 << 17
 _COUNT = struct.Struct("<I")
-_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# RuntimeError: a damaged head of a member asks for a password, or for methods unheard of.
+_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Writer(RowWriter):
