@@ -108,7 +108,7 @@ def report(result: Report, request: Request, *, quiet: bool, stats: bool, log_js
     if log_json:
         tell("finished", out=out, n_failed=n_failed, **_figures(result))
         return
-    if result.n_rows == 0 and n_failed:
+    if result.n_rows == 0 and n_failed and request.shard is None:
         all_failed = "the only file" if n_failed == 1 else f"all {n_failed} files"
         say(f"loev: error: nothing written: {all_failed} failed{listed}")
         return
@@ -141,6 +141,8 @@ def plan(found: DryRun) -> None:
 
 
 def _summary(result: Report, where: str) -> str:
+    if not result.n_rows:
+        return f"no track in this part -> {where}"
     if not result.n_done:
         return f"nothing new: {plural(result.n_rows, 'track')} in {where}"
     speed = result.audio_s / max(result.wall_s, 1e-9)

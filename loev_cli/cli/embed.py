@@ -238,10 +238,10 @@ def embed(
             interrupt.add_note(progress.how_to_go_on(out or ""))
             raise
     tell.report(report, request, quiet=quiet, stats=stats, log_json=log_json)
-    is_empty_shard = request.shard is not None and not report.failures
-    raise typer.Exit(
-        EXIT_DONE if is_empty_shard else _exit_code(report.n_rows, len(report.failures))
-    )
+    n_failed = len(report.failures)
+    if request.shard is not None:  # the hash may give a part nothing, or nothing good
+        raise typer.Exit(EXIT_SOME_FAILED if n_failed else EXIT_DONE)
+    raise typer.Exit(_exit_code(report.n_rows, n_failed))
 
 
 def _split(names: str) -> list[str]:

@@ -36,7 +36,7 @@ from loev_cli.writers import (
     open_writer,
 )
 
-_CPU_BATCH_SIZE = 4
+_CPU_BATCH_SIZE = 2
 _CUDA_BATCH_SIZE = 64
 _CUDA_ENCODERS = 2
 _MAX_WORKERS = 16
@@ -191,8 +191,8 @@ class _Run:
 
     def _write_output(self, stats: Stats) -> None:
         out = self._request.out or ""
-        is_empty_shard = self._request.shard is not None and not self._sources
-        if not len(self._journal) and not is_empty_shard:
+        # A part without rows is written all the same: that it is there says that it is done.
+        if not len(self._journal) and self._request.shard is None:
             return
         if Path(out).exists() and not self._journal.has_news:
             return

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loev_cli.embed.failures import read_failures, write_failures
 from loev_cli.embed.journal import Journal, stamps_of
@@ -28,10 +27,10 @@ from loev_cli.writers import (
     rows,
 )
 
-# What rows of one file may differ by.
-_ATOL = 1e-5
 # Parts may have been made on machines of different kinds.
 _MACHINE_KEYS = ("backend", "device", "precision", "loev_version")
+
+_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -127,16 +126,16 @@ def _rows_of(part: str) -> Iterator[tuple[str, Row]]:
 
 
 def _are_equal(row: Row, other: Row) -> bool:
-    def same(a: NDArray[np.float32] | None, b: NDArray[np.float32] | None) -> bool:
-        if a is None or b is None:
-            return a is b
-        # Batches of other company differ in the last bits.
-        return a.shape == b.shape and bool(np.allclose(a, b, rtol=0, atol=_ATOL))
+    """As far as two runs on the same file are: see the guarantees in docs/embed.md."""
+
+    def same(a: object, b: object) -> bool:
+        a, b = np.asarray(a), np.asarray(b)
+        return a.shape == b.shape and bool(np.allclose(a, b, rtol=0, atol=_TOLERANCE))
 
     return (
         (np.float32(row.duration_s), row.silent) == (np.float32(other.duration_s), other.silent)
         and all(same(row.vectors[name], other.vectors[name]) for name in row.vectors)
-        and same(row.start_s, other.start_s)
+        and (row.start_s is None or same(row.start_s, other.start_s))
         and row.tags == other.tags
     )
 
