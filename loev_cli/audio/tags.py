@@ -7,7 +7,9 @@ frame. Names are compared without case, spaces and punctuation.
 
 from __future__ import annotations
 
+import os
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +36,7 @@ TAGS = tuple(_SPELLINGS)
 # A tag may hold megabytes; a column of strings is as wide as its longest.
 _MAX_N_CHARS = 500
 _ID3_N_BYTES = 4 << 20
+_ID3V1 = struct.Struct("<3s30s30s30s4s28sBBB")
 _ID3_RECORDING = re.compile(rb"http://musicbrainz\.org\0([0-9A-Fa-f-]{36})")
 
 
@@ -58,6 +61,8 @@ def read_tags(file: Path) -> dict[str, str]:
         name: next((found[key] for key in spellings if found.get(key)), "")
         for name, spellings in _SPELLINGS.items()
     }
+    if not any(tags.values()):
+        tags |= _id3v1(file)
     if not tags["musicbrainz_recordingid"]:
         tags["musicbrainz_recordingid"] = _recording_in_id3(file)
     return tags
@@ -81,3 +86,22 @@ def _recording_in_id3(file: Path) -> str:
             return ""
         match = _ID3_RECORDING.search(stream.read(_ID3_N_BYTES))
     return match[1].decode().lower() if match else ""
+
+
+def _id3v1(file: Path) -> dict[str, str]:
+    """The tag at the end of old MP3 files, which FFmpeg overlooks in some; without the genre, which
+    is a number there."""
+    with file.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _ID3V1.size))
+        content = stream.read()
+    if len(content) < _ID3V1.size or not content.startswith(b"TAG"):
+        return {}
+    _, title, artist, album, year, _, zero, track, _ = _ID3V1.unpack(content)
+    texts = {"title": title, "artist": artist, "album": album, "date": year}
+    found = {name: _cleaned(_latin(text)) for name, text in texts.items()}
+    return found | ({"track": str(track)} if track and not zero else {})
+
+
+def _latin(text: bytes) -> str:
+    return text.partition(b"\0")[0].decode("latin-1")

@@ -136,6 +136,30 @@ def test_mp3_with_the_binary_frame_of_taggers(tmp_path: Path) -> None:
     assert said(file) == {"artist": "Ärtist", "date": "1999"} | IDS
 
 
+def test_mp3_with_nothing_but_the_old_tag_at_the_end(tmp_path: Path) -> None:
+    file = write_audio(tmp_path / "x.mp3", rate_hz=44100)
+    texts = [text.encode("latin-1") for text in ("Tïtle", "Ärtist", "The Album", "1999")]
+    tag = struct.pack("<3s30s30s30s4s28sBBB", b"TAG", *texts, b"a comment", 0, 7, 17)
+    file.write_bytes(file.read_bytes() + tag)
+    assert said(file) == {
+        "title": "Tïtle",
+        "artist": "Ärtist",
+        "album": "The Album",
+        "date": "1999",
+        "track": "7",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [("x.wav", "pcm_s16le", {}), ("x.aiff", "pcm_s16be", {"write_id3v2": "1"})],
+)
+def test_uncompressed_files(tmp_path: Path, name: str, codec: str, options: dict[str, str]) -> None:
+    tags = {key: text for key, text in WRITTEN.items() if key != "album_artist"}
+    file = write_with_ffmpeg(tmp_path / name, codec, 44100, 0.5, options=options, tags=tags)
+    assert said(file) == {key: text for key, text in READ.items() if key != "albumartist"}
+
+
 def test_files_that_say_nothing(tmp_path: Path) -> None:
     assert said(write_audio(tmp_path / "x.wav")) == {}
     (tmp_path / "text.mp3").write_text("no music")
