@@ -126,9 +126,7 @@ def main() -> None:
     seconds = args.files * args.minutes * 60
     n_cpus = usable_cpus()
     print(f"{args.files} files of {args.minutes:g} min, {n_cpus} cores, {sys.platform}", flush=True)
-    print(
-        "| format | floor (x real time) | embed (same) | share | of CPU time | work | limits |"
-    )
+    print("| format | floor (x real time) | embed (same) | share | of CPU time | work | limits |")
     print("|---|---|---|---|---|---|---|")
     with (
         tempfile.TemporaryDirectory() as temporary,
