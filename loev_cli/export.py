@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
@@ -31,6 +32,7 @@ from loev_cli.bundle import (
 )
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.model import LoevModel
+from loev_cli.model.layers import fold_weights
 
 OPSET_VERSION = 18
 
@@ -92,6 +94,9 @@ def export_bundle(
 def write_onnx(model: LoevModel, file: Path) -> None:
     """ONNX graph: ``waveform`` (B, N) -> one output (B, D) per subspace, B dynamic."""
     names = list(model.subspaces)
+    # Standardised weights go in as they are used: no session has to work them out again.
+    model = copy.deepcopy(model)
+    fold_weights(model)
     example = 0.1 * torch.randn(
         2, model.spec.window_n_samples, generator=torch.Generator().manual_seed(0)
     )

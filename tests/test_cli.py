@@ -49,7 +49,8 @@ def test_embed_a_folder(loev: Loev, bundle: Bundle, library: Path, tmp_path: Pat
     assert done.out == ""
     (summary,) = done.lines
     assert summary.startswith("5 tracks, 0:00:12 of audio in ")
-    assert summary.endswith(f" x real time) -> {out}")
+    assert " x real time; decode " in summary
+    assert summary.endswith(f"%) -> {out}")
     with np.load(out, allow_pickle=False) as columns:
         assert columns["pitch"].shape == (5, 4)
     assert loev("embed", library, "--out", out, "--model", bundle.path, "--quiet").err == ""

@@ -142,7 +142,7 @@ def read_metadata(file: Path) -> dict[str, str]:
 def _open(stream: _Nameless) -> Any:
     try:
         # Tags may be in any encoding; they must not keep us from the audio.
-        return av.open(stream, "r", options=_NO_PROTOCOLS, metadata_errors="replace")
+        return av.open(stream, "r", options=_NO_PROTOCOLS, metadata_errors="surrogateescape")
     except _ERRORS as error:
         stream.close()
         raise UnreadableError(str(error)) from error

@@ -76,6 +76,11 @@ def _squeezed(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _cleaned(value: str) -> str:
+    raw = value.encode("utf-8", "surrogateescape")
+    try:
+        value = raw.decode("utf-8")
+    except UnicodeDecodeError:  # what was usual before
+        value = raw.decode("cp1252", "replace")
     return " ".join(value.replace("\0", " ").split())[:_MAX_N_CHARS]
 
 

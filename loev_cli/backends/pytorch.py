@@ -17,6 +17,7 @@ with needs_extra("the torch backend", "train"):
     import torch
 
     from loev_cli.model import load_model
+    from loev_cli.model.layers import fold_weights
 
 _log = logging.getLogger(__name__)
 
@@ -98,8 +99,9 @@ def open_encoder(
         )
     if n_threads:
         torch.set_num_threads(n_threads)
-    module = load_model(bundle).eval().to(device)
-    encoder = TorchEncoder(bundle, module, device, precision, subspaces)
+    module = load_model(bundle)
+    fold_weights(module)
+    encoder = TorchEncoder(bundle, module.to(device), device, precision, subspaces)
     if problem is not None and cuda_driver().problem is None:
         encoder.unused_gpu = problem
     return encoder

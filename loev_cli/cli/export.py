@@ -8,15 +8,19 @@ from typing import Annotated
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, say
-from loev_cli.errors import needs_extra
+from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.errors import UsageError, needs_extra
+
+_FOREIGN = "Weights of the paper's research code"
 
 
 def export(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT", help="A run's checkpoints/last.pt.", show_default=False
+            metavar="CHECKPOINT",
+            help="A run's checkpoints/last.pt; with --from-mulooc a Lightning checkpoint.",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -45,6 +49,23 @@ def export(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    from_mulooc: Annotated[
+        bool,
+        typer.Option(
+            "--from-mulooc",
+            help="CHECKPOINT is one of MuLOOC, encoder sf-nfnet-f0. Nothing in it is executed.",
+            rich_help_panel=_FOREIGN,
+        ),
+    ] = False,
+    augs: Annotated[
+        str | None,
+        typer.Option(
+            help="What the heads after the first stand for, in order; default pitch,tempo.",
+            metavar="A,B",
+            show_default=False,
+            rich_help_panel=_FOREIGN,
+        ),
+    ] = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -52,6 +73,11 @@ def export(
 
     Example: loev export runs/mine/checkpoints/last.pt --out models/mine
     """
+    if from_mulooc:
+        _export_mulooc(checkpoint, out, name or out.name, augs, overwrite, quiet)
+        return
+    if augs is not None:
+        raise UsageError("--augs is for --from-mulooc", hint="a run's checkpoint knows its own")
     with needs_extra("loev export", "train"):
         from loev_cli.export import export_bundle
         from loev_cli.train import pipeline
@@ -73,3 +99,38 @@ def export(
     if not quiet:
         steps, minutes = trained.facts["steps"], trained.facts["minutes"]
         say(f"{model_name}: {steps} steps in {minutes} min -> {bundle.path}")
+
+
+def _export_mulooc(
+    checkpoint: Path, out: Path, name: str, augs: str | None, overwrite: bool, quiet: bool
+) -> None:
+    with needs_extra("loev export", "train"):
+        from loev_cli.export import export_bundle
+        from loev_cli.model import mulooc
+
+    weights = mulooc.read_mulooc(checkpoint)
+    heads = "pitch,tempo" if augs is None and weights.n_heads > 1 else augs or ""
+    model = mulooc.build_mulooc(
+        weights, tuple(a.strip() for a in heads.split(",") if a.strip()), checkpoint
+    )
+    bundle = export_bundle(
+        model,
+        out,
+        name=name,
+        augmentations={},  # the checkpoint does not say their ranges
+        training={"from": "MuLOOC", "checkpoint": checkpoint.name},
+        card=mulooc.card(name, model.spec, checkpoint),
+        overwrite=overwrite,
+    )
+    if quiet:
+        return
+    if weights.left_out:
+        say(f"left out, no part of encoder or heads: {_some(weights.left_out, 'tensor')}")
+    if weights.foreign:
+        say(f"not imported, not run: {_some(weights.foreign, 'name')}")
+    say(f"{name}: {weights.method}, heads {', '.join(model.spec.heads)} -> {bundle.path}")
+
+
+def _some(names: tuple[str, ...], what: str) -> str:
+    more = ", ..." if len(names) > 3 else ""
+    return f"{plural(len(names), what)} ({', '.join(names[:3])}{more})"

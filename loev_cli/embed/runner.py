@@ -19,6 +19,7 @@ from loev_cli.embed.mapper import Mapper
 from loev_cli.embed.reader import Idle, Reader, TrackEnd, TrackFailed, Window
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import InputError
+from loev_cli.interrupts import Interrupts
 from loev_cli.writers import Row
 
 # In order, a track must not get further ahead of the slowest than this: its row waits in memory.
@@ -90,8 +91,11 @@ def outcomes(
     )
     mapper = Mapper(encoder, settings.batch_size, settings.n_encoders)
     began = time.monotonic()
-    with mapper, reader:
+    # A signal is heard between two items: between taking a lock and being ready to give it back
+    # its exception would leave decoders or encoders waiting without end.
+    with Interrupts() as interrupts, mapper, reader:
         for item in reader:
+            interrupts.check()
             match item:
                 case Window():
                     for encoded in mapper.push(item):
@@ -116,6 +120,7 @@ def outcomes(
             assembler.add(encoded)
             yield from assembler.ready()
         yield from assembler.ready()
+        interrupts.check()
     stats.update(
         wall_s=time.monotonic() - began,
         decode_s=reader.busy_s,

@@ -10,7 +10,40 @@ from torch.nn import functional as F
 RELU_GAIN = 1.7139588594436646
 
 
-class StandardisedConv2d(nn.Conv2d):
+class ReweightedConv2d(nn.Conv2d):
+    """Convolution with a function of its weights. Base class: says what, and when it is computed.
+
+    In training that is at every step; for inference :func:`fold_weights` does it once.
+    """
+
+    is_folded = False
+
+    def effective_weight(self) -> Tensor:
+        """What the input is convolved with, (C_out, C_in / groups, F, T)."""
+        return self.weight if self.is_folded else self.reweighted()
+
+    def reweighted(self) -> Tensor:
+        """:meth:`effective_weight` from the parameters."""
+        raise NotImplementedError
+
+    def fold_(self) -> None:
+        """Put the effective weight in the place of the parameter."""
+        with torch.no_grad():
+            self.weight.copy_(self.effective_weight())
+        self.is_folded = True
+
+
+def fold_weights(model: nn.Module) -> None:
+    """Make ``model``, in place, one for inference only: same outputs, nothing computed twice.
+
+    Its weights are no longer those of a bundle: not to be saved, not to be trained.
+    """
+    for module in model.modules():
+        if isinstance(module, ReweightedConv2d):
+            module.fold_()
+
+
+class StandardisedConv2d(ReweightedConv2d):
     """Convolution with standardised weights and a learnable gain (Brock et al. 2021, eq. 1).
 
     ``activation_gain`` makes up for the variance that the activation behind it takes. It goes
@@ -35,13 +68,15 @@ class StandardisedConv2d(nn.Conv2d):
         self.activation_gain = activation_gain
         self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def reweighted(self) -> Tensor:
         fan_in = self.weight[0].numel()
         mean = self.weight.mean(dim=(1, 2, 3), keepdim=True)
         centred = self.weight - mean
         scale = torch.rsqrt(centred.square().mean(dim=(1, 2, 3), keepdim=True) * fan_in + 1e-4)
-        weight = centred * (scale * self.gain * self.activation_gain)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return centred * (scale * self.gain * self.activation_gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.effective_weight(), self.bias, self.stride, self.padding)
 
 
 def conv_relu(

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from loev_cli.errors import UsageError
 from loev_cli.model.encoders import build_encoder, encoder_kind
 from loev_cli.model.frontend import FrontendConfig
-from loev_cli.model.names import GLOBAL, INVARIANT, METHODS, Method
+from loev_cli.model.names import GLOBAL, INVARIANT, METHODS, Method, module_key
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class LoevModel(nn.Module):
         if not spec.is_split:
             self.subspaces[GLOBAL] = dims[GLOBAL]
         self.standardise = nn.ModuleDict(
-            {name: Standardise(dim) for name, dim in self.subspaces.items()}
+            {module_key(name): Standardise(dim) for name, dim in self.subspaces.items()}
         )
 
     def forward(self, waveform: Tensor) -> dict[str, Tensor]:
@@ -203,7 +203,9 @@ class LoevModel(nn.Module):
         """Features of one window each -> {subspace: (B, D)}."""
         vectors: dict[str, Tensor] = self.encoder(features)
         embeddings = self._embeddings(vectors, {} if self.spec.is_split else self._heads(vectors))
-        return {name: self.standardise[name](vector) for name, vector in embeddings.items()}
+        return {
+            name: self.standardise[module_key(name)](vector) for name, vector in embeddings.items()
+        }
 
     def project(self, features: Any) -> Projected:
         """Features of one window each -> projections and embeddings of every row."""
@@ -215,7 +217,7 @@ class LoevModel(nn.Module):
     def track(self, embeddings: Mapping[str, Tensor]) -> None:
         """Take the embeddings of a batch, {subspace: (R, D)}, into the statistics."""
         for name, vector in embeddings.items():
-            self.standardise[name].track(vector)  # type: ignore[operator]
+            self.standardise[module_key(name)].track(vector)  # type: ignore[operator]
 
     def _heads(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         branch_of = {name: name if self.spec.is_split else GLOBAL for name in self.heads}

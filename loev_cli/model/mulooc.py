@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from torch import Tensor
 from loev_cli.errors import UsageError
 from loev_cli.model.encoders.sf_nfnet import N_BLOCKS
 from loev_cli.model.loev import LoevModel, ModelSpec
-from loev_cli.model.names import GLOBAL, INVARIANT, Method
+from loev_cli.model.names import GLOBAL, INVARIANT, Method, module_key
 
 ENCODER = "sf-nfnet-f0"
 _PARTS = ("slow_stem", "fast_stem", "slow_layers", "fast_layers", "fusion_layers")
@@ -109,6 +110,9 @@ def build_mulooc(weights: MuloocWeights, augs: tuple[str, ...], file: Path) -> L
     Raises:
         UsageError: another number of heads, or weights of another shape.
     """
+    heads = (INVARIANT, *augs)
+    if bad := [a for a in augs if not _can_name_a_head(a) or heads.count(a) > 1]:
+        raise UsageError(f"'{bad[0]}' cannot name a head of its own in --augs")
     if len(augs) != weights.n_heads - 1:
         raise UsageError(
             f"{file} has {weights.n_heads} heads, `{INVARIANT}` and {weights.n_heads - 1} more; "
@@ -158,7 +162,7 @@ def mulooc_names(heads: Iterable[str], *, is_split: bool, n_layers: int = 2) -> 
                 continue
             for h, branch in enumerate(branches):
                 copy = f"{theirs}.parallels.{h}" if is_split else theirs
-                own = f"encoder.branches.{branch}.{path}.{block - 1}"
+                own = f"encoder.branches.{module_key(branch)}.{path}.{block - 1}"
                 names |= _block_names(copy, own, False)
     return names
 
@@ -176,8 +180,42 @@ def _block_names(theirs: str, own: str, is_transition: bool) -> dict[str, str]:
     names[f"{path}.{first + 5}.scalar"] = f"{own}.gain"
     names[f"{path}.{first + 6}.scalar"] = f"{own}.alpha"
     if is_transition:
-        names[f"{theirs}.skip_path.1.conv.weight"] = f"{own}.skip.1.weight"
+        names[f"{theirs}.skip_path.1.conv.weight"] = f"{own}.skip.weight"
     return names
+
+
+def card(name: str, spec: ModelSpec, file: Path) -> str:
+    """Markdown text of a bundle's ``README.md``."""
+    heads = ", ".join(f"`{head}`" for head in spec.heads)
+    method = "loev or looc (the weights do not tell)" if spec.method == "loev" else spec.method
+    return f"""# {name}
+
+Weights of the research code of LOEV++ (Guinot et al., ICASSP 2025; MuLOOC), read from
+`{file.name}` by `loev export --from-mulooc`. Method: {method}; encoder `{spec.encoder}`; heads, as
+named by whoever exported them: {heads}.
+
+It reads mono audio at {spec.frontend.sample_rate_hz} Hz in windows of {spec.window_s:.2f} s; a
+shorter file is repeated to fill one window. The embedding of a track is the mean of its windows.
+
+## What differs from a model trained by loev
+
+Embeddings are as the encoder gives them. A model trained by loev takes their mean off and scales
+them to a mean squared norm of 1; what that needs is not in the checkpoint, so here the mean is 0
+and the scale 1. Compare directions (cosine), or standardise over your own library.
+
+## Training, and what was measured
+
+Unknown here: the checkpoint does not say what it was trained on, nor with which ranges of the
+augmentations. Measure it on your own data before you rely on it.
+
+## Licence
+
+The licence of the weights is that of their authors, not of loev.
+"""
+
+
+def _can_name_a_head(aug: str) -> bool:
+    return aug.isidentifier() and not iskeyword(aug)
 
 
 class _Inert:

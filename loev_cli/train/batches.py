@@ -132,7 +132,7 @@ class FeatureViews:
             rate=view.rate,
             shift_bins=round(view.semitones * self.frontend.bins_per_semitone),
         )
-        return cut_view(read_repeated(track, first, n_rows), cut, self.n_frames, self.frontend)
+        return cut_view(track.read(first, first + n_rows), cut, self.n_frames, self.frontend)
 
 
 class WaveformViews:
@@ -167,7 +167,7 @@ class WaveformViews:
     def _segment(self, track: Track, view: PlannedView) -> np.ndarray:
         first = int(view.start_s * self.content.sample_rate_hz)
         n_samples = round(view.rate * self.window_n_samples)
-        return read_repeated(track, first, n_samples).astype(np.float32) / FULL_SCALE
+        return track.read(first, first + n_samples).astype(np.float32) / FULL_SCALE
 
 
 def _run_chain(
@@ -182,17 +182,6 @@ def _run_chain(
         {name: np.array([view.seeds[name] for view in views], np.uint32) for name in names},
         frontend,
     )
-
-
-def read_repeated(track: Track, first: int, n_rows: int) -> np.ndarray:
-    """Rows first, first + 1, ... of a track that starts again where it ends."""
-    first %= track.n_frames
-    parts = []
-    while n_rows:
-        n_here = min(n_rows, track.n_frames - first)
-        parts.append(track.read(first, first + n_here))
-        first, n_rows = 0, n_rows - n_here
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class BatchMaker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,19 +31,34 @@ def write_checkpoint(file: Path, state: Mapping[str, Any]) -> None:
         OutputError: no space, no permission.
     """
     draft = file.with_name(f".{file.name}.tmp")
+    stream: _RememberingWriter | None = None
     try:
-        with draft.open("wb") as stream:
+        with _RememberingWriter(io.FileIO(draft, "w")) as stream:
             torch.save(dict(state), stream)
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(file)
     except (OSError, RuntimeError) as error:
         draft.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        cause = (stream.failure if stream else None) or error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise OutputError(
             f"cannot write checkpoint {file}: {reason}",
             hint="the one before is whole; make room and --resume",
         ) from error
+
+
+class _RememberingWriter(io.BufferedWriter):
+    """Keeps what the system said of a failed write; torch.save hides it behind its own error."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:

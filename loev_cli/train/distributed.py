@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -108,7 +108,8 @@ def process_group(device: torch.device) -> Iterator[Group]:
     try:
         yield group
     finally:
-        dist.destroy_process_group()
+        with suppress(RuntimeError):  # of a peer that is gone already: it has been told of
+            dist.destroy_process_group()
 
 
 def started_by_torchrun() -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import math
 import os
 import platform
@@ -25,7 +26,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from loev_cli.errors import LoevError, UsageError
+from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.interrupts import Interrupts
 from loev_cli.model import LoevModel, ModelSpec
 from loev_cli.train.batches import Batch, BatchMaker, Prefetcher
 from loev_cli.train.checkpoint import BEST, FOLDER, LAST, load_checkpoint, write_checkpoint
@@ -130,7 +132,7 @@ class Trainer:
         self.recent_losses: deque[dict[str, float]] = deque(maxlen=_N_RECENT)
         self.validation: Validation | None = None
         self.best_loss = math.inf
-        self._updating = False
+        self.tracks_digest: str | None = None
 
     def run(
         self,
@@ -140,13 +142,14 @@ class Trainer:
         on_step: Callable[[Progress], None] = lambda progress: None,
         on_validation: Callable[[int, Validation], None] = lambda step, validation: None,
     ) -> None:
-        """Train until the steps or minutes are done. Interrupted, it saves a checkpoint.
+        """Train until the steps or minutes are done. Interrupted, it saves a checkpoint first.
 
         Raises:
             LoevError: the loss stopped being a number, or another process failed.
             OutputError: a checkpoint or the metrics cannot be written.
         """
         self.n_tracks = len(tracks)
+        self._check_tracks(tracks)
         saved_at = time.monotonic()
         validate = self._validator(val_tracks)
         try:
@@ -154,6 +157,7 @@ class Trainer:
                 log = _Log(self.out, self.step, stack) if self.group.is_main else None
                 make = partial(self.make_batch, tracks)
                 batches = stack.enter_context(Prefetcher(make, self.step))
+                interrupts = stack.enter_context(Interrupts())
                 while self.share_done() < 1:
                     progress = self._train_step(batches)
                     self.recent_losses.append(progress.losses)
@@ -166,9 +170,10 @@ class Trainer:
                     if time.monotonic() - saved_at > self.config.checkpoint_every_s:
                         self.save()
                         saved_at = time.monotonic()
+                    interrupts.check()
         except BaseException as error:
-            # An interrupt may fall anywhere; what is saved must be the state after a whole step.
-            if not isinstance(error, Exception) and not self._updating:
+            # A checkpoint that cannot be written, or a loss gone bad, is no reason for another.
+            if isinstance(error, InputError) or not isinstance(error, LoevError):
                 self.save()
             raise
         self.save()
@@ -204,13 +209,11 @@ class Trainer:
         losses = {head: float(loss) for head, loss in found.losses.items()}
         # All processes must agree on when the minutes are over.
         took_s = self.group.from_main(time.monotonic() - began)
-        self._updating = True
         self.optimiser.step()
         self.model.track(found.embeddings)
         self._follow()
         self.step += 1
         self.elapsed_s += took_s
-        self._updating = False
         n_views = self.config.batch_size * self.make_batch.n_views
         return Progress(
             step=self.step,
@@ -273,6 +276,17 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * self.share_done()))
         return self.config.lr * warm_up * (_FINAL_LR + (1 - _FINAL_LR) * cosine)
 
+    def _check_tracks(self, tracks: Sequence[Track]) -> None:
+        """Raises UsageError where a resumed run would go on with other tracks: other batches."""
+        digests = "".join(track.digest for track in tracks)
+        digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
+        if self.tracks_digest not in (None, digest):
+            raise UsageError(
+                f"the tracks are not those that the run in {self.out} began with",
+                hint="restore them, or begin a run from its weights with --init",
+            )
+        self.tracks_digest = digest
+
     def _validator(self, tracks: Sequence[Track]) -> Validator | None:
         if not tracks or not self.group.is_main:
             return None
@@ -309,6 +323,7 @@ class Trainer:
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "best_loss": self.best_loss,
+            "tracks_digest": self.tracks_digest,
             "validation": dataclasses.asdict(self.validation) if self.validation else None,
             "facts": self.facts(),
         }
@@ -357,6 +372,7 @@ class Trainer:
         self.step = state["step"]
         self.elapsed_s = state["elapsed_s"]
         self.best_loss = state["best_loss"]
+        self.tracks_digest = state["tracks_digest"]
         if state["validation"]:
             self.validation = Validation(**state["validation"])
 

@@ -130,7 +130,7 @@ def _load(
         trainer.make_batch.content,
         cache,
         max_track_s=config.max_track_s,
-        n_workers=n_workers or os.cpu_count() or 1,
+        n_workers=(os.cpu_count() or 1) if n_workers is None else n_workers,
         on_progress=events.on_features,
     )
     if group.is_main and cache is not None:

@@ -141,7 +141,9 @@ def test_mp3_with_nothing_but_the_old_tag_at_the_end(tmp_path: Path) -> None:
     texts = [text.encode("latin-1") for text in ("Tïtle", "Ärtist", "The Album", "1999")]
     tag = struct.pack("<3s30s30s30s4s28sBBB", b"TAG", *texts, b"a comment", 0, 7, 17)
     file.write_bytes(file.read_bytes() + tag)
-    assert said(file) == {
+    found = said(file)
+    found.pop("genre", None)  # a number there, for which FFmpeg has the names
+    assert found == {
         "title": "Tïtle",
         "artist": "Ärtist",
         "album": "The Album",
@@ -179,7 +181,7 @@ def test_tags_in_another_encoding_do_not_keep_a_file_from_being_read(tmp_path: P
     content = file.read_bytes()
     assert "Tïtle".encode() in content
     file.write_bytes(content.replace("Tïtle".encode(), "Títlé".encode("latin-1") + b" "))
-    assert said(file)["title"] == "T\ufffdtl\ufffd"
+    assert said(file)["title"] == "Títlé"
     assert len(load(file, 8000)) == pytest.approx(24000, abs=500)
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from loev_cli.errors import UsageError
-from loev_cli.model import LoevModel
+from loev_cli.model import LoevModel, ModelSpec
 from loev_cli.model.encoders.sf_nfnet import Block, SfNfnetF0
 from loev_cli.model.frontend import MelConfig
+from loev_cli.model.layers import fold_weights
 from loev_cli.model.mulooc import MuloocWeights, build_mulooc, mulooc_names
 from tests.reference.mulooc_weights import Case, mulooc_weights, tensor_shapes
 
@@ -126,3 +127,21 @@ def test_it_reads_other_windows_and_says_when_one_is_too_short() -> None:
             SfNfnetF0(MelConfig(), ("global",), window_n_samples=3200)
         with pytest.raises(UsageError, match="100 mel bands"):
             SfNfnetF0(MelConfig(n_mels=100), ("global",), window_n_samples=48000)
+
+
+@pytest.mark.parametrize("name", ["small", "sf-nfnet-f0"])
+def test_folded_weights_give_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    spec = ModelSpec.of(name, method="cl", window_n_samples=16384 if name == "small" else 4800)
+    model = LoevModel(spec).eval()
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.gain.data.fill_(0.5)
+    waveform = 0.1 * torch.randn(2, spec.window_n_samples)
+    with torch.inference_mode():
+        before = model(waveform)
+        fold_weights(model)
+        fold_weights(model)
+        after = model(waveform)
+    for subspace in before:
+        assert relative_error(after[subspace], before[subspace].numpy()) < 1e-5

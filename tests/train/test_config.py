@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 import pytest
 
 from loev_cli.errors import UsageError
-from loev_cli.train.augment.config import AugmentationsConfig, EqConfig
+from loev_cli.train.augment.config import AugmentationsConfig
+from loev_cli.train.augment.spectrum import Eq
 from loev_cli.train.config import (
     TrainConfig,
     from_mapping,
     parse_assignment,
     read_toml,
+    shipped_configs,
     to_toml,
 )
+from loev_cli.train.loop import Trainer
 
 
 def test_toml_and_back() -> None:
@@ -25,7 +29,7 @@ def test_toml_and_back() -> None:
         minutes=2.5,
         augs=("tempo",),
         encoder_options={"width": 16},
-        augmentations=AugmentationsConfig(eq=EqConfig(gain_db=3)),
+        augmentations=AugmentationsConfig(eq=Eq(gain_db=3)),
     )
     assert from_mapping(TrainConfig, tomllib.loads(to_toml(config))) == config
 
@@ -45,7 +49,13 @@ def test_whole_numbers_serve_as_floats() -> None:
         ({"augs": []}, "augs is empty"),
         ({"augs": "pitch"}, "must be a list"),
         ({"method": "simclr"}, "no method 'simclr'"),
-        ({"method": "cl"}, "cannot be trained yet"),
+        ({"positives": "near"}, "no positives 'near'"),
+        ({"views_on": "feature"}, "did you mean 'features'?"),
+        ({"precision": "fp16"}, "no precision 'fp16'"),
+        ({"n_views": 1}, "at least 2 views"),
+        ({"micro_batch_size": 0}, "micro_batch_size is 0"),
+        ({"val_fraction": 1.0}, "below 1"),
+        ({"n_views": "two"}, "must be of type int"),
         ({"batch_size": 1}, "at least 2 tracks"),
         ({"batch_size": "many"}, "must be of type int"),
         ({"batch_size": True}, "must be of type int"),
@@ -80,4 +90,17 @@ def test_unreadable_files(tmp_path: Path) -> None:
     broken.write_text("steps = = 3")
     for file in (broken, tmp_path / "missing.toml"):
         with pytest.raises(UsageError, match=file.name):
-            read_toml(file)
+            read_toml(str(file))
+
+
+@pytest.mark.parametrize("name", ["laptop", "loevpp-small", "paper"])
+def test_configs_that_come_along_can_be_trained(name: str) -> None:
+    assert name in shipped_configs()
+    config = from_mapping(TrainConfig, read_toml(name))
+    assert from_mapping(TrainConfig, tomllib.loads(to_toml(config))) == config
+    Trainer(dataclasses.replace(config, steps=1), Path("nowhere"))
+
+
+def test_a_checkpoints_values_are_read_back_with_those_left_open() -> None:
+    config = TrainConfig(steps=3)
+    assert from_mapping(TrainConfig, dataclasses.asdict(config)) == config

@@ -19,17 +19,17 @@ import pytest
 import torch
 
 from loev_cli import bundle as bundles
-from loev_cli.errors import LoevError, OutputError, UsageError
+from loev_cli.errors import LoevError, UsageError
 from loev_cli.export import export_bundle
 from loev_cli.model import load_model
 from loev_cli.model.frontend import Features
 from loev_cli.train import pipeline
+from loev_cli.train.checkpoint import load_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping
-from loev_cli.train.data import Track
-from loev_cli.train.loop import Trainer, load_checkpoint
+from loev_cli.train.data import Cache, Track
 from loev_cli.train.metrics import Progress
 
-N_STEPS = 40
+N_STEPS = 60
 
 
 def config_of(music: Path, **changes: object) -> TrainConfig:
@@ -45,7 +45,7 @@ def run(
     out = tmp_path_factory.mktemp("runs") / "run"
     reported: list[Progress] = []
     pipeline.run(
-        config_of(music), out, cache=cache, events=pipeline.Events(on_step=reported.append)
+        config_of(music), out, cache=Cache(cache), events=pipeline.Events(on_step=reported.append)
     )
     return out, reported
 
@@ -119,7 +119,7 @@ def test_same_seed_same_weights_other_seed_others(
     run: tuple[Path, list[Progress]], music: Path, cache: Path, tmp_path: Path
 ) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        pipeline.run(config_of(music, steps=4, seed=seed), tmp_path / name, cache=cache)
+        pipeline.run(config_of(music, steps=4, seed=seed), tmp_path / name, cache=Cache(cache))
     assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     first = next(iter(weights(tmp_path / "a").values()))
     assert not torch.equal(first, next(iter(weights(tmp_path / "c").values())))
@@ -143,16 +143,18 @@ class StopHere(BaseException):
 
 def test_resumed_equals_never_stopped(music: Path, cache: Path, tmp_path: Path) -> None:
     config = config_of(music, steps=8)
-    pipeline.run(config, tmp_path / "whole", cache=cache)
+    pipeline.run(config, tmp_path / "whole", cache=Cache(cache))
 
     def stop(progress: Progress) -> None:
         if progress.step == 5:
             raise StopHere
 
     with pytest.raises(StopHere):
-        pipeline.run(config, tmp_path / "parts", cache=cache, events=pipeline.Events(on_step=stop))
+        pipeline.run(
+            config, tmp_path / "parts", cache=Cache(cache), events=pipeline.Events(on_step=stop)
+        )
     assert load_checkpoint(tmp_path / "parts" / "checkpoints" / "last.pt")["step"] == 5
-    pipeline.run(config, tmp_path / "parts", cache=cache, resume=True)
+    pipeline.run(config, tmp_path / "parts", cache=Cache(cache), resume=True)
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     with (tmp_path / "parts" / "metrics.csv").open() as stream:
         assert [int(row["step"]) for row in csv.DictReader(stream)] == list(range(1, 9))
@@ -162,9 +164,9 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(
     run: tuple[Path, list[Progress]], music: Path, cache: Path
 ) -> None:
     with pytest.raises(UsageError, match="holds a run already"):
-        pipeline.run(config_of(music), run[0], cache=cache)
+        pipeline.run(config_of(music), run[0], cache=Cache(cache))
     with pytest.raises(UsageError, match="other settings: lr"):
-        pipeline.run(config_of(music, lr=1e-3), run[0], cache=cache, resume=True)
+        pipeline.run(config_of(music, lr=1e-3), run[0], cache=Cache(cache), resume=True)
 
 
 def test_init_starts_from_the_weights_given(
@@ -179,14 +181,17 @@ def test_init_starts_from_the_weights_given(
             config_of(music, steps=1, seed=9, warmup_steps=1000),
             tmp_path / f"from-{init.name}",
             init=init,
-            cache=cache,
+            cache=Cache(cache),
             events=pipeline.Events(on_step=first.append),
         )
         losses.append(first[0].loss)
     assert losses[0] == losses[1] < 0.8 * run[1][0].loss
     with pytest.raises(UsageError, match="another shape"):
         pipeline.run(
-            config_of(music, augs=("tempo",)), tmp_path / "other", init=checkpoint, cache=cache
+            config_of(music, augs=("tempo",)),
+            tmp_path / "other",
+            init=checkpoint,
+            cache=Cache(cache),
         )
 
 
@@ -204,30 +209,44 @@ def test_what_cannot_be_trained(
     music: Path, cache: Path, tmp_path: Path, changes: dict[str, object], says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        pipeline.run(config_of(music, **changes), tmp_path / "run", cache=cache)
+        pipeline.run(config_of(music, **changes), tmp_path / "run", cache=Cache(cache))
 
 
-def test_a_failed_checkpoint_leaves_the_one_before(
-    run: tuple[Path, list[Progress]], monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_leaves_the_checkpoint_before(
+    run: tuple[Path, list[Progress]], tmp_path: Path
 ) -> None:
-    file = run[0] / "checkpoints" / "last.pt"
-    before = file.read_bytes()
-    state = load_checkpoint(file)
-    config = from_mapping(TrainConfig, state["config"])
-    trainer = Trainer(config, run[0])
-
-    def full_disk(state: object, target: Path) -> None:
-        target.write_bytes(b"half of a checkp")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OutputError, match="No space left"):
-        trainer.save()
-    assert file.read_bytes() == before
-    assert [f.name for f in file.parent.iterdir()] == ["last.pt"]
+    """The limit on a file's size stands in for a full disk: writing fails half way through."""
+    before = (run[0] / "checkpoints" / "last.pt").read_bytes()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").write_bytes(before)
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE_WITH_LITTLE_ROOM, str(tmp_path), "2000000"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "cannot write checkpoint" in done.stdout and "File too large" in done.stdout, done
+    assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
+    assert [f.name for f in (tmp_path / "checkpoints").iterdir()] == ["last.pt"]
 
 
-def test_a_loss_that_is_no_number_stops_the_run(
+SAVE_WITH_LITTLE_ROOM = """
+import resource, signal, sys
+from pathlib import Path
+from loev_cli.errors import OutputError
+from loev_cli.train.config import TrainConfig
+from loev_cli.train.loop import Trainer
+trainer = Trainer(TrainConfig(steps=1), Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    trainer.save()
+except OutputError as error:
+    print(error)
+"""
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
     music: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from loev_cli.train import loop
@@ -238,12 +257,19 @@ def test_a_loss_that_is_no_number_stops_the_run(
             batch = super().__call__(tracks, step)
             if step == 2:
                 spectrum = batch.features.spectrum * float("nan")
-                return Batch(Features(spectrum, batch.features.bands), batch.labels)
+                features = Features(spectrum, batch.features.bands)
+                return dataclasses.replace(batch, features=features)
             return batch
 
     monkeypatch.setattr(loop, "BatchMaker", Broken)
-    with pytest.raises(LoevError, match="the loss is nan at step 2"):
-        pipeline.run(config_of(music, steps=4), tmp_path / "run", cache=cache)
+    out = tmp_path / "run"
+    with pytest.raises(
+        LoevError, match=r"the loss is nan at step 2; the batch is in .*failed-batch"
+    ):
+        pipeline.run(config_of(music, steps=4), out, cache=Cache(cache))
+    kept = torch.load(out / "failed-batch.pt", weights_only=True)
+    assert kept["step"] == 2 and len(kept["paths"]) == 8
+    assert kept["features"][0].isnan().all() and kept["tracks"].shape == (24,)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no", b"cos\nsystem\n(S'true'\ntR."])
@@ -272,12 +298,12 @@ def test_the_command_from_folder_to_embedding(music: Path, cache: Path, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert "10 tracks, 0 skipped" in done.stderr and "step 3" in done.stderr
+    assert "10 tracks, 0 skipped, none to validate on" in done.stderr and "step 3" in done.stderr
     bundle = bundles.load(out / "bundle")
     assert bundle.name == "run"
     assert list(bundle.subspaces) == ["invariant", "pitch", "tempo"]
     assert bundle.config["training"]["steps"] == 3
-    assert bundle.config["augmentations"]["pitch"]["semitones"] == [-6, 5]
+    assert bundle.config["augmentations"]["pitch"]["semitones"] == [-4, 4]
     assert tomllib.loads((out / "config.toml").read_text())["augmentations"]["eq"]["gain_db"] == 3
 
     embedded = loev("embed", music, "--model", out / "bundle", "--out", tmp_path / "emb.npz")
@@ -304,6 +330,9 @@ def test_the_command_from_folder_to_embedding(music: Path, cache: Path, tmp_path
         (["nowhere", "--out", "run", "--set", "lr=1", "--set", "lr.x=1"], "'lr' is a value"),
         (["nowhere", "--out", "run", "--config", "no.toml"], "cannot read config no.toml"),
         (["nowhere", "--out", "run", "--device", "cuda:x"], "device"),
+        (["nowhere", "--out", "run", "--method", "loevv"], "did you mean 'loev'"),
+        (["nowhere", "--out", "run", "--steps", "1", "--cache-gb", "0"], "--cache-gb is 0"),
+        (["nowhere", "--out", "run", "--config", "papper"], "one of laptop, loevpp-small, paper"),
     ],
 )
 def test_bad_use_is_one_line_and_exit_2(arguments: list[str], says: str, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ from torch.nn import functional as F
 
 from loev_cli.errors import UsageError
 from loev_cli.model.frontend import MelConfig
+from loev_cli.model.layers import ReweightedConv2d
+from loev_cli.model.names import module_key
 
 ALPHA = 0.2  # scale of a block's residual path
 GELU_GAIN = 1.7015043497085571  # keeps the variance of a unit normal through a GELU
@@ -120,7 +122,9 @@ class SfNfnetF0(nn.Module):
         )
         self.slow_stages = nn.ModuleList(_trunk_stage(_SLOW, i, stochastic_depth) for i in range(4))
         self.fast_stages = nn.ModuleList(_trunk_stage(_FAST, i, stochastic_depth) for i in range(4))
-        self.branches = nn.ModuleDict({name: Branch(stochastic_depth) for name in branches})
+        self.branches = nn.ModuleDict(
+            {module_key(name): Branch(stochastic_depth) for name in branches}
+        )
         self.dims: dict[str, int] = dict.fromkeys(branches, slow_inputs[-1] + fast_inputs[-1])
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
@@ -132,7 +136,7 @@ class SfNfnetF0(nn.Module):
         ):
             slow = slow_stage(torch.cat([slow, fusion(fast)], dim=3))
             fast = fast_stage(fast)
-        return {name: branch(slow, fast) for name, branch in self.branches.items()}
+        return {name: self.branches[module_key(name)](slow, fast) for name in self.dims}
 
 
 class Branch(nn.Module):
@@ -193,6 +197,7 @@ class Block(nn.Module):
         hidden = channels // 2
         groups = hidden // group_size
         self.drop_rate = drop_rate
+        self.freq_stride = freq_stride
         self.reduce = ScaledConv2d(in_channels, hidden, (1, 1))
         self.along_time = ScaledConv2d(
             hidden, hidden, (1, 3), stride=(freq_stride, 1), padding=(0, 1), groups=groups
@@ -202,10 +207,9 @@ class Block(nn.Module):
         self.excite = nn.Sequential(
             nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
         )
-        self.skip: nn.Module | None = None
+        self.skip: ScaledConv2d | None = None
         if is_transition:
-            pool = nn.AvgPool2d((freq_stride, 1)) if freq_stride > 1 else nn.Identity()
-            self.skip = nn.Sequential(pool, ScaledConv2d(in_channels, channels, (1, 1)))
+            self.skip = ScaledConv2d(in_channels, channels, (1, 1))
         # A new block passes its input on as it is (SkipInit, De & Smith 2020).
         self.gain = nn.Parameter(torch.zeros(()))
         # Buffers, since what a checkpoint says counts: the research code has them in its weights.
@@ -214,8 +218,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, F, T) -> (B, C, F / freq_stride, T)."""
-        scaled = F.relu(x) * self.beta
-        y = F.relu_(self.reduce(scaled))
+        rectified = F.relu(x)
+        y = F.relu_(self.reduce(rectified, gain=self.beta))
         y = F.relu_(self.along_time(y))
         y = F.relu_(self.along_freq(y))
         y = self.expand(y)
@@ -223,11 +227,14 @@ class Block(nn.Module):
         scale = self.excite(y.mean(dim=(2, 3))) * (self.alpha * self.gain)  # (B, C)
         if self.training and self.drop_rate > 0:
             scale = scale * (torch.rand(len(x), 1, device=x.device) >= self.drop_rate)
-        skip = x if self.skip is None else self.skip(scaled)
-        return torch.addcmul(skip, y, scale[:, :, None, None])
+        if self.skip is not None:
+            if self.freq_stride > 1:
+                rectified = F.avg_pool2d(rectified, (self.freq_stride, 1))
+            x = self.skip(rectified, gain=self.beta)
+        return torch.addcmul(x, y, scale[:, :, None, None])
 
 
-class ScaledConv2d(nn.Conv2d):
+class ScaledConv2d(ReweightedConv2d):
     """Convolution with standardised weights (Brock et al. 2021, eq. 1), as MuLOOC has it.
 
     Unlike :class:`loev_cli.model.layers.StandardisedConv2d`: no gain, no bias, the variance is
@@ -257,11 +264,17 @@ class ScaledConv2d(nn.Conv2d):
         )
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def reweighted(self) -> Tensor:
         fan_in = math.prod(self.weight.shape[1:])
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True)
         scale = torch.rsqrt((variance * fan_in).clamp(min=self._MIN_VARIANCE))
-        weight = (self.weight - mean) * scale
+        return (self.weight - mean) * scale
+
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """``gain`` scales the output; the weights are fewer to multiply than the activations."""
+        weight = self.effective_weight()
+        if gain is not None:
+            weight = weight * gain
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
 

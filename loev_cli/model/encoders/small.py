@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from loev_cli.errors import UsageError
 from loev_cli.model.frontend import Features, FrontendConfig
 from loev_cli.model.layers import RELU_GAIN, PitchClassConv, conv_relu
-from loev_cli.model.names import GLOBAL
+from loev_cli.model.names import GLOBAL, module_key
 
 _SILENCE_POWER = 1e-9  # below this mean power a window is not amplified to full scale
 _N_PITCH_CLASSES = 12
@@ -95,21 +95,20 @@ class SmallEncoder(nn.Module):
                 return TempoBranch(frontend, window_n_samples, dim)
             return TimbreBranch(width, n_octaves, dim)
 
-        self.branches = nn.ModuleDict(
-            {
-                name: GlobalBranch({part: reader(part) for part in _GLOBAL_PARTS})
-                if name == GLOBAL
-                else reader(name)
-                for name in branches
-            }
-        )
-        self.dims = {name: int(branch.dim) for name, branch in self.branches.items()}  # type: ignore[arg-type]
+        made = {
+            name: GlobalBranch({part: reader(part) for part in _GLOBAL_PARTS})
+            if name == GLOBAL
+            else reader(name)
+            for name in branches
+        }
+        self.branches = nn.ModuleDict({module_key(name): b for name, b in made.items()})
+        self.dims = {name: branch.dim for name, branch in made.items()}
 
     def forward(self, features: Features) -> dict[str, Tensor]:
         """Spectrum (B, F, T) and bands (B, S, 4 T), log power -> {branch: (B, D)}."""
         spectrum = loudness(features.spectrum)
         seen = BranchInput(self.trunk(spectrum), spectrum, features.bands)
-        return {name: branch(seen) for name, branch in self.branches.items()}
+        return {name: self.branches[module_key(name)](seen) for name in self.dims}
 
 
 def loudness(log_power: Tensor) -> Tensor:

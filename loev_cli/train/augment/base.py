@@ -45,7 +45,7 @@ class Augmentation:
         name: its key in the config and in ``--augs``.
         param_names: what :meth:`draw` returns, with units.
         on_waveforms_too: False where it exists on features only.
-        on_features_too: False where it exists on waveforms only.
+        on_features_too: False where it exists on waveforms only, or is not heard in features.
     """
 
     p: float = setting(0.5, 0, 1)
@@ -123,31 +123,30 @@ def apply_chain(
         applied: by name, (R,) bool. An augmentation that is missing is applied to no row.
         seeds: by name, (R,) uint32.
     """
+    tensors = [tensor.clone() for tensor in (x if isinstance(x, Features) else (x,))]
     for augmentation in chain:
         name = augmentation.name
-        rows = np.flatnonzero(applied[name]) if name in applied else np.empty(0, np.int64)
         possible = (
             augmentation.on_features_too
             if isinstance(x, Features)
             else augmentation.on_waveforms_too
         )
-        if not len(rows) or not possible:
+        rows = np.flatnonzero(applied[name]) if possible and name in applied else ()
+        if not len(rows):
             continue
+        index = torch.from_numpy(rows).to(tensors[0].device)
+        before = [tensor[index] for tensor in tensors]
         draws, row_seeds = np.asarray(params[name])[rows], np.asarray(seeds[name])[rows]
+        after: tuple[Tensor, ...]
         if isinstance(x, Features):
             assert isinstance(frontend, FrontendConfig)
-            index = torch.from_numpy(rows).to(x.spectrum.device)
-            before = Features(x.spectrum[index], x.bands[index])
-            after = augmentation.on_features(before, draws, row_seeds, frontend)
-            x = Features(
-                x.spectrum.index_copy(0, index, after.spectrum),
-                x.bands.index_copy(0, index, after.bands),
-            )
+            after = augmentation.on_features(Features(*before), draws, row_seeds, frontend)
         else:
-            index = torch.from_numpy(rows).to(x.device)
-            changed = augmentation.on_waveforms(x[index], draws, row_seeds, frontend.sample_rate_hz)
-            x = x.index_copy(0, index, changed)
-    return x
+            rate_hz = frontend.sample_rate_hz
+            after = (augmentation.on_waveforms(before[0], draws, row_seeds, rate_hz),)
+        for tensor, changed in zip(tensors, after, strict=True):
+            tensor[index] = changed
+    return Features(*tensors) if isinstance(x, Features) else tensors[0]
 
 
 def column(values: np.ndarray, like: Tensor) -> Tensor:

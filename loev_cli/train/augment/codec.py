@@ -34,7 +34,7 @@ class Codec(Augmentation):
     Opus, which is therefore not among the default ``formats``. Not on features.
     """
 
-    p: float = setting(0.1, 0, 1)
+    p: float = setting(0.05, 0, 1)
     formats: tuple[str, ...] = ("mp3", "vorbis")
     compression: tuple[float, float] = setting((0.3, 0.95), 0, 0.99)
 

@@ -11,18 +11,24 @@ from torch import Tensor
 
 @functools.cache
 def fast_length(n: int) -> int:
-    """The next length from ``n`` on with no prime factor above 5, even: quick to transform."""
+    """The next even length from ``n`` on that is quick to transform: no prime factor above 5."""
     size = n + n % 2
-    while _without_small_factors(size) > 1:
+    while max(prime_factors(size)) > 5:
         size += 2
     return size
 
 
-def _without_small_factors(n: int) -> int:
-    for factor in (2, 3, 5):
-        while n % factor == 0:
+@functools.cache
+def prime_factors(n: int) -> list[int]:
+    """With multiplicity, in order; [1] for 1."""
+    factors, factor = [], 2
+    while factor * factor <= n:
+        if n % factor:
+            factor += 1
+        else:
+            factors.append(factor)
             n //= factor
-    return n
+    return [*factors, n] if n > 1 or not factors else factors
 
 
 def random_phasors(seeds: np.ndarray, n: int, device: torch.device) -> Tensor:

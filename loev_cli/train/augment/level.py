@@ -20,13 +20,14 @@ _ENVELOPE_S = 0.016  # a band frame of the log-frequency frontend
 class Gain(Augmentation):
     """The whole view louder or softer by ``gain_db``.
 
-    Nothing on features: they hold power, which the encoder measures against the window's mean.
+    It changes nothing on features: an encoder measures their power against the window's mean.
     """
 
     gain_db: tuple[float, float] = setting((-15.0, 5.0), -60, 60)
 
     name: ClassVar[str] = "gain"
     param_names: ClassVar[tuple[str, ...]] = ("gain_db",)
+    on_features_too: ClassVar[bool] = False
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         return rng.uniform(*self.gain_db, size=1)
@@ -36,20 +37,16 @@ class Gain(Augmentation):
     ) -> Tensor:
         return x * column(10 ** (params[:, 0] / 20), x)
 
-    def on_features(
-        self, views: Features, params: np.ndarray, seeds: np.ndarray, frontend: FrontendConfig
-    ) -> Features:
-        return views
-
 
 @dataclass(frozen=True)
 class Polarity(Augmentation):
-    """The waveform upside down in half of the draws. Nothing on features: power has no sign."""
+    """The waveform upside down in half of the draws. On features nothing: power has no sign."""
 
     p: float = setting(1.0, 0, 1)
 
     name: ClassVar[str] = "polarity"
     param_names: ClassVar[tuple[str, ...]] = ("sign",)
+    on_features_too: ClassVar[bool] = False
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         return rng.choice([-1.0, 1.0], size=1)
@@ -58,11 +55,6 @@ class Polarity(Augmentation):
         self, x: Tensor, params: np.ndarray, seeds: np.ndarray, sample_rate_hz: int
     ) -> Tensor:
         return x * column(params[:, 0], x)
-
-    def on_features(
-        self, views: Features, params: np.ndarray, seeds: np.ndarray, frontend: FrontendConfig
-    ) -> Features:
-        return views
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from loev_cli.model.frontend import Features, FrontendConfig
 from loev_cli.train.augment.base import (
@@ -20,7 +22,7 @@ from loev_cli.train.augment.base import (
 from loev_cli.train.augment.fourier import fast_length, random_phasors
 
 _WHITE_SLOPE_DB = 3.0103  # twice the bandwidth, twice the power
-_LOWEST_HZ = 20.0  # below, the noise's power is flat: a steep slope must not all go into rumble
+_LOWEST_HZ = 40.0  # where the log-frequency axis ends; below, a steep slope would be all rumble
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,12 @@ class Noise(Augmentation):
     ) -> Tensor:
         n_samples = x.shape[1]
         size = fast_length(n_samples)
-        octave = np.log2(np.maximum(np.arange(1, size // 2) * (sample_rate_hz / size), _LOWEST_HZ))
-        octave -= octave[-1]
+        first = math.ceil(_LOWEST_HZ * size / sample_rate_hz)
+        octave = torch.arange(first, size // 2 + 1, device=x.device).log2()
         slope_db = column(params[:, 1] - _WHITE_SLOPE_DB, x)
-        tilt = (slope_db * (NATS_PER_DB / 2)) * torch.as_tensor(
-            octave, dtype=torch.float32, device=x.device
-        )
-        spectrum = random_phasors(seeds, size // 2 - 1, x.device) * tilt.exp_()
-        zero = spectrum.new_zeros(len(x), 1)  # neither a constant nor the Nyquist frequency
-        noise: Tensor = torch.fft.irfft(torch.cat([zero, spectrum, zero], dim=1), size)
+        tilt = (slope_db * (NATS_PER_DB / 2)) * (octave - octave[-1])
+        spectrum = random_phasors(seeds, len(octave), x.device) * tilt.exp_()
+        noise: Tensor = torch.fft.irfft(F.pad(spectrum, (first, 0)), size)
         noise = noise[:, :n_samples]
         ratio = column(10 ** (-params[:, 0] / 10), x)
         power = x.square().mean(dim=1, keepdim=True) * ratio
@@ -67,7 +66,9 @@ class Noise(Augmentation):
         changed = []
         for x, hz in zip(views, bin_frequencies_hz(frontend), strict=True):
             octave = np.log2(hz)
-            tilt_db = slope_db * (octave - octave.mean())
-            level = torch.logsumexp(x, dim=(1, 2), keepdim=True) - np.log(x[0].numel())
-            changed.append(torch.logaddexp(x, level + column((tilt_db - snr_db) * NATS_PER_DB, x)))
+            tilt = 10 ** (slope_db * (octave - octave[-1]) / 10)
+            share = tilt / tilt.mean(axis=1, keepdims=True) * 10 ** (-snr_db / 10)
+            power = x.exp()
+            level = power.mean(dim=(1, 2), keepdim=True)
+            changed.append(power.add_(level * column(share, x)).log_())
         return Features(*changed)

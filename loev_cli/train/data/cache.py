@@ -10,8 +10,9 @@ they hold, so two runs that write the same entry write the same bytes. Nothing f
 trusted before its header and size are those of whole rows of the right kind.
 
 The bound is held by :class:`Room`, which deletes the entries used longest ago. On POSIX a run that
-has such an entry mapped keeps its data; one that has not makes it again (:mod:`.rows`). The index
-takes one small file per path ever seen and does not count.
+has such an entry mapped keeps its data; one that has not makes it again (:mod:`.rows`). (A network
+file system may not keep data that another machine deletes: give runs that share one a bound that
+holds them all.) The index takes one small file per path ever seen and does not count.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class Cache:
             yield
         except OSError as error:
             raise OutputError(
-                f"cannot write the feature cache {self.folder}: {error.strerror or error}",
+                f"cannot write the cache {self.folder}: {error.strerror or error}",
                 hint="use another --cache, or --no-cache",
             ) from error
 
@@ -256,33 +257,42 @@ class Room:
             return
         n_bytes = draft.stat().st_size
         self.make(n_bytes)
+        n_bytes_replaced = 0  # torn, or of a run beside this one that was quicker
+        with contextlib.suppress(FileNotFoundError):
+            n_bytes_replaced = self._cache.entry_file(key).stat().st_size
         self._cache.adopt(draft, key)
         self._own.add(key)
         self._own_n_bytes += n_bytes
-        self._n_bytes += n_bytes
+        self._n_bytes += n_bytes - n_bytes_replaced
         self._n_bytes_since_look = (self._n_bytes_since_look or 0) + n_bytes
 
     def make(self, n_bytes: int) -> None:
         """Delete entries of other runs until ``n_bytes`` more fit.
 
         Raises:
-            OutputError: what this run uses does not fit into the bound, or an entry cannot be
-                deleted.
+            OutputError: what this run uses does not fit into the bound, or others' entries cannot
+                be deleted.
         """
         bound = self._cache.max_bytes
         if self._own_n_bytes + n_bytes > bound:
             raise OutputError(
-                f"the feature cache {self._cache.folder} may take {bound / 1e9:.3g} GB, and "
+                f"the cache {self._cache.folder} may take {bound / 1e9:.3g} GB, and "
                 f"{len(self._own) + bool(n_bytes)} tracks of this run need "
                 f"{(self._own_n_bytes + n_bytes) / 1e9:.3g} GB already",
                 hint="raise --cache-gb, lower max_track_s, or use --no-cache",
             )
         if self._n_bytes_since_look is None or self._n_bytes_since_look > bound // 50:
             self._look()
-        if not self._delete(bound - n_bytes):
-            # Some were used since the last look. Now they are known with their new times.
+        for _ in range(3):
+            if self._delete(bound - n_bytes):
+                return
+            # Entries that were used since the last look are known with their new times now.
             self._look()
-            self._delete(bound - n_bytes)
+        raise OutputError(
+            f"the cache {self._cache.folder} may take {bound / 1e9:.3g} GB, has "
+            f"{self._n_bytes / 1e9:.3g} GB, and what others put there cannot be deleted",
+            hint="raise --cache-gb, use another --cache, or --no-cache",
+        )
 
     def _look(self) -> None:
         self._others = []
@@ -305,9 +315,7 @@ class Room:
                 file.unlink()
             except FileNotFoundError:
                 pass  # another run was quicker
-            except OSError as error:
-                raise OutputError(
-                    f"cannot delete from the feature cache: {file}: {error.strerror}"
-                ) from error
+            except OSError:
+                continue  # another user's, or in use on a system that locks what is in use
             self._n_bytes -= size
         return self._n_bytes <= bound

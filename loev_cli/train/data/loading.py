@@ -52,10 +52,11 @@ def load_tracks(
     n_workers: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Track], list[Skipped]]:
-    """Tracks in the order listed, of the files that can be read; test files are left alone.
+    """Tracks in the order listed, of the files that can be read; none of the split ``test``.
 
     Of files with the same bytes one is taken (one to validate on, if there is one) and the others
-    are skipped: in contrast with each other they would be wrong negatives.
+    are skipped: in contrast with each other they would be wrong negatives. So is a copy of a file
+    to test on.
 
     Args:
         cache: None decodes every file anew whenever it is read.
@@ -74,13 +75,16 @@ def load_tracks(
     if cache is None:
         rows = DecodedRows(content, max_track_s)
         job = partial(_look_through, content=content, max_track_s=max_track_s)
-        for file, result in run_each(job, [item.path for item in wanted], n_workers):
-            _record(file, result, read, failed)
-            progress.advance()
+        files = [item.path for item in wanted]
+        with contextlib.closing(run_each(job, files, n_workers)) as results:
+            for file, result in results:
+                _record(file, result, read, failed)
+                progress.advance()
     else:
         rows = CachedRows(cache, content, max_track_s)
         _fill(cache, rows, [item.path for item in wanted], n_workers, read, failed, progress)
-    copies = _copies([item for item in wanted if item.path in read], read)
+    tests = _digests([item.path for item in listed if item.split == "test"], cache)
+    copies = _copies([item for item in wanted if item.path in read], read, tests)
     tracks = [
         Track(
             item.path,
@@ -136,15 +140,16 @@ def _fill(
         return
     with cache.drafts() as drafts:
         job = partial(_store, rows=rows, drafts=drafts)
-        for file, result in run_each(job, todo, n_workers):
-            if isinstance(result, _Read):
-                key = cache.key(result.digest, rows.content, rows.max_track_s)
-                if result.draft:
-                    room.adopt(result.draft, key)
-                else:
-                    room.claim(key)
-            _record(file, result, read, failed)
-            progress.advance()
+        with contextlib.closing(run_each(job, todo, n_workers)) as results:
+            for file, result in results:
+                if isinstance(result, _Read):
+                    key = cache.key(result.digest, rows.content, rows.max_track_s)
+                    if result.draft:
+                        room.adopt(result.draft, key)
+                    else:
+                        room.claim(key)
+                _record(file, result, read, failed)
+                progress.advance()
 
 
 def _known(file: Path, cache: Cache, rows: CachedRows) -> _Read | None:
@@ -207,9 +212,29 @@ def _record(
         read[file] = result
 
 
-def _copies(items: Sequence[Listed], read: dict[Path, _Read]) -> dict[Path, str]:
+def _digests(files: Sequence[Path], cache: Cache | None) -> dict[str, Path]:
+    """Digest -> file, of those that can be read."""
+    found: dict[str, Path] = {}
+    for file in files:
+        with contextlib.suppress(OSError):
+            if not file.is_file():
+                continue  # a pipe would be read for ever
+            stamp = Stamp.of(file)
+            digest = cache.known_digest(file, stamp) if cache else None
+            if digest is None:
+                digest = digest_of(file)
+                if cache:
+                    with cache.drafts() as drafts:
+                        cache.remember(file, stamp, digest, drafts)
+            found.setdefault(digest, file)
+    return found
+
+
+def _copies(
+    items: Sequence[Listed], read: dict[Path, _Read], tests: dict[str, Path]
+) -> dict[Path, str]:
     """Files whose bytes another one has too, all but one of each; and what they are copies of."""
-    first: dict[str, Path] = {}
+    first = dict(tests)
     copies: dict[Path, str] = {}
     for item in sorted(items, key=lambda item: item.split != "val"):
         original = first.setdefault(read[item.path].digest, item.path)

@@ -41,9 +41,11 @@ def run_each(
             yield file, result
         # Jobs start in the order given. Unfinished are at most one running per worker, and one
         # more per worker whose result was lost with the pool.
+        suspects = [file for file in waiting if file not in done][: 2 * n_workers]
+        for file, result in _one_at_a_time(job, suspects):
+            done.add(file)
+            yield file, result
         waiting = [file for file in waiting if file not in done]
-        suspects, waiting = waiting[: 2 * n_workers], waiting[2 * n_workers :]
-        yield from _one_at_a_time(job, suspects)
 
 
 def _attempt(job: Callable[[Path], Result], file: Path) -> Result | InputError:
@@ -79,24 +81,25 @@ def _together(
 def _one_at_a_time(
     job: Callable[[Path], Result], files: Sequence[Path]
 ) -> Generator[tuple[Path, Result | InputError], None, None]:
-    waiting = list(files)
-    while waiting:
-        with _pool(1) as pool:
+    """What one process gives up to the file that ends it, or all of it."""
+    if not files:
+        return
+    with _pool(1) as pool:
+        try:
+            pool.submit(_ready).result()
+        except BrokenProcessPool as error:
+            raise LoevError(
+                "the processes that decode cannot start",
+                hint="a script that trains needs `if __name__ == '__main__':` around it",
+            ) from error
+        for file in files:
             try:
-                pool.submit(_ready).result()
-            except BrokenProcessPool as error:
-                raise LoevError(
-                    "worker processes cannot be started here", hint="use 0 workers"
-                ) from error
-            while waiting:
-                file = waiting.pop(0)
-                try:
-                    result = pool.submit(_attempt, job, file).result()
-                except BrokenProcessPool:
-                    message = f"{file}: the process that decoded it died"
-                    yield file, InputError(message, stage="decode")
-                    break
-                yield file, result
+                result = pool.submit(_attempt, job, file).result()
+            except BrokenProcessPool:
+                message = f"{file}: the process that decoded it died"
+                yield file, InputError(message, stage="decode")
+                return
+            yield file, result
 
 
 def _pool(n_workers: int) -> ProcessPoolExecutor:
