@@ -128,7 +128,7 @@ def on_cluster(
             _Embedder,
             fn_constructor_args=(workers,),
             batch_size=_HANDFUL,
-            concurrency=n_workers,
+            compute=ray.data.ActorPoolStrategy(size=n_workers),
             **resources,
         )
         settings = workers.settings
@@ -229,18 +229,20 @@ def _unpacked(head: dict[str, Any], values: bytes, path: str) -> Row | InputErro
 @contextlib.contextmanager
 def _connected(ray: Any) -> Iterator[None]:
     """Ray, connected; what we started ends with us, a cluster that was there goes on."""
+    for name in ("ray", "ray.data"):  # what it tells of itself is no news to our users
+        for handler in logging.getLogger(name).handlers:
+            handler.setLevel(logging.ERROR)
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of every run
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     in_main_thread = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     local = {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": _OBJECT_STORE_N_BYTES}
     try:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning", **local)
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="error", **local)
         if in_main_thread:  # Ray puts its own in the place of ours
             signal.signal(signal.SIGTERM, on_sigterm)
         yield

@@ -18,7 +18,7 @@ from loev_cli.bundle import Bundle
 from loev_cli.embed import Event, TrackDone, embed
 from loev_cli.errors import InputError, LoevError, MissingExtraError
 from loev_cli.writers import read
-from tests.conftest import Loev, add_bad_files, write_audio
+from tests.conftest import Loev, add_bad_files, in_process_of_its_own, write_audio
 from tests.embed.common import assert_same, embedded, request
 
 needs_ray = pytest.mark.skipif(
@@ -139,6 +139,19 @@ def test_a_worker_that_is_killed_loses_nothing(ray: None, bundle: Bundle, tmp_pa
     assert killed
     assert (report.n_done, report.failures) == (64, ())
     assert_same(read(out), reference)
+
+
+@needs_ray
+def test_a_command_on_a_ray_of_its_own_says_nothing_of_it(
+    bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    arguments = ["embed", library, "--engine", "ray", "--model", bundle.path]
+    done = in_process_of_its_own(*arguments, "--out", tmp_path / "x.npz", timeout_s=180)
+    assert (done.code, done.out) == (0, "")
+    assert [line.split(",")[0] for line in done.lines] == ["5 tracks"]
+    quiet = in_process_of_its_own(*arguments, "--out", "-", "--quiet", timeout_s=180)
+    assert (quiet.code, quiet.err) == (0, "")
+    assert len(quiet.out.splitlines()) == 5
 
 
 def test_without_ray_the_extra_is_named(
