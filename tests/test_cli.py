@@ -226,7 +226,6 @@ def test_an_empty_shard_is_no_failure(
         (["{in}", "--shard", "auto"], 2, "no task of a Slurm, SGE or PBS array job"),
         (["{in}", "--batch-size", "0"], 2, "Invalid value for '--batch-size'"),
         (["{in}", "--sbspaces", "pitch"], 2, "No such option: --sbspaces"),
-        (["s3://bucket/x"], 2, "remote inputs are not supported"),
         ([], 2, "Missing argument"),
     ],
 )
