@@ -142,7 +142,7 @@ def test_a_link_that_may_not_be_followed_is_named(library: Path, tmp_path: Path)
     finally:
         locked.chmod(0o700)
     assert len(found) == 6
-    assert found[0].path == "0 link"
+    assert found[-1].path == "0 link"
 
 
 # ---------------------------------------------------------------- decode
