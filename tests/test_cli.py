@@ -121,6 +121,17 @@ def test_json_lines_on_stdout(loev: Loev, bundle: Bundle, library: Path) -> None
     assert not list(library.glob("-*"))
 
 
+def test_json_lines_of_a_list_come_in_its_order(
+    loev: Loev, bundle: Bundle, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(library)
+    files = ["short.WAV", "gone.wav", "long one.flac", "b/same.wav", "a/same.wav"]
+    feed(monkeypatch, "\n".join(files).encode())
+    done = loev("embed", "-", "--out", "-", "--model", bundle.path)
+    paths = [json.loads(line)["path"] for line in done.out.splitlines()]
+    assert paths == [file for file in files if file != "gone.wav"]
+
+
 def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.npz"
     done = loev("embed", library, "--out", out, "--model", bundle.path, "--dry-run")

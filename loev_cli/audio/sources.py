@@ -65,8 +65,7 @@ class Source:
 def find(
     inputs: Sequence[str], *, stdin: BinaryIO | None = None, null: bool = False
 ) -> list[Source]:
-    """The audio files that ``inputs`` mean, in the order given, each folder's sorted by row name,
-    each once.
+    """The audio files that ``inputs`` mean, in the order given, folders sorted, each once.
 
     A path on stdin that does not exist, or may not be looked at, stays in the list and fails when
     it is opened, as its own file's failure; so does a folder below an input that cannot be read.
@@ -85,8 +84,7 @@ def find(
     names: dict[str, Source] = {}
     for given, must_exist in _expand_stdin(inputs, stdin, null):
         prefixed = folder_prefixed or not must_exist
-        sources = _sources_of(given, must_exist=must_exist, prefixed=prefixed)
-        for source in sorted(sources, key=lambda source: source.path):
+        for source in _sources_of(given, must_exist=must_exist, prefixed=prefixed):
             # Absolute but not resolved: `link/../x` must not be taken for `x`.
             key = source.place if source.remote else str(source.file.absolute())
             if key in found:

@@ -331,7 +331,7 @@ def _settings(
 
 
 def find_sources(request: Request, stdin: BinaryIO | None) -> list[Source]:
-    """What is to be embedded: in the order given for stdout, else sorted by row name.
+    """What is to be embedded: sorted by row name; a list on stdin, for stdout, in its order.
 
     Raises:
         UsageError: as :func:`loev_cli.audio.find`.
@@ -346,7 +346,7 @@ def find_sources(request: Request, stdin: BinaryIO | None) -> list[Source]:
         )
     if request.shard is not None:
         sources = request.shard.of(sources)
-    if request.out == STDOUT:
+    if request.out == STDOUT and STDIN in request.inputs:
         return sources
     return sorted(sources, key=lambda source: source.path)
 

@@ -42,6 +42,7 @@ _PART = re.compile(r"part-(\d{6,})\.rows")
 _INDEX = re.compile(r"index-([0-9a-f]{32})\.rows")
 _END_N_BYTES = 1 << 16
 _SYNC_EVERY_S = 5.0
+_MAX_PARTS = 50  # each is an open file; a job that is preempted again and again leaves many
 
 
 class Journal:
@@ -237,6 +238,8 @@ class Journal:
         self._n_in_output = len(self._in_output)
         for file in self._files(_PART):
             self._read_part(file)
+        if len(self._parts) > _MAX_PARTS:
+            self._join_parts()
 
     def _read_state(self, overwrite: bool) -> dict[str, Any] | None:
         file = self.folder / _STATE_FILE
@@ -319,6 +322,22 @@ class Journal:
         if part.torn:
             self.problems.append(f"{file}: {part.torn}; what follows is embedded again")
         self._parts.append(part)
+
+    def _join_parts(self) -> None:
+        """One part instead of many. If this stops half way its rows are there twice, alike."""
+        old = self._parts
+        joined = self._new_part()
+        try:
+            for path, (number, place) in self._places.items():
+                joined.add(path, place.stamp, old[number].row(place, self._subspaces))
+            joined.sync()
+        finally:
+            joined.close()
+        self._parts, self._places = [], {}
+        self._read_part(joined.file)
+        for part in old:
+            part.close()
+            part.file.unlink()
 
     def _new_part(self) -> PartWriter:
         numbers = [int(_PART.fullmatch(f.name)[1]) for f in self._files(_PART)]  # type: ignore[index]
