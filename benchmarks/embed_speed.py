@@ -6,8 +6,9 @@ For a folder each of MP3 (192 kbit/s), FLAC and WAV (16 bit) files (stereo, 44.1
 music joined to 3 minutes): the time of decoding and resampling them to the model's rate and nothing
 else, one process per core, which nothing that reads audio can beat; and the time of `embed` on the
 same cores, from the call to the finished file. Both in turns in the same run, so that a busy
-machine is busy for both; the share is of the medians. The stage that limits is the one `--stats`
-names.
+machine is busy for both; the share is of the medians. Others at work on the machine move it all the
+same; the share of CPU time, of all processes, they move little. The stage that limits is the one
+`--stats` names.
 
 With --peers, an interpreter that has some of librosa, essentia, openl3, torchopenl3 and musicnn:
 each of those that it can import runs on the same files, one process per core.
@@ -17,12 +18,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -56,24 +59,46 @@ def make_files(folder: Path, suffix: str, n_files: int, seconds: float) -> list[
     return files
 
 
+@dataclass(frozen=True)
+class Took:
+    """Seconds by the clock, and of CPU time over all processes."""
+
+    wall_s: float
+    cpu_s: float
+
+
 def decode_only(job: tuple[str, int]) -> float:
+    """CPU seconds of decoding and resampling one file."""
     file, rate_hz = job
-    decoding = audio.decode(Path(file), rate_hz)
-    for _ in decoding:
+    began = time.process_time()
+    for _ in audio.decode(Path(file), rate_hz):
         pass
-    return decoding.duration_s
+    return time.process_time() - began
 
 
-def floor_s(pool: ProcessPoolExecutor, files: list[Path], rate_hz: int) -> float:
+def floor(pool: ProcessPoolExecutor, files: list[Path], rate_hz: int) -> Took:
     began = time.monotonic()
-    list(pool.map(decode_only, [(str(file), rate_hz) for file in files]))
-    return time.monotonic() - began
+    cpu_s = sum(pool.map(decode_only, [(str(file), rate_hz) for file in files]))
+    return Took(time.monotonic() - began, cpu_s)
 
 
-def embed_s(folder: Path, out: Path, model: str) -> tuple[float, Report]:
-    began = time.monotonic()
+def embedding(folder: Path, out: Path, model: str) -> tuple[Took, Report]:
+    began, cpu_began = time.monotonic(), cpu_s()
     report = embed(Request([str(folder)], str(out), model=model, overwrite=True))
-    return time.monotonic() - began, report
+    return Took(time.monotonic() - began, cpu_s() - cpu_began), report
+
+
+def cpu_s() -> float:
+    """Of this process and its decoders, which have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def median(results: list[Took]) -> Took:
+    return Took(
+        statistics.median(took.wall_s for took in results),
+        statistics.median(took.cpu_s for took in results),
+    )
 
 
 def peer_times(python: str, files: list[Path]) -> dict[str, float | None]:
@@ -101,8 +126,8 @@ def main() -> None:
     seconds = args.files * args.minutes * 60
     n_cpus = usable_cpus()
     print(f"{args.files} files of {args.minutes:g} min, {n_cpus} cores, {sys.platform}", flush=True)
-    print("| format | floor, x real time | embed, x real time | share | work | limits |")
-    print("|---|---|---|---|---|---|")
+    print("| format | floor (x real time) | embed (same) | share | of CPU time | work | limits |")
+    print("|---|---|---|---|---|---|---|")
     with (
         tempfile.TemporaryDirectory() as temporary,
         ProcessPoolExecutor(n_cpus, mp_context=get_context("spawn")) as pool,
@@ -110,18 +135,19 @@ def main() -> None:
         root = Path(temporary)
         for suffix in args.formats.split(","):
             files = make_files(root / suffix, suffix, args.files, args.minutes * 60)
-            floor_s(pool, files[:n_cpus], rate_hz)  # the processes start, the files are cached
+            floor(pool, files[:n_cpus], rate_hz)  # the processes start, the files are cached
             floors, times = [], []
             for _ in range(args.repeats):
-                floors.append(floor_s(pool, files, rate_hz))
-                took_s, report = embed_s(root / suffix, root / "x.npz", args.model)
-                times.append(took_s)
-            floor, took = statistics.median(floors), statistics.median(times)
+                floors.append(floor(pool, files, rate_hz))
+                took, report = embedding(root / suffix, root / "x.npz", args.model)
+                times.append(took)
+            least, took = median(floors), median(times)
             shares = report.stats.shares()
             work = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
             print(
-                f"| {suffix.upper()} | {seconds / floor:.0f} | {seconds / took:.0f} "
-                f"| {floor / took:.2f} | {work} | {report.stats.limit} |",
+                f"| {suffix.upper()} | {seconds / least.wall_s:.0f} | {seconds / took.wall_s:.0f} "
+                f"| {least.wall_s / took.wall_s:.2f} | {least.cpu_s / took.cpu_s:.2f} | {work} "
+                f"| {report.stats.limit} |",
                 flush=True,
             )
         if args.peers:

@@ -41,14 +41,15 @@ _PATIENCE_S = 2.0
 class RemoteDecoding:
     """What :class:`loev_cli.audio.Decoding` is, of a file that another process decodes.
 
-    ``peak``, ``duration_s`` and ``busy_s`` (CPU seconds it took) are known once the blocks have
-    ended. Who stops earlier closes ``blocks``.
+    ``peak``, ``duration_s``, ``tags`` (empty unless asked for) and ``busy_s`` (CPU seconds it
+    took) are known once the blocks have ended. Who stops earlier closes ``blocks``.
     """
 
     def __init__(self) -> None:
         self.peak = 0.0
         self.duration_s = 0.0
         self.busy_s = 0.0
+        self.tags: dict[str, str] = {}
         self.blocks: Generator[NDArray[np.float32], None, None] = _nothing()
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
@@ -75,14 +76,14 @@ class DecoderProcess:
         """Of the process; None while there is none."""
         return self._process.pid if self._process else None
 
-    def decode(self, file: Path, sample_rate_hz: int) -> RemoteDecoding:
-        """As :func:`loev_cli.audio.decode`.
+    def decode(self, file: Path, sample_rate_hz: int, *, tags: bool = False) -> RemoteDecoding:
+        """As :func:`loev_cli.audio.decode`, and with ``tags`` :func:`loev_cli.audio.read_tags`.
 
         Raises (while iterating):
             InputError: as there; and stage ``decode``: the decoder crashed, or took too long.
         """
         decoding = RemoteDecoding()
-        decoding.blocks = self._blocks(decoding, file, sample_rate_hz)
+        decoding.blocks = self._blocks(decoding, file, sample_rate_hz, tags)
         return decoding
 
     def probe(self, file: Path) -> FileInfo:
@@ -96,9 +97,9 @@ class DecoderProcess:
         raise _failure(content)
 
     def _blocks(
-        self, decoding: RemoteDecoding, file: Path, rate_hz: int
+        self, decoding: RemoteDecoding, file: Path, rate_hz: int, tags: bool
     ) -> Generator[NDArray[np.float32], None, None]:
-        self._send({"op": "decode", "file": str(file), "rate_hz": rate_hz})
+        self._send({"op": "decode", "file": str(file), "rate_hz": rate_hz, "tags": tags})
         n_samples, waited_s = 0, 0.0
         whole = False
         try:
@@ -121,6 +122,7 @@ class DecoderProcess:
                 if kind != END:
                     raise _failure(content)
                 decoding.duration_s, decoding.peak = content["duration_s"], content["peak"]
+                decoding.tags = content["tags"]
                 return
         finally:
             if not whole:  # what it still says would be taken for the next file

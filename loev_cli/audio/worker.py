@@ -3,10 +3,10 @@
 A decoder is foreign C code that reads what anybody may have written. Here it can crash or hang
 without taking more than its own file along; :mod:`loev_cli.audio.isolation` is the other side.
 
-    in    a line of JSON                 {"op": "decode", "file": "...", "rate_hz": 16000}
+    in    a line of JSON    {"op": "decode", "file": "...", "rate_hz": 16000, "tags": false}
     out   kind (1 byte), length (uint32), payload
           B   float32 samples, one block
-          E   JSON: the file has ended   {"duration_s": ..., "peak": ..., "busy_s": ...}
+          E   JSON: the file has ended   {"duration_s": ..., "peak": ..., "tags": {}, "busy_s": ...}
           F   JSON: it failed            {"message": ..., "stage": ..., "kind": ..., "busy_s": ...}
           I   JSON: what its header says (the answer to "probe")
 
@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from loev_cli.audio.decoding import decode, probe
+from loev_cli.audio.tags import read_tags
 from loev_cli.errors import InputError, Stage
 
 HEAD = struct.Struct("<cI")
@@ -82,12 +83,18 @@ def serve(commands: BinaryIO, replies: BinaryIO) -> None:
             _send_json(replies, FAILED, _failure(foreign, "decode", message, busy_s()))
 
 
-def _decode(replies: BinaryIO, busy_s: Callable[[], float], file: str, rate_hz: int) -> None:
+def _decode(
+    replies: BinaryIO, busy_s: Callable[[], float], file: str, rate_hz: int, tags: bool = False
+) -> None:
     decoding = decode(Path(file), rate_hz)
     for block in decoding:
         _send(replies, BLOCK, np.ascontiguousarray(block).data.cast("B"))
-    end = {"duration_s": decoding.duration_s, "peak": decoding.peak, "busy_s": busy_s()}
-    _send_json(replies, END, end)
+    end = {
+        "duration_s": decoding.duration_s,
+        "peak": decoding.peak,
+        "tags": read_tags(Path(file)) if tags else {},
+    }
+    _send_json(replies, END, end | {"busy_s": busy_s()})
 
 
 def _probe(replies: BinaryIO, busy_s: Callable[[], float], file: str) -> None:

@@ -67,7 +67,8 @@ class Progress:
                 if self._bar:
                     self._bar.advance(0.0)
             case Notice():
-                say(f"loev: warning: {event.text}")
+                if not self._quiet:
+                    say(f"loev: warning: {event.text}")
 
     def how_to_go_on(self, out: str) -> str:
         """After an interruption: what is kept, and what to do."""
@@ -149,18 +150,22 @@ def _summary(result: Report, where: str) -> str:
     total = f", which has {result.n_rows}" if result.n_rows != result.n_done else ""
     return (
         f"{plural(result.n_done, 'track')}, {clock(result.audio_s)} of audio in "
-        f"{result.wall_s:.1f} s ({speed:.0f} x real time) -> {where}{total}"
+        f"{result.wall_s:.1f} s ({speed:.0f} x real time; {_shares(result.stats)}) -> "
+        f"{where}{total}"
     )
+
+
+def _shares(stats: Stats) -> str:
+    return ", ".join(f"{stage} {share:.0%}" for stage, share in stats.shares().items())
 
 
 def _stats_lines(stats: Stats) -> list[str]:
     if not stats.wall_s:
         return []
-    shares = ", ".join(f"{stage} {share:.0%}" for stage, share in stats.shares().items())
     places = stats.n_decoders + stats.n_encoders
     busy = (stats.decode_s + stats.encode_s) / stats.wall_s
     return [
-        f"work: {shares}; {busy:.1f} of {plural(stats.n_decoders, 'decoder')} and "
+        f"work: {_shares(stats)}; {busy:.1f} of {plural(stats.n_decoders, 'decoder')} and "
         f"{plural(stats.n_encoders, 'encoder')} at work on average, waiting "
         f"{stats.waiting_s / (places * stats.wall_s):.0%} of their time",
         f"what limits the speed: {stats.limit} (decoders waited for the encoder "

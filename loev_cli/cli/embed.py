@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -17,20 +18,28 @@ from loev_cli.cli._console import (
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
 
 
+class EngineName(StrEnum):
+    """What can do the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 def embed(
     inputs: Annotated[
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Audio files, folders (searched recursively), or - for a list of paths on stdin.",
+            help="Audio files, folders (searched recursively), s3:// and other URLs of them, or "
+            "- for a list of paths on stdin.",
             show_default=False,
         ),
     ],
     out: Annotated[
         str | None,
         typer.Option(
-            help="A .npz, .parquet or .jsonl file, or - for JSON lines on stdout; needed unless "
-            "with --dry-run.",
+            help="A .npz, .parquet, .lance or .jsonl file, or - for JSON lines on stdout; needed "
+            "unless with --dry-run.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=options.OUTPUT,
@@ -52,6 +61,15 @@ def embed(
             "--per-window",
             help="Keep the vector of every window instead of the track's mean; a window is the "
             "stretch of audio that the model hears at a time.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    tags: Annotated[
+        bool,
+        typer.Option(
+            "--tags",
+            help="Keep what the files say about themselves: artist, album, title, date, ISRC, "
+            "MusicBrainz ids and so on, as columns tag_artist, ...",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -142,6 +160,14 @@ def embed(
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            help="What does the work: local, or ray on the cluster that RAY_ADDRESS names, or "
+            "without one on this machine; --workers counts its workers then.",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = EngineName.LOCAL,
     file_timeout_s: Annotated[
         float,
         typer.Option(
@@ -183,12 +209,14 @@ def embed(
         model=model,
         subspaces=None if subspaces is None else _split(subspaces),
         per_window=per_window,
+        tags=tags,
         hop_s=hop_s,
         device=device,
         backend=backend.value,
         precision=precision.value,
         batch_size=batch_size,
         workers=workers,
+        engine=engine.value,
         file_timeout_s=file_timeout_s,
         shard=None if shard is None else job.parse_shard(shard, os.environ),
         prune=prune,

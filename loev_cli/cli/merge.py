@@ -22,7 +22,7 @@ def merge(
     out: Annotated[
         str,
         typer.Option(
-            help="A .npz, .parquet or .jsonl file.",
+            help="A .npz, .parquet, .lance or .jsonl file.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=options.OUTPUT,

@@ -42,13 +42,15 @@ class _Track:
     def row(self, path: str, sample_rate_hz: int) -> Row:
         assert self.end is not None
         if self._pool is not None:
-            return Row(path, self.end.duration_s, self.end.silent, self._pool.mean())
+            vectors = self._pool.mean()
+            return Row(path, self.end.duration_s, self.end.silent, vectors, tags=self.end.tags)
         return Row(
             path,
             self.end.duration_s,
             self.end.silent,
             {name: np.stack([w[name] for w in self._windows]) for name in self._windows[0]},
             (np.array(self._starts) / sample_rate_hz).astype(np.float32),
+            self.end.tags,
         )
 
 
@@ -121,5 +123,5 @@ class Assembler:
             self._settled[index] = track.row(source.path, self._sample_rate_hz)
             del self._tracks[index]
         else:
-            message = f"{source.file}: the model gives NaN or infinite values for it"
+            message = f"{source.place}: the model gives NaN or infinite values for it"
             self.fail(index, InputError(message, stage="encode"))

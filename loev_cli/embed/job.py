@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from loev_cli import bundle as bundles
-from loev_cli.audio import STDIN, Source, find
+from loev_cli.audio import STDIN, TAGS, Source, find
 from loev_cli.backends import Encoder, open_encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
+from loev_cli.embed.cluster import Workers, on_cluster
 from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
 from loev_cli.embed.failures import Failure, describe, write_failures
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.request import Request
-from loev_cli.embed.runner import Settings, outcomes
+from loev_cli.embed.runner import Settings, actual, outcomes
+from loev_cli.embed.staging import staged
 from loev_cli.embed.stats import Stats
-from loev_cli.errors import LoevError, UsageError
+from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.remote import is_url
 from loev_cli.writers import (
     STDOUT,
     Meta,
@@ -67,6 +71,10 @@ def embed(
     check_output(out)
     bundle = bundles.find(request.model)
     planned = planned_meta(request, bundle)
+    if is_url(out):
+        with staged(out) as local:
+            request = replace(request, out=str(local))
+            return embed(request, stdin=stdin, stdout=stdout, on_event=on_event)
     if not request.overwrite:
         check_replaceable(out, planned)
     sources = find_sources(request, stdin)
@@ -92,6 +100,7 @@ def planned_meta(request: Request, bundle: Bundle) -> Meta:
         device=request.device,
         precision=_SETTLED_PRECISION.get(request.precision, request.precision),
         shard=None if request.shard is None else str(request.shard),
+        tags=TAGS if request.tags else (),
     )
 
 
@@ -146,10 +155,8 @@ class _Run:
         return stamp is not None and self._journal.stamp(path) == stamp
 
     def _embed(self, todo: Sequence[Source]) -> Stats:
-        encoder, settings = prepare(self._request, self._bundle, self._on_event)
-        self._journal.note_origin(actual(encoder))
-        stats = Stats(min(settings.n_workers, len(todo)), settings.n_encoders)
-        with contextlib.closing(outcomes(todo, encoder, settings, stats)) as results:
+        with _engine(self._request, self._bundle, todo, self._on_event) as (origin, stats, results):
+            self._journal.note_origin(origin)
             for track, outcome in results:
                 source = todo[track]
                 if isinstance(outcome, Row):
@@ -213,13 +220,11 @@ def _to_stdout(
     """JSON lines in the order of the inputs, as they come. Nothing is kept of them."""
     began = time.monotonic()
     on_event(RunStarted(len(sources), n_kept=0))
-    encoder, settings = prepare(request, bundle, on_event)
-    stats = Stats(min(settings.n_workers, len(sources)), settings.n_encoders)
     failures: list[Failure] = []
     n_done, audio_s = 0, 0.0
     with (
-        open_writer(STDOUT, meta | actual(encoder), stdout=stdout) as writer,
-        contextlib.closing(outcomes(sources, encoder, settings, stats)) as results,
+        _engine(request, bundle, sources, on_event) as (origin, stats, results),
+        open_writer(STDOUT, meta | origin, stdout=stdout) as writer,
     ):
         for track, outcome in results:
             if isinstance(outcome, Row):
@@ -244,6 +249,34 @@ def _to_stdout(
         wall_s=time.monotonic() - began,
         stats=stats,
     )
+
+
+@contextlib.contextmanager
+def _engine(
+    request: Request, bundle: Bundle, sources: Sequence[Source], on_event: Callable[[Event], None]
+) -> Iterator[tuple[Meta, Stats, Iterator[tuple[int, Row | InputError]]]]:
+    """What the request says is to do the work, at work on ``sources``: what it adds to ``meta``,
+    where its time goes, and for each source its index with its row or why there is none."""
+    if request.engine == "ray":
+        workers = Workers(
+            bundle=bundle.path,
+            subspaces=tuple(select_subspaces(bundle, request.subspaces)),
+            backend=request.backend,
+            device=request.device,
+            precision=request.precision,
+            count=request.workers,
+            cpu_settings=_settings(request, bundle, _CPU_BATCH_SIZE, n_workers=1, n_encoders=1),
+            gpu_settings=_settings(
+                request, bundle, _CUDA_BATCH_SIZE, n_workers=_MAX_WORKERS, n_encoders=_CUDA_ENCODERS
+            ),
+        )
+        with on_cluster(sources, workers) as work:
+            yield work
+        return
+    encoder, settings = prepare(request, bundle, on_event)
+    stats = Stats(min(settings.n_workers, len(sources)), settings.n_encoders)
+    with contextlib.closing(outcomes(sources, encoder, settings, stats)) as results:
+        yield actual(encoder), stats, results
 
 
 def prepare(
@@ -272,24 +305,33 @@ def prepare(
         n_encoders = 1  # its own threads share one batch
     else:
         n_encoders = min(n_cpus, _MAX_WORKERS)
-    return encoder, Settings(
+    return encoder, _settings(
+        request,
+        bundle,
+        _CPU_BATCH_SIZE if on_cpu else _CUDA_BATCH_SIZE,
+        n_workers=request.workers or min(n_cpus, _MAX_WORKERS),
+        n_encoders=n_encoders,
+    )
+
+
+def _settings(
+    request: Request, bundle: Bundle, batch_size: int, *, n_workers: int, n_encoders: int
+) -> Settings:
+    """How to run; ``batch_size`` unless the request has one."""
+    return Settings(
         hop_n_samples=hop_n_samples(bundle, request.hop_s),
         per_window=request.per_window,
+        tags=request.tags,
         in_order=request.out == STDOUT,
-        batch_size=request.batch_size or (_CPU_BATCH_SIZE if on_cpu else _CUDA_BATCH_SIZE),
-        n_workers=request.workers or min(n_cpus, _MAX_WORKERS),
+        batch_size=request.batch_size or batch_size,
+        n_workers=n_workers,
         n_encoders=n_encoders,
         file_timeout_s=request.file_timeout_s,
     )
 
 
-def actual(encoder: Encoder) -> Meta:
-    """What the open model adds to ``meta``."""
-    return {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
-
-
 def find_sources(request: Request, stdin: BinaryIO | None) -> list[Source]:
-    """What is to be embedded: in the order given for stdout, else sorted by row name.
+    """What is to be embedded: sorted by row name; a list on stdin, for stdout, in its order.
 
     Raises:
         UsageError: as :func:`loev_cli.audio.find`.
@@ -304,7 +346,7 @@ def find_sources(request: Request, stdin: BinaryIO | None) -> list[Source]:
         )
     if request.shard is not None:
         sources = request.shard.of(sources)
-    if request.out == STDOUT:
+    if request.out == STDOUT and STDIN in request.inputs:
         return sources
     return sorted(sources, key=lambda source: source.path)
 
@@ -340,6 +382,9 @@ def _check_is_no_input(out: str, sources: Sequence[Source]) -> None:
 
 def _stamp(source: Source) -> Stamp | None:
     """Size and mtime of a file; None if it is not there, or may not be looked at."""
+    if source.remote is not None:
+        size, version = source.remote.size, source.remote.version
+        return None if size is None or version is None else Stamp(size, version)
     try:
         status = source.file.stat()
     except (OSError, ValueError):

@@ -22,6 +22,7 @@ import heapq
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -41,6 +42,7 @@ _PART = re.compile(r"part-(\d{6,})\.rows")
 _INDEX = re.compile(r"index-([0-9a-f]{32})\.rows")
 _END_N_BYTES = 1 << 16
 _SYNC_EVERY_S = 5.0
+_MAX_PARTS = 50  # each is an open file; a job that is preempted again and again leaves many
 
 
 class Journal:
@@ -236,6 +238,8 @@ class Journal:
         self._n_in_output = len(self._in_output)
         for file in self._files(_PART):
             self._read_part(file)
+        if len(self._parts) > _MAX_PARTS:
+            self._join_parts()
 
     def _read_state(self, overwrite: bool) -> dict[str, Any] | None:
         file = self.folder / _STATE_FILE
@@ -319,6 +323,22 @@ class Journal:
             self.problems.append(f"{file}: {part.torn}; what follows is embedded again")
         self._parts.append(part)
 
+    def _join_parts(self) -> None:
+        """One part instead of many. If this stops half way its rows are there twice, alike."""
+        old = self._parts
+        joined = self._new_part()
+        try:
+            for path, (number, place) in self._places.items():
+                joined.add(path, place.stamp, old[number].row(place, self._subspaces))
+            joined.sync()
+        finally:
+            joined.close()
+        self._parts, self._places = [], {}
+        self._read_part(joined.file)
+        for part in old:
+            part.close()
+            part.file.unlink()
+
     def _new_part(self) -> PartWriter:
         numbers = [int(_PART.fullmatch(f.name)[1]) for f in self._files(_PART)]  # type: ignore[index]
         number = max(numbers, default=0) + 1
@@ -340,7 +360,11 @@ class Journal:
         for folder, name in ((self.out.parent, self.out.name), (self.folder, _STATE_FILE)):
             leftover = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.tmp")
             for file in list(folder.iterdir()):
-                if leftover.fullmatch(file.name):
+                if not leftover.fullmatch(file.name):
+                    continue
+                if file.is_dir():
+                    shutil.rmtree(file)
+                else:
                     file.unlink(missing_ok=True)
 
     def _clear(self) -> None:
@@ -390,7 +414,12 @@ def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 def _identity(file: Path) -> str | None:
     """Tells an output from any other by its size and its two ends, where every format has its
-    contents listed; None if there is no file. Not by its mtime, which copying changes."""
+    contents listed; None if there is no file. Not by its mtime, which copying changes. A folder is
+    told by all its files."""
+    if file.is_dir():
+        parts = sorted(part for part in file.rglob("*") if part.is_file())
+        named = [f"{part.relative_to(file).as_posix()} {_identity(part)}" for part in parts]
+        return hashlib.sha256("\n".join(named).encode()).hexdigest()[:32]
     try:
         with file.open("rb") as stream:
             n_bytes = stream.seek(0, os.SEEK_END)

@@ -23,7 +23,12 @@ class Lock:
                 self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 raise OutputError(f"cannot write {file}: {error.strerror}") from error
-            if not _take(self._descriptor):
+            try:
+                is_ours = _take(self._descriptor)
+            except OSError as error:  # some network file systems have no locks
+                os.close(self._descriptor)
+                raise OutputError(f"cannot lock {file}: {error.strerror}") from error
+            if not is_ours:
                 holder = os.read(self._descriptor, 20).decode("ascii", "replace").strip()
                 os.close(self._descriptor)
                 raise OutputError(

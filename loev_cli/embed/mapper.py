@@ -57,7 +57,8 @@ class Mapper:
         self._places: list[tuple[int, int]] = []
         self._pads = encoder.device != "cpu"
         self._under_way: deque[_Batch] = deque()
-        self._max_under_way = 2 * n_encoders
+        # One more than are at work: it begins the moment that another ends.
+        self._max_under_way = n_encoders
         self._threads = ThreadPoolExecutor(n_encoders, thread_name_prefix="encoder")
 
     def __enter__(self) -> Self:

@@ -70,7 +70,7 @@ def merge(
         raise UsageError("parts are merged into a file", hint="name a file with --out")
     check_output(out)
     metas = {part: read_meta(Path(part)) for part in parts}
-    check_agree(metas, keys=(*AGREEING_KEYS, "subspaces"))
+    check_agree(metas, keys=(*AGREEING_KEYS, "subspaces", "tags"))
     if not allow_missing:
         _check_complete(metas, shards)
     if Path(out).exists():
@@ -136,6 +136,7 @@ def _are_equal(row: Row, other: Row) -> bool:
         (np.float32(row.duration_s), row.silent) == (np.float32(other.duration_s), other.silent)
         and all(same(row.vectors[name], other.vectors[name]) for name in row.vectors)
         and (row.start_s is None or same(row.start_s, other.start_s))
+        and row.tags == other.tags
     )
 
 

@@ -2,7 +2,7 @@
 
     file     LOEVROW1 (8 bytes), sha256 of what it belongs to (32 bytes), record, record, ...
     record   length and CRC-32 of the rest (2 x uint32), length of the JSON (uint32),
-             JSON: path, size and mtime_ns of the file, duration_s, silent, n_windows,
+             JSON: path, size and mtime_ns of the file, duration_s, silent, n_windows, tags,
              then float32, little-endian: the subspaces in the model's order, and start_s
 
 A record is appended by one write, so it is there whole once it is done, whatever happens to the
@@ -79,6 +79,8 @@ class PartWriter:
         if row is not None:
             n_windows = None if row.start_s is None else len(row.start_s)
             head |= {"duration_s": row.duration_s, "silent": row.silent, "n_windows": n_windows}
+            if row.tags:
+                head["tags"] = dict(row.tags)
             arrays = [_to_bytes(vector) for vector in row.vectors.values()]
             if row.start_s is not None:
                 arrays.append(_to_bytes(row.start_s))
@@ -168,7 +170,8 @@ class Part:
             vectors[name] = values[at : at + n_values].reshape(shape).astype(np.float32, copy=False)
             at += n_values
         start_s = None if n_windows is None else values[at:].astype(np.float32, copy=False)
-        return Row(head["path"], head["duration_s"], head["silent"], vectors, start_s)
+        tags = head.get("tags", {})
+        return Row(head["path"], head["duration_s"], head["silent"], vectors, start_s, tags)
 
     def _body(self, offset: int) -> bytes | None:
         """The checksummed part of the record at ``offset``; None at the end or at damage."""
@@ -178,7 +181,9 @@ class Part:
             return None
         if len(head) == _RECORD.size:
             n_bytes, checksum, n_text = _RECORD.unpack(head)
-            if _CHECKED.size <= n_bytes <= _MAX_RECORD_N_BYTES:
+            # A damaged length must not ask for memory that no record needs.
+            n_left = os.fstat(self._stream.fileno()).st_size - self._stream.tell() + _CHECKED.size
+            if _CHECKED.size <= n_bytes <= min(n_left, _MAX_RECORD_N_BYTES):
                 body = _CHECKED.pack(n_text) + self._stream.read(n_bytes - _CHECKED.size)
                 if len(body) == n_bytes and zlib.crc32(body) == checksum:
                     return body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from loev_cli import bundle as bundles
-from loev_cli.audio import DecoderProcess, Source
+from loev_cli.audio import DecoderProcess, Source, brought_here
 from loev_cli.backends import Encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
@@ -73,7 +74,8 @@ def dry_run(request: Request, *, stdin: BinaryIO | None = None) -> DryRun:
     with DecoderProcess(timeout_s=request.file_timeout_s) as decoder:
         for source in sources:
             try:
-                info = decoder.probe(source.file)
+                with brought_here(source) as file:
+                    info = decoder.probe(file)
             except InputError as error:
                 unreadable.append(describe(source.path, error))
                 continue
@@ -108,16 +110,19 @@ def _try_decoding(
     for i in range(min(_TRIAL_N_FILES, len(sources))):
         source = sources[i * len(sources) // min(_TRIAL_N_FILES, len(sources))]
         began, n_samples = time.monotonic(), 0
-        decoding = decoder.decode(source.file, bundle.sample_rate_hz)
         try:
-            for block in decoding:
-                n_samples += len(block)
-                if n_samples > _TRIAL_FILE_S * bundle.sample_rate_hz:
-                    break
+            with (
+                brought_here(source) as file,
+                contextlib.closing(
+                    (decoding := decoder.decode(file, bundle.sample_rate_hz)).blocks
+                ) as blocks,
+            ):
+                for block in blocks:
+                    n_samples += len(block)
+                    if n_samples > _TRIAL_FILE_S * bundle.sample_rate_hz:
+                        break
         except InputError:
             continue  # the run will say so
-        finally:
-            decoding.blocks.close()
         busy_s += decoding.busy_s or time.monotonic() - began
         audio_s += n_samples / bundle.sample_rate_hz
     return busy_s / audio_s if audio_s else None
@@ -142,5 +147,5 @@ def _projected_s(decode_s: float, n_windows: int, encoder: Encoder, settings: Se
 
 
 def _bytes_per_value(out: str | None) -> int:
-    is_text = out is not None and Path(out).suffix.lower() not in (".npz", ".parquet")
+    is_text = out is not None and Path(out).suffix.lower() not in (".npz", ".parquet", ".lance")
     return _JSON_BYTES_PER_VALUE if is_text else _FLOAT_BYTES

@@ -15,11 +15,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
-from loev_cli.audio import DEFAULT_TIMEOUT_S, DecoderProcess, Source
+from loev_cli.audio import (
+    DEFAULT_TIMEOUT_S,
+    DecoderProcess,
+    RemoteDecoding,
+    Source,
+    brought_here,
+)
 from loev_cli.errors import InputError
 from loev_cli.windows import Cut, WindowCutter
 
@@ -44,6 +50,7 @@ class TrackEnd:
     n_windows: int
     duration_s: float
     silent: bool
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class Reader:
         n_tracks_ahead: how far beyond the tracks that :meth:`settled` counted a track may be
             begun; None: any distance.
         file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
+        tags: read what the files say about themselves too.
 
     Attributes:
         busy_s: CPU seconds spent decoding so far.
@@ -94,6 +102,7 @@ class Reader:
         n_ahead: int,
         n_tracks_ahead: int | None = None,
         file_timeout_s: float = DEFAULT_TIMEOUT_S,
+        tags: bool = False,
     ) -> None:
         self.busy_s = 0.0
         self.blocked_s = 0.0
@@ -101,6 +110,7 @@ class Reader:
         self._sample_rate_hz = sample_rate_hz
         self._window_n_samples = window_n_samples
         self._hop_n_samples = hop_n_samples
+        self._tags = tags
         self._queue: queue.Queue[Item] = queue.Queue(maxsize=n_ahead)
         self._stopping = threading.Event()
         self._turn = threading.Condition()
@@ -185,7 +195,10 @@ class Reader:
             return TrackFailed(track, error)
 
     def _decode_and_cut(self, decoder: DecoderProcess, track: int) -> TrackEnd:
-        decoding = decoder.decode(self._sources[track].file, self._sample_rate_hz)
+        with brought_here(self._sources[track]) as file:
+            return self._cut(track, decoder.decode(file, self._sample_rate_hz, tags=self._tags))
+
+    def _cut(self, track: int, decoding: RemoteDecoding) -> TrackEnd:
         cutter = WindowCutter(self._window_n_samples, self._hop_n_samples)
         n_windows = 0
         try:
@@ -200,7 +213,7 @@ class Reader:
             self._put(Window(track, cut))
             n_windows += 1
         silent = decoding.peak <= _SILENCE_PEAK
-        return TrackEnd(track, n_windows, decoding.duration_s, silent)
+        return TrackEnd(track, n_windows, decoding.duration_s, silent, decoding.tags)
 
     def _put(self, item: Item) -> None:
         began: float | None = None

@@ -22,12 +22,14 @@ class Request:
     model: str = bundles.DEFAULT_MODEL
     subspaces: Sequence[str] | None = None
     per_window: bool = False
+    tags: bool = False
     hop_s: float | None = None
     device: str = "auto"
     backend: str = "auto"
     precision: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
+    engine: str = "local"
     file_timeout_s: float = DEFAULT_TIMEOUT_S
     shard: Shard | None = None
     prune: bool = False

@@ -19,6 +19,7 @@ from loev_cli.embed.mapper import Mapper
 from loev_cli.embed.reader import Idle, Reader, TrackEnd, TrackFailed, Window
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import InputError
+from loev_cli.interrupts import Interrupts
 from loev_cli.writers import Row
 
 # In order, a track must not get further ahead of the slowest than this: its row waits in memory.
@@ -37,6 +38,7 @@ class Settings:
         n_workers: decoder processes; changes speed, not results.
         n_encoders: batches encoded at once; changes speed, not results.
         file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
+        tags: keep what the files say about themselves.
     """
 
     hop_n_samples: int
@@ -46,6 +48,12 @@ class Settings:
     n_workers: int = 1
     n_encoders: int = 1
     file_timeout_s: float = DEFAULT_TIMEOUT_S
+    tags: bool = False
+
+
+def actual(encoder: Encoder) -> dict[str, str]:
+    """What the open model adds to the ``meta`` of rows that it makes."""
+    return {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
 
 
 def outcomes(
@@ -79,11 +87,15 @@ def outcomes(
         n_ahead=(settings.n_encoders + 1) * settings.batch_size,
         n_tracks_ahead=_TRACKS_AHEAD if settings.in_order else None,
         file_timeout_s=settings.file_timeout_s,
+        tags=settings.tags,
     )
     mapper = Mapper(encoder, settings.batch_size, settings.n_encoders)
     began = time.monotonic()
-    with mapper, reader:
+    # A signal is heard between two items: between taking a lock and being ready to give it back
+    # its exception would leave decoders or encoders waiting without end.
+    with Interrupts() as interrupts, mapper, reader:
         for item in reader:
+            interrupts.check()
             match item:
                 case Window():
                     for encoded in mapper.push(item):
@@ -108,6 +120,7 @@ def outcomes(
             assembler.add(encoded)
             yield from assembler.ready()
         yield from assembler.ready()
+        interrupts.check()
     stats.update(
         wall_s=time.monotonic() - began,
         decode_s=reader.busy_s,

@@ -27,13 +27,13 @@ import torch
 from torch import nn
 
 from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.interrupts import Interrupts
 from loev_cli.model import LoevModel, ModelSpec
 from loev_cli.train.batches import Batch, BatchMaker, Prefetcher
 from loev_cli.train.checkpoint import BEST, FOLDER, LAST, load_checkpoint, write_checkpoint
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Track
 from loev_cli.train.distributed import Group, check_batch, describe
-from loev_cli.train.interrupts import Interrupts
 from loev_cli.train.metrics import (
     METRICS_FILE,
     VALIDATION_FILE,

@@ -1,4 +1,5 @@
-"""Embedding files, written and read: ``.npz``, ``.parquet``, ``.jsonl``, JSON lines on stdout.
+"""Embedding files, written and read: ``.npz``, ``.parquet``, ``.lance``, ``.jsonl``, and JSON lines
+on stdout.
 
     with open_writer(out, meta) as writer:      # a temporary file beside `out`
         writer.add(row)                         # rows in sorted path order
@@ -17,11 +18,12 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from loev_cli.errors import UsageError
-from loev_cli.writers.atomic import AtomicFile, StreamTarget, check_target
-from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
+from loev_cli.remote import is_url
+from loev_cli.writers.atomic import AtomicFile, AtomicFolder, StreamTarget, check_target
+from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
 from loev_cli.writers.meta import (
     AGREEING_KEYS,
     Meta,
@@ -29,10 +31,12 @@ from loev_cli.writers.meta import (
     fingerprint,
     keeps_windows,
     make_meta,
+    tag_columns,
 )
 
 __all__ = [
     "AGREEING_KEYS",
+    "FOLDERS",
     "FORMATS",
     "STDOUT",
     "AtomicFile",
@@ -50,19 +54,23 @@ __all__ = [
     "read",
     "read_meta",
     "rows",
+    "tag_columns",
 ]
 
 # Extension -> module that writes and reads it.
 FORMATS = {
     ".npz": "loev_cli.writers.npz",
     ".parquet": "loev_cli.writers.parquet",
+    ".lance": "loev_cli.writers.lance",
     ".jsonl": "loev_cli.writers.jsonl",
 }
+# Extensions of formats that are folders.
+FOLDERS = frozenset({".lance"})
 STDOUT = "-"
 
 
 class _FormatModule(Protocol):
-    Writer: Callable[[Target, Meta], RowWriter]
+    Writer: Callable[[Any, Meta], RowWriter]  # a Target, for a folder an AtomicFolder
 
     def read(self, path: Path) -> EmbeddingFile: ...
 
@@ -75,15 +83,24 @@ def check_output(out: str) -> None:
     """Everything about an output that can be known before the work.
 
     Raises:
-        UsageError: the extension is no format, ``out`` is a folder, or its folder is missing.
+        UsageError: the extension is no format, what is at ``out`` is not of its kind, or its
+            folder is missing.
         OutputError: nothing can be written there.
     """
     if out == STDOUT:
         return
     if out.endswith(("/", os.sep)):
         raise UsageError(f"{out} is a folder, not a file")
-    _format_of(Path(out))
-    check_target(Path(out))
+    path = Path(out)
+    if is_url(out):
+        _format_of(path)
+        if _is_folder_format(path):
+            raise UsageError(f"{out}: {path.suffix} is a folder", hint="write it here, or a file")
+        return
+    _format_of(path)
+    check_target(path, is_folder=_is_folder_format(path))
+    if path.is_dir() and any(path.iterdir()) and not (path / "_versions").is_dir():
+        raise UsageError(f"{out} is a folder, and not one that Lance made")
 
 
 def check_replaceable(out: str, meta: Meta) -> None:
@@ -125,8 +142,10 @@ def open_writer(
         if stdout is None:
             raise UsageError("no standard output to write to")
         return _module(FORMATS[".jsonl"]).Writer(StreamTarget(stdout), meta)
-    module = _format_of(Path(out))
-    return module.Writer(AtomicFile(Path(out), before_replace=before_replace), meta)
+    path = Path(out)
+    module = _format_of(path)
+    make_target = AtomicFolder if _is_folder_format(path) else AtomicFile
+    return module.Writer(make_target(path, before_replace=before_replace), meta)
 
 
 def read(path: Path) -> EmbeddingFile:
@@ -153,9 +172,13 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 def _existing(path: Path) -> _FormatModule:
-    if not path.is_file():
+    if not (path.is_dir() if _is_folder_format(path) else path.is_file()):
         raise UsageError(f"no embedding file {path}")
     return _format_of(path)
+
+
+def _is_folder_format(path: Path) -> bool:
+    return path.suffix.lower() in FOLDERS
 
 
 def _format_of(path: Path) -> _FormatModule:

@@ -17,8 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError
-from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
-from loev_cli.writers.meta import Meta, check_agree, checked, keeps_windows, not_ours
+from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
+from loev_cli.writers.meta import (
+    Meta,
+    check_agree,
+    checked,
+    damaged,
+    keeps_windows,
+    not_ours,
+    tag_columns,
+)
 
 
 class Writer(RowWriter):
@@ -26,12 +34,17 @@ class Writer(RowWriter):
 
     _is_empty = True
 
+    def __init__(self, target: Target, meta: Meta) -> None:
+        super().__init__(target, meta)
+        self._tags = tag_columns(meta)
+
     def _add(self, row: Row) -> None:
         record: dict[str, Any] = {
             "path": row.path,
             "duration_s": _shortest(np.float32(row.duration_s)),
             "silent": row.silent,
         }
+        record |= {column: row.tags.get(tag, "") for column, tag in self._tags.items()}
         if row.start_s is not None:
             record["start_s"] = _shortest(row.start_s)
         for name in self.meta["subspaces"]:
@@ -70,7 +83,7 @@ def read(path: Path) -> EmbeddingFile:
     try:
         return _assemble(records, meta)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is damaged: {error}") from error
+        raise damaged(path, error) from error
 
 
 def _assemble(records: list[dict[str, Any]], meta: Meta) -> EmbeddingFile:
@@ -90,6 +103,7 @@ def _assemble(records: list[dict[str, Any]], meta: Meta) -> EmbeddingFile:
         meta=meta,
         track=track if windows else None,
         start_s=np.concatenate([np.zeros(0, np.float32), *starts]) if windows else None,
+        tags={tag: [row.tags[tag] for row in found] for tag in tag_columns(meta).values()},
     )
 
 
@@ -107,7 +121,7 @@ def rows(path: Path) -> Iterator[Row]:
             try:
                 row = _row(json.loads(lines.readline()))
             except (KeyError, TypeError, ValueError) as error:
-                raise UsageError(f"{path} is damaged: {error}") from error
+                raise damaged(path, error) from error
             yield row
 
 
@@ -119,7 +133,8 @@ def _row(record: dict[str, Any]) -> Row:
         vector = np.asarray(record[name], dtype=np.float32)
         vectors[name] = vector.reshape(-1, dim) if windows else vector.reshape(dim)
     starts = np.asarray(record["start_s"], dtype=np.float32) if windows else None
-    return Row(str(record["path"]), record["duration_s"], record["silent"], vectors, starts)
+    tags = {tag: str(record[column]) for column, tag in tag_columns(meta).items()}
+    return Row(str(record["path"]), record["duration_s"], record["silent"], vectors, starts, tags)
 
 
 def _agreeing_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -129,8 +144,9 @@ def _agreeing_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         meta = meta or record["meta"]
         if record["meta"] != meta:
             check_agree({f"{path} line 1": meta, f"line {number}": record["meta"]})
-            if record["meta"]["subspaces"] != meta["subspaces"]:
-                raise UsageError(f"{path} line {number} has other subspaces than line 1")
+            for key in ("subspaces", "tags"):
+                if record["meta"].get(key) != meta.get(key):
+                    raise UsageError(f"{path} line {number} has other {key} than line 1")
         yield offset, record
 
 

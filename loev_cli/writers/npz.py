@@ -20,13 +20,22 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from loev_cli.errors import OutputError, UsageError
+from loev_cli.errors import OutputError
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
-from loev_cli.writers.meta import Meta, from_json, keeps_windows, not_ours, to_json
+from loev_cli.writers.meta import (
+    Meta,
+    damaged,
+    from_json,
+    keeps_windows,
+    not_ours,
+    tag_columns,
+    to_json,
+)
 
 _CHUNK_N_BYTES = 1 << 17
 _COUNT = struct.Struct("<I")
-_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# RuntimeError: a damaged head of a member asks for a password, or for methods unheard of.
+_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Writer(RowWriter):
@@ -36,8 +45,13 @@ class Writer(RowWriter):
         super().__init__(target, meta)
         self._n_tracks = 0
         self._n_records = 0
-        self._longest_path = 1
-        columns = {"path": (), "duration_s": (), "silent": ()}
+        self._tags = tag_columns(meta)
+        self._longest = dict.fromkeys(("path", *self._tags), 1)  # characters
+        columns: dict[str, tuple[int, ...]] = {
+            **dict.fromkeys(self._longest, ()),
+            "duration_s": (),
+            "silent": (),
+        }
         if self.keeps_windows:
             columns |= {"track": (), "start_s": ()}
         self._shapes: dict[str, tuple[int, ...]] = columns | {
@@ -51,9 +65,9 @@ class Writer(RowWriter):
             raise OutputError(f"cannot write {target.name}: {error.strerror}") from error
 
     def _add(self, row: Row) -> None:
-        path = row.path.encode("utf-32-le", "surrogatepass")
-        self._longest_path = max(self._longest_path, len(path) // 4)
-        self._columns["path"].write(_COUNT.pack(len(path)) + path)
+        self._append_text("path", row.path)
+        for column, tag in self._tags.items():
+            self._append_text(column, row.tags.get(tag, ""))
         self._append("duration_s", np.float32(row.duration_s))
         self._append("silent", np.bool_(row.silent))
         n_records = 1
@@ -66,12 +80,18 @@ class Writer(RowWriter):
         self._n_tracks += 1
         self._n_records += n_records
 
+    def _append_text(self, column: str, text: str) -> None:
+        content = text.encode("utf-32-le", "surrogatepass")
+        self._longest[column] = max(self._longest[column], len(text))
+        self._columns[column].write(_COUNT.pack(len(content)) + content)
+
     def _append(self, column: str, values: Any) -> None:
         self._columns[column].write(values.tobytes())
 
     def _finish(self) -> None:
-        types = {"path": f"<U{self._longest_path}", "silent": "|b1", "track": "<i8"}
-        per_track = {"path", "duration_s", "silent"}
+        types = {"silent": "|b1", "track": "<i8"}
+        types |= {column: f"<U{longest}" for column, longest in self._longest.items()}
+        per_track = {*self._longest, "duration_s", "silent"}
         with zipfile.ZipFile(self._target.stream, "w", zipfile.ZIP_STORED) as archive:
             _write_array(archive, "meta", np.array(to_json(self.meta)))
             for name, shape in self._shapes.items():
@@ -79,13 +99,10 @@ class Writer(RowWriter):
                 with _member(archive, name, types.get(name, "<f4"), (n, *shape)) as member:
                     spool = self._columns[name]
                     spool.seek(0)
-                    for chunk in self._paths(spool) if name == "path" else _chunks(spool):
+                    width = self._longest.get(name)
+                    for chunk in _chunks(spool) if width is None else _texts(spool, width):
                         member.write(chunk)
                     spool.close()  # gives its space back before the next column needs some
-
-    def _paths(self, spool: IO[bytes]) -> Iterator[bytes]:
-        while head := spool.read(_COUNT.size):
-            yield spool.read(_COUNT.unpack(head)[0]).ljust(4 * self._longest_path, b"\0")
 
     def _discard(self) -> None:
         for spool in self._columns.values():
@@ -100,6 +117,11 @@ def _spool(folder: Path) -> IO[bytes]:
 def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
     while chunk := stream.read(_CHUNK_N_BYTES):
         yield chunk
+
+
+def _texts(stream: IO[bytes], width: int) -> Iterator[bytes]:
+    while head := stream.read(_COUNT.size):
+        yield stream.read(_COUNT.unpack(head)[0]).ljust(4 * width, b"\0")
 
 
 @contextlib.contextmanager
@@ -120,10 +142,10 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> No
 
 def read(path: Path) -> EmbeddingFile:
     """See :func:`loev_cli.writers.read`."""
+    meta = read_meta(path)
+    windows = keeps_windows(meta)
     try:
         with np.load(path, allow_pickle=False) as columns:
-            meta = _meta_of(columns, path)
-            windows = keeps_windows(meta)
             return EmbeddingFile(
                 paths=[str(name) for name in columns["path"]],
                 duration_s=columns["duration_s"],
@@ -132,9 +154,13 @@ def read(path: Path) -> EmbeddingFile:
                 meta=meta,
                 track=columns["track"] if windows else None,
                 start_s=columns["start_s"] if windows else None,
+                tags={
+                    tag: [str(text) for text in columns[column]]
+                    for column, tag in tag_columns(meta).items()
+                },
             )
     except _ERRORS as error:
-        raise UsageError(f"{path} is not a loev embedding file, or damaged: {error}") from error
+        raise damaged(path, error) from error
 
 
 def read_meta(path: Path) -> Meta:
@@ -150,28 +176,30 @@ def rows(path: Path) -> Iterator[Row]:
     """See :func:`loev_cli.writers.rows`."""
     meta = read_meta(path)
     windows = keeps_windows(meta)
+    tag_of = tag_columns(meta)
     per_record = [*meta["subspaces"], *(["track", "start_s"] if windows else [])]
     try:
         with contextlib.ExitStack() as stack:
             archive = stack.enter_context(zipfile.ZipFile(path))
             columns = {
                 name: _Column(stack.enter_context(archive.open(f"{name}.npy")))
-                for name in ("path", "duration_s", "silent", *per_record)
+                for name in ("path", "duration_s", "silent", *tag_of, *per_record)
             }
             for track in range(columns["path"].n):
                 name, duration_s, silent = (
                     columns[column].take() for column in ("path", "duration_s", "silent")
                 )
+                tags = {tag: str(columns[column].take()) for column, tag in tag_of.items()}
                 if windows:
                     n_windows = columns["track"].run_of(track)
                     vectors = {c: columns[c].take_many(n_windows) for c in meta["subspaces"]}
                     start_s = columns["start_s"].take_many(n_windows)
-                    yield Row(str(name), float(duration_s), bool(silent), vectors, start_s)
                 else:
                     vectors = {c: columns[c].take() for c in meta["subspaces"]}
-                    yield Row(str(name), float(duration_s), bool(silent), vectors)
+                    start_s = None
+                yield Row(str(name), float(duration_s), bool(silent), vectors, start_s, tags)
     except _ERRORS as error:
-        raise UsageError(f"{path} is damaged: {error}") from error
+        raise damaged(path, error) from error
 
 
 class _Column:

@@ -284,6 +284,20 @@ def test_wherever_putting_together_stops_nothing_is_lost(
                 break
 
 
+def test_many_interruptions_leave_few_files(
+    bundle: Bundle, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = embedded(bundle, tmp_path / "whole.npz", library)
+    monkeypatch.setattr("loev_cli.embed.journal._MAX_PARTS", 2)
+    for _ in range(4):
+        interrupted(request(bundle, tmp_path / "x.npz", library), after=1)
+    parts = sorted(p.name for p in (tmp_path / "x.npz.journal").glob("part-*"))
+    assert parts == ["part-000004.rows", "part-000005.rows"]
+    done, notes = run(request(bundle, tmp_path / "x.npz", library))
+    assert (len(done), notes) == (1, [])
+    assert_same(read(tmp_path / "x.npz"), whole)
+
+
 def test_two_names_of_one_output_have_one_journal(
     bundle: Bundle, library: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM wait until a step is done.
+"""SIGINT and SIGTERM wait until a step is done: of a training, or of a run over many files.
 
 Whatever handler was in place usually raises an exception, and it does so anywhere, also between
 taking a lock and being ready to give it back: of a queue, say, whose thread is then waited for

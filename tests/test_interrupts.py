@@ -10,7 +10,7 @@ from types import FrameType
 
 import pytest
 
-from loev_cli.train.interrupts import Interrupts
+from loev_cli.interrupts import Interrupts
 
 
 class Stopped(BaseException):
