@@ -4,7 +4,7 @@ name    size in               made by
 pitch   semitones             an outside stretcher
 tempo   log2 of the rate      an outside stretcher
 gain    dB                    multiplication
-noise   dB relative to music  white noise added
+noise   the music's level     white noise added
 
 The stretcher is another program than the one training uses, so that what is measured is the music
 and not the artefacts a model may have learned: ``rubberband`` (its finer engine, as a command), or
@@ -80,8 +80,7 @@ class Signalsmith:
         stretch.preset(1, STRETCH_RATE_HZ)
         stretch.setTransposeSemitones(semitones)
         stretch.timeFactor = rate
-        changed: Waveform = stretch.process(waveform[None])
-        return changed[0]
+        return np.array(stretch.process(waveform[None]), np.float32).reshape(-1)
 
 
 def open_stretcher(name: str) -> Stretcher:
@@ -168,14 +167,14 @@ class Gain:
 
 @dataclass(frozen=True)
 class Noise:
-    """White noise whose level is ``size`` dB above the music's; its sizes are below 0."""
+    """White noise, ``size`` times as loud as the music on average (0.1: 20 dB below it)."""
 
     name: str = "noise"
-    unit: str = "dB relative to the music"
-    sizes: tuple[float, ...] = (-40, -30, -20, -10)
+    unit: str = "of the music's level"
+    sizes: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
 
     def __call__(self, waveform: Waveform, size: float, rng: np.random.Generator) -> Waveform:
-        level = float(np.sqrt(np.square(waveform, dtype=np.float64).mean())) * 10 ** (size / 20)
+        level = size * float(np.sqrt(np.square(waveform, dtype=np.float64).mean()))
         noise = rng.standard_normal(len(waveform), dtype=np.float32)
         return waveform + np.float32(level) * noise
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import Ridge
 
 from loev_cli import audio
+from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import InputError, UsageError
 from loev_cli.evaluate.changes import STRETCH_RATE_HZ, Change, Waveform
 from loev_cli.evaluate.statistics import Bootstrap, Estimate
@@ -36,7 +38,7 @@ from loev_cli.evaluate.vectors import Ear, Subspaces
 _MARGIN = 1.4  # windows of the model in an excerpt; rates go up to 2 ** 0.4 = 1.32
 _N_COMPONENTS = 16
 _N_FOLDS = 5
-_RIDGE_STRENGTHS = (1e4, 1e3, 1e2, 1e1, 1.0)
+_RIDGE_STRENGTHS = (1e4, 1e2, 1e1, 1.0, 0.1)
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,10 @@ def hear_changes(
         except InputError as error:
             on_track(i, error)
             continue
-        rng = np.random.default_rng([seed, i])
         plain.append(_hear(waveform, ear))
         for change in changes:
-            versions = [_hear(change(waveform, size, rng), ear) for size in change.sizes]
-            changed[change.name].append(_stack(versions))
+            versions = _versions(waveform, change, (seed, i))
+            changed[change.name].append(_stack([_hear(version, ear) for version in versions]))
         kept.append(i)
         on_track(i, None)
     if len(kept) < 2:
@@ -216,7 +217,7 @@ def predict_change(
     Every two versions of a track whose sizes differ by no more than the largest size are a pair. A
     ridge regression reads both vectors and the products of their first 16 principal components:
     a turn, which is what a change of key is, cannot be read from a difference. Folds over groups
-    hold out the tracks that are judged and those that choose the regularisation.
+    hold out the tracks that are judged, folds within the others choose the regularisation.
 
     Args:
         plain: (n, D). versions: (n, S, D). sizes: (S,). groups: (n,); fewer than three give NaN.
@@ -237,20 +238,26 @@ def predict_change(
     wanted = np.tile(amounts[second] - amounts[first], (len(plain), 1))  # (n, P)
     order = np.random.default_rng(seed).permutation(len(names)) % k
     fold = order[np.searchsorted(names, groups)]
+
+    def tell(train: NDArray[np.bool_], test: NDArray[np.bool_], strength: float) -> Any:
+        read = _pair_reader(stack[train], first, second)
+        ridge = Ridge(alpha=strength).fit(read(stack[train]), wanted[train].ravel())
+        return ridge.predict(read(stack[test])).reshape(-1, len(first))
+
     told = np.zeros_like(wanted)
     for f in range(k):
-        test, val = fold == f, fold == (f + 1) % k
-        train = ~test & ~val
-        read = _pair_reader(stack[train], first, second)
-        x = read(stack[train])
-        center, spread = x.mean(axis=0), x.std(axis=0) + 1e-9
-        fitted = []
-        for strength in _RIDGE_STRENGTHS:
-            ridge = Ridge(alpha=strength).fit((x - center) / spread, wanted[train].ravel())
-            guess = ridge.predict((read(stack[val]) - center) / spread)
-            fitted.append((r2(wanted[val].ravel(), guess), ridge))
-        best = max(fitted, key=lambda item: item[0])[1]
-        told[test] = best.predict((read(stack[test]) - center) / spread).reshape(-1, len(pairs))
+        learned = fold != f
+        errors = {
+            strength: sum(
+                np.square(
+                    tell(learned & (fold != g), fold == g, strength) - wanted[fold == g]
+                ).sum()
+                for g in range(k)
+                if g != f
+            )
+            for strength in _RIDGE_STRENGTHS
+        }
+        told[~learned] = tell(learned, ~learned, min(errors, key=lambda s: errors[s]))
     bootstrap = Bootstrap(groups, seed=seed)
     return bootstrap.estimate(lambda i: r2(wanted[i].ravel(), told[i].ravel()), chance=0.0)
 
@@ -258,12 +265,16 @@ def predict_change(
 def _pair_reader(
     train: NDArray[np.float64], first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Versions (n, 1 + S, D) -> features of their pairs (n * P, 2C + C * C)."""
+    """Versions (n, 1 + S, D) -> features of their pairs (n * P, 2C + C * C).
+
+    One scale for all components: those that hardly vary must not be blown up.
+    """
     flat = train.reshape(-1, train.shape[2])
     center = flat.mean(axis=0)
-    _, scale, axes = np.linalg.svd(flat - center, full_matrices=False)
-    n = max(1, min(_N_COMPONENTS, int((scale > 1e-9 * (scale[0] + 1e-30)).sum())))
-    project = axes[:n].T / (scale[:n] / np.sqrt(len(flat)) + 1e-9)
+    _, values, axes = np.linalg.svd(flat - center, full_matrices=False)
+    n = min(_N_COMPONENTS, len(axes))
+    spread = float(np.sqrt(np.square(values).sum() / len(flat)))
+    project = axes[:n].T / (spread if spread > 0 else 1.0)
 
     def read(versions: NDArray[np.float64]) -> NDArray[np.float64]:
         x = (versions - center) @ project  # (n, 1 + S, C)
@@ -272,6 +283,16 @@ def _pair_reader(
         return np.concatenate([a, b, products], axis=1)
 
     return read
+
+
+def _versions(waveform: Waveform, change: Change, seed: tuple[int, int]) -> list[Waveform]:
+    """One per size, made side by side: a stretcher takes longer than the model."""
+    with ThreadPoolExecutor(usable_cpus()) as threads:
+        making = [
+            threads.submit(change, waveform, size, np.random.default_rng([*seed, s]))
+            for s, size in enumerate(change.sizes)
+        ]
+        return [made.result() for made in making]
 
 
 def _hear(waveform: Waveform, ear: Ear) -> Subspaces:

@@ -25,7 +25,7 @@ from loev_cli.evaluate.vectors import (
 )
 
 PARTS = ("probes", "equivariance", "retrieval", "geometry")
-DEFAULT_N_CHANGED = 24
+DEFAULT_N_CHANGED = 16
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def metrics(hits: Bools, n_right: NDArray[Any]) -> dict[str, NDArray[np.float64]
     gains = hits @ (1 / np.log2(rank + 1))
     ideal = np.append(0.0, np.cumsum(1 / np.log2(rank + 1)))[n_right]
     values: dict[str, NDArray[np.float64]] = {
-        f"recall@{k}": hits[:, :k].any(axis=1).astype(np.float64) for k in RANKS
+        f"recall@{k}": np.asarray(hits[:, :k].any(axis=1), np.float64) for k in RANKS
     }
     values["mAP"] = np.asarray((precision * hits).sum(axis=1) / n_right)
     values["NDCG"] = np.asarray(gains / ideal)
@@ -189,7 +189,9 @@ def metrics(hits: Bools, n_right: NDArray[Any]) -> dict[str, NDArray[np.float64]
 def chance(n_answers: NDArray[Any], n_right: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     """Expectation of each metric per query (Q,) over random orders of its answers."""
     n, r = n_answers.astype(np.float64), n_right.astype(np.float64)
-    values = {f"recall@{k}": 1 - _none_of(n, r, k) for k in RANKS}
+    values: dict[str, NDArray[np.float64]] = {
+        f"recall@{k}": np.asarray(1 - _none_of(n, r, k)) for k in RANKS
+    }
     harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, n_answers.max() + 1)))[n_answers]
     others = np.divide(r - 1, n - 1, out=np.zeros_like(n), where=n > 1)
     # Rank i holds a right answer with probability r / n, one of the i - 1 before it with others.
