@@ -7,6 +7,7 @@ are of a middling lightness, so that they stand out on white and on black.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,7 @@ def as_svg(figure: Figure, name: str) -> str:
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     return text[text.index("<svg") :].replace(_INK, "currentColor")
 
 
@@ -104,7 +106,7 @@ def heat_map(
             ink = "#ffffff" if np.nan_to_num(estimate.value) < 0.6 * top else "#000000"
             axes.text(j, i - 0.14, _short(estimate.value), ha="center", va="center", color=ink)
             span = f"{_short(estimate.low)} – {_short(estimate.high)}"
-            axes.text(j, i + 0.24, span, ha="center", va="center", color=ink, fontsize=6.5)
+            axes.text(j, i + 0.24, span, ha="center", va="center", color=ink, fontsize=7)
     bar = figure.colorbar(image, ax=axes, label=label, fraction=0.05)
     bar.outline.set_visible(False)
     return figure
@@ -263,6 +265,7 @@ def key_errors(probe: ProbeResult) -> Figure:
     shares = [np.bincount(steps[mode], minlength=12) / len(steps) for mode in (same, ~same)]
     angle = np.arange(12) * np.pi / 6
     axes.set_theta_zero_location("N")  # type: ignore[attr-defined]
+    axes.set_rlabel_position(200)  # type: ignore[attr-defined]
     axes.set_theta_direction(-1)  # type: ignore[attr-defined]
     axes.bar(angle, shares[0], 0.45, color=COLOURS[0], label="same mode")
     axes.bar(angle, shares[1], 0.45, bottom=shares[0], color=COLOURS[1], label="other mode")

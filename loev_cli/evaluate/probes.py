@@ -3,11 +3,13 @@
 A probe is a multinomial logistic or ridge regression (``linear``), or a network with one hidden
 layer (``mlp``), on standardised vectors. It is fitted to the train rows for several strengths of
 regularisation; the one that is best on the val rows is judged on the test rows, which nothing else
-sees. The test rows of all folds are judged together.
+sees. The test rows of all folds are judged together; rankings (multilabel) fold by fold, and the
+mean over folds counts.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from loev_cli.errors import UsageError
 from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.splits import Fold
 from loev_cli.evaluate.statistics import Bootstrap, Estimate
-from loev_cli.evaluate.tasks import TASKS, Array, Task
+from loev_cli.evaluate.tasks import TASKS, Array, Metric, Task
 
 PROBES = ("linear", "mlp")
 
@@ -147,10 +149,20 @@ def probe_one(
     truth, output = task.truth(column, judged), np.concatenate(outputs)
     bootstrap = Bootstrap(groups[judged], seed=seed)
     known = np.concatenate(learned)
+    fold_of = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+    if not task.is_judged_by_fold:
+        fold_of[:] = 0
+
+    def judge(score: Metric, i: NDArray[np.int64]) -> float:
+        parts = [i[fold_of[i] == fold] for fold in np.unique(fold_of[i])]
+        values = np.array([score(truth[part], output[part]) for part in parts])
+        defined = np.isfinite(values)
+        sizes = np.array([len(part) for part in parts])[defined]
+        return float(np.average(values[defined], weights=sizes)) if len(sizes) else float("nan")
+
     scores = {
         metric: bootstrap.estimate(
-            lambda i, score=score: score(truth[i], output[i]),  # type: ignore[misc]
-            chance=task.chance(metric, known, truth),
+            functools.partial(judge, score), chance=task.chance(metric, known, truth)
         )
         for metric, score in task.metrics.items()
     }

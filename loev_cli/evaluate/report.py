@@ -43,7 +43,7 @@ h3 { font-size: 1rem; margin: 0.5rem 0; }
 p.muted, figcaption { color: var(--muted); font-size: 0.9rem; }
 code { background: var(--soft); padding: 0.1em 0.3em; border-radius: 3px; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
-  gap: 1rem; align-items: start; }
+  gap: 1rem; align-items: start; margin: 1rem 0; }
 figure { margin: 0; background: var(--soft); padding: 0.6rem; border-radius: 8px; min-width: 0; }
 figure svg { width: 100%; height: auto; max-width: 34rem; display: block; margin: 0 auto; }
 .wide { overflow-x: auto; }
@@ -182,7 +182,7 @@ def _probes(page: Page, results: Results) -> None:
     page.figures({f"probes_{label}": _probe_bars(results.probes, label) for label in labels})
     keys = [p for p in results.probes if p.kind == "key"]
     if keys:
-        best = max(keys, key=lambda p: p.scores["weighted"].value)
+        best = max(keys, key=lambda p: p.scores["weighted score"].value)
         where = f"{best.probe} probe on {best.subspace}"
         page.figures(
             {

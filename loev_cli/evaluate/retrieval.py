@@ -14,7 +14,7 @@ vectors from which the mean is taken; equal ones are in random order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from scipy.special import gammaln
 
 from loev_cli.evaluate.equivariance import Changed
 from loev_cli.evaluate.labels import Column
-from loev_cli.evaluate.statistics import Bootstrap, Estimate
+from loev_cli.evaluate.statistics import Bootstrap, Estimate, jackknife_all
 from loev_cli.evaluate.tasks import TEMPO_TOLERANCE
 
 RANKS = (1, 5, 10)
@@ -77,7 +77,7 @@ def by_label(
         allowed = groups[known][:, None] != groups[known][None, :]
         question = "tempo within 4 %" if column.kind == "tempo" else f"same {column.name}"
         for name, x in vectors.items():
-            scores = _judge(x[known], x[known], relevant, allowed, groups[known], seed)
+            scores = _judge_each_other(x[known], relevant & allowed, allowed, groups[known], seed)
             if scores:
                 results.append(RetrievalResult(question, name, scores))
     return results
@@ -119,38 +119,53 @@ def under_change(
             gallery = np.concatenate([heard.plain[name], x[others]])
             owner = np.repeat(np.arange(n), n_sizes)
             relevant = owner[:, None] == np.arange(len(gallery))[None, :]
-            scores = _judge(
+            hits = ranked_hits(
                 versions.reshape(n * n_sizes, -1),
                 gallery,
                 relevant,
                 np.ones_like(relevant),
-                heard.groups[owner],
-                seed,
+                seed=seed,
             )
+            one, all_of_them = np.ones(len(hits), np.int64), np.full(len(hits), len(gallery))
+            chances = chance(all_of_them, one)
+            bootstrap = Bootstrap(heard.groups[owner], seed=seed)
+            scores = {
+                metric: bootstrap.mean(values, chance=float(chances[metric].mean()))
+                for metric, values in metrics(hits, one).items()
+            }
             results.append(RetrievalResult(f"same track, other {change}", name, scores))
     return results
 
 
-def _judge(
-    queries: NDArray[np.float32],
-    gallery: NDArray[np.float32],
-    relevant: Bools,
-    allowed: Bools,
-    groups: NDArray[Any],
-    seed: int,
+def _judge_each_other(
+    x: NDArray[np.float32], relevant: Bools, allowed: Bools, groups: NDArray[Any], seed: int
 ) -> dict[str, Estimate]:
-    """All metrics; none if hardly a query has a right answer."""
-    relevant = relevant & allowed
-    asks = relevant.any(axis=1)
-    if asks.sum() < _FEWEST_QUERIES:
+    """All metrics of tracks that ask each other; none if hardly one has a right answer.
+
+    A track that is left out for the interval neither asks nor answers.
+    """
+
+    def all_metrics(rows: NDArray[np.int64]) -> dict[str, float]:
+        right, answers = relevant[np.ix_(rows, rows)], allowed[np.ix_(rows, rows)]
+        asks = right.any(axis=1)
+        if not asks.any():
+            return {}
+        hits = ranked_hits(x[rows][asks], x[rows], right[asks], answers[asks], seed=seed)
+        found = metrics(hits, right[asks].sum(axis=1))
+        return {metric: float(values.mean()) for metric, values in found.items()}
+
+    asking = relevant.any(axis=1)
+    if asking.sum() < _FEWEST_QUERIES:
         return {}
-    hits = ranked_hits(queries[asks], gallery, relevant[asks], allowed[asks], seed=seed)
-    n_answers, n_right = allowed[asks].sum(axis=1), relevant[asks].sum(axis=1)
-    bootstrap = Bootstrap(groups[asks], seed=seed)
-    chances = chance(n_answers, n_right)
+    chances = chance(allowed[asking].sum(axis=1), relevant[asking].sum(axis=1))
     return {
-        metric: bootstrap.mean(values, chance=float(chances[metric].mean()))
-        for metric, values in metrics(hits, n_right).items()
+        metric: replace(
+            estimate,
+            low=max(0.0, estimate.low),
+            high=min(1.0, estimate.high),
+            chance=float(chances[metric].mean()),
+        )
+        for metric, estimate in jackknife_all(all_metrics, groups, seed=seed).items()
     }
 
 

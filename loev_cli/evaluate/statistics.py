@@ -2,8 +2,8 @@
 
 bootstrap    for scores of rows: whole groups are drawn with replacement, 1000 times
              (Efron & Tibshirani 1993, percentile interval)
-jackknife    for figures of a set of vectors (rank, uniformity, CKA), which rows drawn twice would
-             distort: a tenth of the groups is left out at a time, normal interval
+jackknife    for figures of a set of vectors (rank, uniformity, CKA, neighbours), which rows drawn
+             twice would distort: a twentieth of the groups is left out at a time, normal interval
 """
 
 from __future__ import annotations
@@ -104,17 +104,27 @@ def jackknife(statistic: Statistic, groups: NDArray[Any], *, seed: int = 0) -> E
     Args:
         groups: (n,); with fewer than two there is no interval (NaN).
     """
+    return jackknife_all(lambda rows: {"": statistic(rows)}, groups, seed=seed)[""]
+
+
+def jackknife_all(
+    statistics: Callable[[Index], dict[str, float]], groups: NDArray[Any], *, seed: int = 0
+) -> dict[str, Estimate]:
+    """The same for several figures that are found together."""
     names, of_row = np.unique(groups, return_inverse=True)
     rows = np.arange(len(groups))
-    value = statistic(rows)
     n_blocks = min(_N_BLOCKS, len(names))
     block_of_group = np.random.default_rng(seed).permutation(len(names)) % max(n_blocks, 1)
     block = block_of_group[of_row]
-    without = np.array([statistic(rows[block != b]) for b in range(n_blocks)])
-    without = without[np.isfinite(without)]
-    if len(without) < 2:
-        return Estimate(value, np.nan, np.nan, len(groups), len(names))
-    k = len(without)
-    error = float(np.sqrt((k - 1) / k * np.square(without - without.mean()).sum()))
-    reach = _NORMAL_95 * error
-    return Estimate(value, value - reach, value + reach, len(groups), len(names))
+    without = [statistics(rows[block != b]) for b in range(n_blocks)]
+    estimates = {}
+    for name, value in statistics(rows).items():
+        values = np.array([each.get(name, np.nan) for each in without])
+        values = values[np.isfinite(values)]
+        k = len(values)
+        error = np.sqrt((k - 1) / k * np.square(values - values.mean()).sum()) if k > 1 else np.nan
+        reach = float(_NORMAL_95 * error)
+        estimates[name] = Estimate(
+            float(value), value - reach, value + reach, len(groups), len(names)
+        )
+    return estimates

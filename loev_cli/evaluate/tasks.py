@@ -31,7 +31,6 @@ TEMPO_TOLERANCE = 0.04
 _TEMPO_BIN = math.log(1.03)
 ACC1_FACTORS = (1.0,)
 ACC2_FACTORS = (1.0, 2.0, 3.0, 1 / 2, 1 / 3)  # the octave errors of Gouyon et al. 2006
-_N_GUESSES = 100
 
 
 def key_weights() -> NDArray[np.float64]:
@@ -46,6 +45,8 @@ class Task(ABC):
     """
 
     is_regression: ClassVar[bool] = False
+    # Rankings: what two probes say is not on one scale, so each fold is judged for itself.
+    is_judged_by_fold: ClassVar[bool] = False
     metrics: dict[str, Metric]
 
     def truth(self, column: Column, rows: Array) -> Array:
@@ -61,13 +62,14 @@ class Task(ABC):
         """What the probe says: class probabilities (n, C), or values (n,), -> label units."""
 
     def chance(self, metric: str, known: Array, truth: Array) -> float:
-        """The expected metric of guesses drawn from the labels ``known`` in training."""
-        rng = np.random.default_rng(0)
-        scores = [
-            self.metrics[metric](truth, known[rng.integers(0, len(known), len(truth))])
-            for _ in range(_N_GUESSES)
-        ]
-        return float(np.mean(scores))
+        """The expected metric of guesses drawn from the labels ``known`` in training.
+
+        Every metric for which this stands is a weighted sum over tracks, so that the expectation
+        is the mean of what always giving the same answer gets.
+        """
+        values, counts = np.unique(known, return_counts=True)
+        scores = [self.metrics[metric](truth, np.full(len(truth), value)) for value in values]
+        return float(np.average(scores, weights=counts))
 
     @property
     def main_metric(self) -> str:
@@ -80,7 +82,7 @@ class KeyTask(Task):
     def __init__(self) -> None:
         weights = key_weights()
         self.metrics = {
-            "weighted": lambda truth, output: float(weights[truth, output].mean()),
+            "weighted score": lambda truth, output: float(weights[truth, output].mean()),
             "accuracy": accuracy,
         }
 
@@ -92,7 +94,7 @@ class TempoTask(Task):
     """Truth and output: BPM."""
 
     def __init__(self) -> None:
-        self.metrics = {"acc1": acc1, "acc2": acc2}
+        self.metrics = {"Acc1": acc1, "Acc2": acc2}
 
     def targets(self, truth: Array) -> Array:
         return np.floor(np.log(truth) / _TEMPO_BIN).astype(np.int64)
@@ -121,6 +123,8 @@ class ClassTask(Task):
 
 class MultilabelTask(Task):
     """Truth: (n, L) of 0 and 1. Output: (n, L) probabilities."""
+
+    is_judged_by_fold = True
 
     def targets(self, truth: Array) -> Array:
         # scikit-learn takes a single column for a binary label; twice the same is two labels.

@@ -140,8 +140,12 @@ def of_geometry(shapes: Sequence[Shape], leaks: Sequence[Leak]) -> list[str]:
         "dimensions on these tracks."
         for s in shapes
     ]
-    pairs = {frozenset((leak.source, leak.target)): leak for leak in leaks}
-    for leak in pairs.values():
+    seen: set[frozenset[str]] = set()
+    for leak in leaks:
+        pair = frozenset((leak.source, leak.target))
+        if pair in seen:
+            continue
+        seen.add(pair)
         if leak.cka.value > 0.5:
             said.append(
                 f"{leak.source} and {leak.target} overlap much (CKA {shown(leak.cka)}): they "
