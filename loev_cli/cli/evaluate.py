@@ -24,6 +24,7 @@ _JUDGING = "Judging"
 
 
 def evaluate(
+    context: typer.Context,
     data: Annotated[
         list[Path],
         typer.Option(
@@ -171,7 +172,7 @@ def evaluate(
         device=device,
         backend=backend.value,
         precision=precision.value,
-        command=shlex.join(["loev", *sys.argv[1:]]),
+        command=shlex.join(["loev", *context.obj]),
     )
     try:
         with _Display(quiet=quiet) as display:

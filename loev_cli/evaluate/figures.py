@@ -112,9 +112,7 @@ def heat_map(
     return figure
 
 
-def bars(
-    groups: Mapping[str, Mapping[str, Estimate]], *, label: str, start: float | None = 0.0
-) -> Figure:
+def bars(groups: Mapping[str, Mapping[str, Estimate]], *, label: str) -> Figure:
     """A bar with its interval per row and series; a dotted line where chance is.
 
     Args:
@@ -141,8 +139,10 @@ def bars(
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel(label)
-    if start is not None:
-        axes.set_xlim(left=start)
+    ends = [end for of in groups.values() for e in of.values() for end in (e.low, e.value, e.high)]
+    reach = [end for end in ends if np.isfinite(end)]
+    # A figure far below 0, as R2 can be, must not squeeze the others.
+    axes.set_xlim(max(min([0.0, *reach]), -1.0), 1.05 * max([0.1, *reach]))
     handles: list[Artist] = [
         mpl.patches.Patch(color=COLOURS[j % len(COLOURS)], label=one)
         for j, one in enumerate(series)

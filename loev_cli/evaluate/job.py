@@ -90,7 +90,7 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
     _check_names("probe", request.probes, probes.PROBES)
     _check_names("map", [request.map_method], maps.METHODS)
     manifest = read_manifests(request.data)
-    columns, notes = manifest.columns(request.labels)
+    columns, notes = manifest.columns(request.labels, needed="probes" in request.parts)
     check_folds = split(manifest, n_folds=request.n_folds, seed=request.seed).folds
     if "probes" in request.parts:
         for column in columns:
@@ -109,7 +109,7 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
         on_event(Skipped(message))
 
     manifest, vectors = _vectors(request, manifest, ear, skip, on_event)
-    columns, _ = manifest.columns([f"{column.name}:{column.kind}" for column in columns])
+    columns = [manifest.column(column.name, column.kind) for column in columns]
     splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
     together = with_concatenation(vectors.subspaces)
     results = Results(

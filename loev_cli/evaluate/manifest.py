@@ -79,11 +79,14 @@ class Manifest:
         cells = self.cells[name]
         return labels.parse_column(name, kind or labels.recognise(name, cells), cells, self.places)
 
-    def columns(self, wanted: Sequence[str]) -> tuple[list[Column], list[str]]:
+    def columns(
+        self, wanted: Sequence[str], *, needed: bool = True
+    ) -> tuple[list[Column], list[str]]:
         """The labels to judge by, and notes on those left out.
 
         Args:
             wanted: ``name`` or ``name:kind``; with none, every column that can be used is.
+            needed: whether it is an error that there is none at all.
 
         Raises:
             UsageError: as :meth:`column`; a column that was asked for, or ``key`` or ``tempo``,
@@ -105,7 +108,7 @@ class Manifest:
                 )
             else:
                 notes.append(f"column '{name}' left out: it {useless}")
-        if not columns:
+        if needed and not columns:
             raise UsageError(
                 "the manifest has no column to judge by",
                 hint="key, tempo, or a column of your own",

@@ -51,7 +51,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "group": [f"album {i // 2}" for i in rows],
             "key": [KEYS[i % 3] for i in rows],
             "tempo": [f"{bpm:.2f}" for bpm in rng.uniform(60, 180, 30)],
-            "genre": [("jazz", "pop", "<b>rock</b>")[(i // 2 + i) % 3] for i in rows],
+            "genre": [("jazz", "pop", "<b>rock</b>")[(i // 2 + i % 2) % 3] for i in rows],
             "mood": [("calm;warm", "warm", "loud|calm")[(i + i // 3) % 3] for i in rows],
             "energy": [f"{value:.3f}" for value in rng.standard_normal(30)],
             "label": ["one"] * 30,
