@@ -98,18 +98,18 @@ def shapes(
 def leaks(
     subspaces: Mapping[str, NDArray[np.float32]],
     folds: Sequence[Fold],
+    rows: NDArray[np.int64],
     groups: NDArray[Any],
     *,
     seed: int = 0,
 ) -> list[Leak]:
-    """Between every two subspaces, both ways; over the rows that are judged."""
-    judged = np.sort(np.concatenate([fold.test for fold in folds]))
+    """Between every two subspaces, both ways: CKA over ``rows``, cross-probing over ``folds``."""
     cka: dict[frozenset[str], Estimate] = {}
     for a, b in itertools.combinations(subspaces, 2):
-        x, y = subspaces[a][judged], subspaces[b][judged]
+        x, y = subspaces[a][rows], subspaces[b][rows]
         cka[frozenset((a, b))] = jackknife(
             lambda i, x=x, y=y: linear_cka(x[i], y[i]),  # type: ignore[misc]
-            groups[judged],
+            groups[rows],
         )
     return [
         Leak(

@@ -23,9 +23,12 @@ from loev_cli.evaluate.vectors import (
     read_embeddings,
     with_concatenation,
 )
+from loev_cli.writers import read_meta
 
 PARTS = ("probes", "equivariance", "retrieval", "geometry")
 DEFAULT_N_CHANGED = 16
+# What compares all tracks with all takes the square of their number.
+_MOST_COMPARED = 3000
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,15 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
         results = replace(results, notes=[*results.notes, reason])
     elif stretcher is not None and ear is not None:
         results = _hear(request, results, ear, stretcher, skip, on_event)
+    compared = splits.judged
+    if len(compared) > _MOST_COMPARED:
+        drawn = np.random.default_rng(request.seed).permutation(compared)[:_MOST_COMPARED]
+        compared = np.sort(drawn)
+        note = f"neighbours and geometry are of {_MOST_COMPARED} of the tracks, drawn at random"
+        results = replace(results, notes=[*results.notes, note])
     if "retrieval" in request.parts:
         on_event(Stage("retrieval", 0, 1))
-        rows, groups = splits.judged, manifest.groups
-        found = retrieval.by_label(together, columns, rows, groups, seed=request.seed)
+        found = retrieval.by_label(together, columns, compared, manifest.groups, seed=request.seed)
         if results.heard is not None:
             found += retrieval.under_change(vectors.subspaces, results.heard, seed=request.seed)
         results = replace(results, retrieval=found)
@@ -151,8 +159,10 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
         on_event(Stage("geometry", 0, 1))
         results = replace(
             results,
-            shapes=geometry.shapes(vectors, splits.judged, manifest.groups, seed=request.seed),
-            leaks=geometry.leaks(vectors.subspaces, splits.folds, manifest.groups),
+            shapes=geometry.shapes(vectors, compared, manifest.groups, seed=request.seed),
+            leaks=geometry.leaks(
+                vectors.subspaces, splits.folds, compared, manifest.groups, seed=request.seed
+            ),
         )
         on_event(Stage("geometry", 1, 1))
     return results
@@ -171,8 +181,22 @@ def _open_ear(request: Request) -> Ear | None:
     if request.embeddings and request.model is None:
         return None
     bundle = bundles.find(request.model or bundles.DEFAULT_MODEL)
+    subspaces = None
+    if request.embeddings:
+        meta = read_meta(request.embeddings[0])
+        subspaces = list(meta["subspaces"])
+        if meta["model_sha256"] != bundle.sha256:
+            raise UsageError(
+                f"the embeddings were made by {meta['model']} ({meta['model_sha256'][:12]}), "
+                f"not by {bundle.name} ({bundle.sha256[:12]})",
+                hint="leave out --model, or give the one that made them",
+            )
     encoder = open_encoder(
-        bundle, backend=request.backend, device=request.device, precision=request.precision
+        bundle,
+        backend=request.backend,
+        device=request.device,
+        precision=request.precision,
+        subspaces=subspaces,
     )
     return Ear(encoder)
 
@@ -186,18 +210,7 @@ def _vectors(
 ) -> tuple[Manifest, Vectors]:
     """The vectors, and the manifest without the tracks that have none."""
     if request.embeddings:
-        vectors = read_embeddings(manifest, request.embeddings)
-        if ear is not None:
-            if vectors.model["sha256"] != ear.encoder.bundle.sha256:
-                raise UsageError(
-                    f"the embeddings were made by {vectors.model['name']} "
-                    f"({vectors.model['sha256'][:12]}), not by {ear.encoder.bundle.name} "
-                    f"({ear.encoder.bundle.sha256[:12]})",
-                    hint="leave out --model, or give the one that made them",
-                )
-            of = {name: ear.encoder.subspaces[name] for name in vectors.subspaces}
-            ear.encoder.subspaces = of
-        return manifest, vectors
+        return manifest, read_embeddings(manifest, request.embeddings)
     if ear is None:
         raise UsageError("nothing to judge", hint="--model or --embeddings")
     n = len(manifest)

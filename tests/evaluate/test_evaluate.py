@@ -161,6 +161,28 @@ def test_embeddings_and_model_agree(
     assert done.code == 2 and "do not agree on the model: tiny" in done.lines[-1]
 
 
+def test_windows_in_a_file_give_tracks_and_their_alignment(
+    loev: Loev, corpus: Path, bundle: Bundle, embeddings: Path, tmp_path: Path
+) -> None:
+    windows = tmp_path / "windows.parquet"
+    request = EmbedRequest(
+        [str(corpus.parent / "audio")], str(windows), model=str(bundle.path), per_window=True
+    )
+    embed(request)
+    shapes = []
+    for name in (windows, embeddings):
+        out = tmp_path / name.stem
+        done = loev(
+            "evaluate", "--data", corpus, "--embeddings", name, "--out", out, "--parts", "geometry"
+        )
+        assert done.code == 0, done.err
+        shapes.append(json.loads((out / "results.json").read_text())["geometry"]["subspaces"])
+    for with_windows, without in zip(*shapes, strict=True):
+        assert with_windows["alignment"]["value"] > 0 and without["alignment"] is None
+        expected = without["effective_rank"]["value"]
+        assert with_windows["effective_rank"]["value"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_broken_file_is_skipped_and_told(loev: Loev, bundle: Bundle, corpus: Path) -> None:
     bad = corpus.parent / "audio" / "bad.wav"
     bad.write_text("no music\n" * 100)

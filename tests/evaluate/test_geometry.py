@@ -58,7 +58,7 @@ def test_cross_probing_finds_what_is_there_and_nothing_else() -> None:
     unrelated = cross_r2(a, RNG.standard_normal((200, 4)).astype(np.float32), folds, groups)
     assert abs(unrelated.value) < 0.1
     found = {(leak.source, leak.target): leak for leak in leaks(
-        {"a": a, "b": b.astype(np.float32)}, folds, groups
+        {"a": a, "b": b.astype(np.float32)}, folds, rows, groups
     )}  # fmt: skip
     assert found["a", "b"].cross_r2.value > 0.6 and found["b", "a"].cross_r2.value < 0.7
     assert found["a", "b"].cka == found["b", "a"].cka
