@@ -239,25 +239,23 @@ def predict_change(
     order = np.random.default_rng(seed).permutation(len(names)) % k
     fold = order[np.searchsorted(names, groups)]
 
-    def tell(train: NDArray[np.bool_], test: NDArray[np.bool_], strength: float) -> Any:
+    def tell(
+        train: NDArray[np.bool_], test: NDArray[np.bool_], strengths: Sequence[float]
+    ) -> list[NDArray[np.float64]]:
+        """What the regression of each strength says of the test tracks' pairs."""
         read = _pair_reader(stack[train], first, second)
-        ridge = Ridge(alpha=strength).fit(read(stack[train]), wanted[train].ravel())
-        return ridge.predict(read(stack[test])).reshape(-1, len(first))
+        x, asked, y = read(stack[train]), read(stack[test]), wanted[train].ravel()
+        said = [Ridge(alpha=strength).fit(x, y).predict(asked) for strength in strengths]
+        return [guess.reshape(-1, len(first)) for guess in said]
 
     told = np.zeros_like(wanted)
     for f in range(k):
         learned = fold != f
-        errors = {
-            strength: sum(
-                np.square(
-                    tell(learned & (fold != g), fold == g, strength) - wanted[fold == g]
-                ).sum()
-                for g in range(k)
-                if g != f
-            )
-            for strength in _RIDGE_STRENGTHS
-        }
-        told[~learned] = tell(learned, ~learned, min(errors, key=lambda s: errors[s]))
+        errors = np.zeros(len(_RIDGE_STRENGTHS))
+        for g in set(range(k)) - {f}:
+            guesses = tell(learned & (fold != g), fold == g, _RIDGE_STRENGTHS)
+            errors += [np.square(guess - wanted[fold == g]).sum() for guess in guesses]
+        (told[~learned],) = tell(learned, ~learned, [_RIDGE_STRENGTHS[errors.argmin()]])
     bootstrap = Bootstrap(groups, seed=seed)
     return bootstrap.estimate(lambda i: r2(wanted[i].ravel(), told[i].ravel()), chance=0.0)
 

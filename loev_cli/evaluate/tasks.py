@@ -195,13 +195,14 @@ def acc2(truth: Array, output: Array) -> float:
 
 def roc_auc(truth: Array, output: Array) -> float:
     """Mean over labels of the area under the ROC curve; labels all or none have are left out."""
-    aucs = []
-    for has, score in zip(truth.T > 0, output.T, strict=True):
-        n_with, n_without = int(has.sum()), int((~has).sum())
-        if n_with and n_without:
-            rank_sum = rankdata(score)[has].sum()
-            aucs.append((rank_sum - n_with * (n_with + 1) / 2) / (n_with * n_without))
-    return float(np.mean(aucs)) if aucs else float("nan")
+    has = truth > 0
+    n_with, n_without = has.sum(axis=0), (~has).sum(axis=0)
+    varying = (n_with > 0) & (n_without > 0)
+    if not varying.any():
+        return float("nan")
+    rank_sums = (rankdata(output, axis=0) * has).sum(axis=0)
+    n_right = rank_sums - n_with * (n_with + 1) / 2  # pairs in the right order
+    return float((n_right[varying] / (n_with * n_without)[varying]).mean())
 
 
 def average_precision(truth: Array, output: Array) -> float:

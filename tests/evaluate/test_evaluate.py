@@ -19,7 +19,7 @@ from loev_cli.evaluate.report import check_out
 from tests.conftest import Loev, make_bundle
 from tests.evaluate.conftest import write_csv
 
-QUICK = ("--probes", "linear", "--changed", "3", "--stretcher", "signalsmith")
+QUICK = ("--probes", "linear", "--changed", "3", "--stretcher", "signalsmith", "--folds", "3")
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def test_everything_from_a_manifest_and_a_model(
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert results["command"].startswith(f"loev evaluate --data {corpus} --model ")
     assert results["model"]["sha256"] == bundle.sha256
-    assert results["data"]["split"] == "5-fold cross-validation over groups"
+    assert results["data"]["split"] == "3-fold cross-validation over groups"
     assert results["data"]["labels"]["genre"]["classes"] == ["<b>rock</b>", "jazz", "pop"]
     subspaces = [*bundle.subspaces, "all"]
     probes = {(p["label"], p["subspace"], p["metric"]) for p in results["probes"]}
