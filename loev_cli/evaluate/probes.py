@@ -193,6 +193,8 @@ def _fit(
             warnings.simplefilter("ignore", ConvergenceWarning)
             # A label that no train row, or every one, has: it is left out of the means.
             warnings.filterwarnings("ignore", message="Label .* is present in")
+            # Many bins of tempo for few tracks are meant.
+            warnings.filterwarnings("ignore", message="The number of unique classes")
             model.fit(train, targets)
 
         def say(vectors: Array, model: Any = model) -> Array:

@@ -142,31 +142,43 @@ def _judge_each_other(
 ) -> dict[str, Estimate]:
     """All metrics of tracks that ask each other; none if hardly one has a right answer.
 
-    A track that is left out for the interval neither asks nor answers.
+    For the intervals of mAP and NDCG a track that is left out neither asks nor answers. The
+    jackknife does not hold for steps, such as whether one of the first is right; recall is
+    bootstrapped over those who ask.
     """
 
-    def all_metrics(rows: NDArray[np.int64]) -> dict[str, float]:
+    def per_query(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Mapping[str, Any]]:
         right, answers = relevant[np.ix_(rows, rows)], allowed[np.ix_(rows, rows)]
         asks = right.any(axis=1)
-        if not asks.any():
-            return {}
         hits = ranked_hits(x[rows][asks], x[rows], right[asks], answers[asks], seed=seed)
-        found = metrics(hits, right[asks].sum(axis=1))
-        return {metric: float(values.mean()) for metric, values in found.items()}
+        return rows[asks], metrics(hits, right[asks].sum(axis=1))
 
     asking = relevant.any(axis=1)
     if asking.sum() < _FEWEST_QUERIES:
         return {}
-    chances = chance(allowed[asking].sum(axis=1), relevant[asking].sum(axis=1))
-    return {
-        metric: replace(
-            estimate,
-            low=max(0.0, estimate.low),
-            high=min(1.0, estimate.high),
-            chance=float(chances[metric].mean()),
-        )
-        for metric, estimate in jackknife_all(all_metrics, groups, seed=seed).items()
+    chances = {
+        metric: float(values.mean())
+        for metric, values in chance(
+            allowed[asking].sum(axis=1), relevant[asking].sum(axis=1)
+        ).items()
     }
+    smooth = ("mAP", "NDCG")
+
+    def smooth_means(rows: NDArray[np.int64]) -> dict[str, float]:
+        _, values = per_query(rows)
+        return {metric: float(values[metric].mean()) for metric in smooth if len(values[metric])}
+
+    queries, values = per_query(np.arange(len(x)))
+    bootstrap = Bootstrap(groups[queries], seed=seed)
+    scores = {
+        metric: bootstrap.mean(values[metric], chance=chances[metric])
+        for metric in METRICS
+        if metric not in smooth
+    }
+    for metric, estimate in jackknife_all(smooth_means, groups, seed=seed).items():
+        low, high = max(0.0, estimate.low), min(1.0, estimate.high)
+        scores[metric] = replace(estimate, low=low, high=high, chance=chances[metric])
+    return scores
 
 
 def ranked_hits(

@@ -2,7 +2,7 @@
 
 bootstrap    for scores of rows: whole groups are drawn with replacement, 1000 times
              (Efron & Tibshirani 1993, percentile interval)
-jackknife    for figures of a set of vectors (rank, uniformity, CKA, neighbours), which rows drawn
+jackknife    for figures of a set of vectors (rank, uniformity, CKA, mAP), which rows drawn
              twice would distort: a twentieth of the groups is left out at a time, normal interval
 """
 

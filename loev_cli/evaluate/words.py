@@ -73,15 +73,16 @@ def of_probes(results: Sequence[ProbeResult]) -> list[str]:
             )
             continue
         text = f"{label} is best read from {best}: {metric} {shown(top)}, chance {top.chance:.2f}."
-        rivals = [n for n, e in alone.items() if n != best and e.high >= top.low]
-        knows = [n for n in alone if n != best and n not in rivals and beats_chance(alone[n])]
-        blind = [n for n in alone if n != best and not beats_chance(alone[n])]
+        able = [name for name, e in alone.items() if name != best and beats_chance(e)]
+        rivals = [name for name in able if alone[name].high >= top.low]
+        knows = [name for name in able if name not in rivals]
+        blind = [name for name in alone if name != best and name not in able]
         if rivals:
             text += f" {_listed(rivals)} may be as good: the intervals overlap."
         if knows:
             text += f" {_listed(knows)} {_verb(knows, 'knows', 'know')} something of it."
         if blind:
-            text += f" {_listed(blind)} {_verb(blind, 'is', 'are')} not above guessing."
+            text += f" {_listed(blind)} {_verb(blind, 'is', 'are')} not surely above guessing."
         whole = scores.get(CONCATENATION)
         if whole is not None and whole.high < top.low:
             text += " All together are worse than it alone: the others are noise to this probe."
