@@ -22,6 +22,7 @@ COMMANDS = [
     ("loev_cli.cli.merge", "merge"),
     ("loev_cli.cli.train", "train"),
     ("loev_cli.cli.export", "export"),
+    ("loev_cli.cli.evaluate", "evaluate"),
     ("loev_cli.cli.models", "models"),
     ("loev_cli.cli.doctor", "doctor"),
 ]
@@ -76,5 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _invoke(argv: list[str]) -> None:
     # Not app(): it would answer interrupts, broken pipes and usage errors in its own way.
     command = typer.main.get_command(build_app())
-    with command.make_context("loev", argv or ["--help"]) as context:
+    # A command that writes down how it was called finds the words in the context's obj.
+    with command.make_context("loev", argv or ["--help"], obj=tuple(argv)) as context:
         command.invoke(context)

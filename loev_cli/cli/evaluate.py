@@ -1,0 +1,238 @@
+"""``loev evaluate``: what each subspace of a model knows, on tracks of your own."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loev_cli.bundle import DEFAULT_MODEL
+from loev_cli.cli import _options as options
+from loev_cli.cli._console import log_to_stderr, on_terminal, plural, say
+from loev_cli.errors import EXIT_SOME_FAILED, UsageError, needs_extra
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from loev_cli.evaluate.job import Event
+
+_DATA = "Data"
+_JUDGING = "Judging"
+
+
+def evaluate(
+    context: typer.Context,
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            help="A CSV or Parquet with a path column and labels (key, tempo, your own), and "
+            "perhaps split and group; several are taken as one.",
+            metavar="MANIFEST",
+            show_default=False,
+            rich_help_panel=_DATA,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for report.html, results.json and PNGs.",
+            metavar="FOLDER",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Name of a shipped model, or a bundle folder; default {DEFAULT_MODEL}. With "
+            "--embeddings, the model that made them, to hear changes with.",
+            metavar="NAME|FOLDER",
+            show_default=False,
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    embeddings: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file of 'loev embed' with the manifest's tracks, instead of embedding them; "
+            "may be given several times.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column to judge by; may be given several times. Kinds: key, tempo, class, "
+            "multilabel (a;b), number. Default: every column that can be used, its kind by its "
+            "cells.",
+            metavar="COLUMN[:KIND]",
+            show_default=False,
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Cross-validate over groups, whatever split the manifest has; default 5 if it "
+            "has none.",
+            metavar="N",
+            show_default=False,
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    parts: Annotated[
+        str,
+        typer.Option(
+            help="What to find out.",
+            metavar="A,B",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = "probes,equivariance,retrieval,geometry",
+    probes: Annotated[
+        str,
+        typer.Option(
+            help="linear, mlp (one hidden layer), or both.",
+            metavar="A,B",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = "linear,mlp",
+    changed: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            help="How many tracks are changed in pitch, tempo, level and noise.",
+            metavar="N",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = 16,
+    stretcher: Annotated[
+        str,
+        typer.Option(
+            help="auto is rubberband where that command is installed.",
+            metavar="auto|rubberband|signalsmith",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = "auto",
+    map_method: Annotated[
+        str,
+        typer.Option(
+            "--map", help="How maps are made.", metavar="pca|tsne", rich_help_panel=options.OUTPUT
+        ),
+    ] = "pca",
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a report that is in --out.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Of folds, intervals and probes.",
+            metavar="S",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = 0,
+    device: options.Device = "auto",
+    backend: options.Backend = options.BackendName.AUTO,
+    precision: options.Precision = options.PrecisionName.AUTO,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show what each subspace knows of your tracks, how it moves, and what lies next to what.
+
+    Example: loev evaluate --data manifest.csv --out report
+    """
+    with needs_extra("loev evaluate", "eval"):
+        from loev_cli.evaluate import job, report
+
+    if debug:
+        log_to_stderr()
+    report.check_out(out, overwrite=overwrite)
+    request = job.Request(
+        data=data,
+        model=model,
+        embeddings=embeddings or (),
+        labels=label or (),
+        parts=_split(parts, "--parts"),
+        probes=_split(probes, "--probes"),
+        n_changed=changed,
+        n_folds=folds,
+        stretcher=stretcher,
+        map_method=map_method,
+        seed=seed,
+        device=device,
+        backend=backend.value,
+        precision=precision.value,
+        command=shlex.join(["loev", *context.obj]),
+    )
+    try:
+        with _Display(quiet=quiet) as display:
+            results = job.evaluate(request, on_event=display.take)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note("nothing was written, the same command starts again")
+        raise
+    report.write(results, out)
+    if not quiet:
+        for note in results.notes:
+            say(f"note: {note}")
+        say(f"{plural(len(results.splits.judged), 'track')} judged -> {out / report.HTML_FILE}")
+    if results.skipped:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _split(names: str, option: str) -> list[str]:
+    parts = [name.strip() for name in names.split(",")]
+    if not all(parts):
+        raise UsageError(f"{option} '{names}' has an empty name", hint=f"as in {option} a,b")
+    return parts
+
+
+class _Display:
+    """A bar per stage on a terminal, a line per stage elsewhere, and a line per bad file."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._begun: set[str] = set()
+
+    def __enter__(self) -> _Display:
+        if not self._quiet and on_terminal():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                console=Console(file=sys.stderr),
+                transient=True,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def take(self, event: Event) -> None:
+        from loev_cli.evaluate.job import Skipped
+
+        if isinstance(event, Skipped):
+            say(f"loev: skipped: {event.message}")
+        elif self._bar:
+            if event.name not in self._tasks:
+                self._tasks[event.name] = self._bar.add_task(event.name, total=event.total)
+            self._bar.update(self._tasks[event.name], completed=event.done)
+        elif not self._quiet and event.name not in self._begun:
+            self._begun.add(event.name)
+            say(f"{event.name} ...")

@@ -1,0 +1,308 @@
+"""How does each subspace move when the music is changed by a known amount?
+
+sensitivity    distance moved, over the mean distance between different tracks: 0 is not moved, 1 is
+               as far away as another recording. Rows subspaces, columns changes; the ideal is large
+               where a subspace is the change's own, and 0 elsewhere
+curves         the same for each size of the change
+monotonicity   Spearman's correlation of the size of the change and the distance moved, per track
+predicted      R2 of a regression that tells the change from the two embeddings; its tracks are not
+               those it was fitted to
+
+Distances are Euclidean. Each track gives an excerpt, long enough for a window at the fastest rate.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from scipy.stats import rankdata
+from sklearn.linear_model import Ridge
+
+from loev_cli import audio
+from loev_cli.backends.machine import usable_cpus
+from loev_cli.errors import InputError, UsageError
+from loev_cli.evaluate.changes import STRETCH_RATE_HZ, Change, Waveform
+from loev_cli.evaluate.statistics import Bootstrap, Estimate
+from loev_cli.evaluate.tasks import r2
+from loev_cli.evaluate.vectors import Ear, Subspaces
+
+_MARGIN = 1.4  # windows of the model in an excerpt; rates go up to 2 ** 0.4 = 1.32
+_N_COMPONENTS = 16
+_N_FOLDS = 5
+_RIDGE_STRENGTHS = (1e4, 1e2, 1e1, 1.0, 0.1)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Excerpts of n tracks, plain and changed.
+
+    Attributes:
+        rows: (n,) of the manifest.
+        groups: (n,).
+        plain: subspace -> (n, D).
+        changed: change -> subspace -> (n, S, D), S sizes.
+        sizes: change -> its S sizes.
+        units: change -> unit of its sizes.
+        stretcher: what made the changes of pitch and tempo.
+    """
+
+    rows: NDArray[np.int64]
+    groups: NDArray[Any]
+    plain: Subspaces
+    changed: dict[str, Subspaces]
+    sizes: dict[str, tuple[float, ...]]
+    units: dict[str, str]
+    stretcher: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """How one subspace answers one change.
+
+    Attributes:
+        curve: size -> distance moved over that between tracks.
+        predicted: R2 of the change told from the pair.
+    """
+
+    subspace: str
+    change: str
+    sensitivity: Estimate
+    monotonicity: Estimate
+    predicted: Estimate
+    curve: dict[float, Estimate]
+
+    def record(self, unit: str) -> dict[str, Any]:
+        """For ``results.json``."""
+        return {
+            "subspace": self.subspace,
+            "change": self.change,
+            "unit": unit,
+            "sensitivity": self.sensitivity.as_dict(),
+            "monotonicity": self.monotonicity.as_dict(),
+            "predicted_r2": self.predicted.as_dict(),
+            "curve": [{"size": size, **e.as_dict()} for size, e in self.curve.items()],
+        }
+
+
+def excerpt(file: Path, ear: Ear) -> Waveform:
+    """The middle of a track at ``STRETCH_RATE_HZ``, as long as the changes need.
+
+    Raises:
+        InputError: the file cannot be decoded.
+    """
+    waveform = audio.load(file, STRETCH_RATE_HZ)
+    n = round(_MARGIN * ear.window_n_samples / ear.sample_rate_hz * STRETCH_RATE_HZ)
+    start = max(0, (len(waveform) - n) // 2)
+    return waveform[start : start + n]
+
+
+def hear_changes(
+    files: Sequence[Path],
+    rows: NDArray[np.int64],
+    groups: NDArray[Any],
+    ear: Ear,
+    changes: Sequence[Change],
+    stretcher: str,
+    *,
+    seed: int = 0,
+    on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
+) -> Changed:
+    """Excerpts of ``files`` through every change at every size, and through the model.
+
+    Args:
+        rows, groups: of the files.
+
+    Raises:
+        UsageError: fewer than two files can be used.
+    """
+    kept: list[int] = []
+    plain: list[Subspaces] = []
+    changed: dict[str, list[Subspaces]] = {change.name: [] for change in changes}
+    for i, file in enumerate(files):
+        try:
+            waveform = excerpt(file, ear)
+        except InputError as error:
+            on_track(i, error)
+            continue
+        plain.append(_hear(waveform, ear))
+        for change in changes:
+            versions = _versions(waveform, change, (seed, i))
+            changed[change.name].append(_stack([_hear(version, ear) for version in versions]))
+        kept.append(i)
+        on_track(i, None)
+    if len(kept) < 2:
+        raise UsageError("changes need two tracks or more", hint="--changed N, 2 or more")
+    return Changed(
+        rows=rows[kept],
+        groups=groups[kept],
+        plain=_stack(plain),
+        changed={name: _stack(tracks) for name, tracks in changed.items()},
+        sizes={change.name: change.sizes for change in changes},
+        units={change.name: change.unit for change in changes},
+        stretcher=stretcher,
+    )
+
+
+def respond(heard: Changed, *, seed: int = 0) -> list[Response]:
+    """Every subspace's answer to every change."""
+    bootstrap = Bootstrap(heard.groups, seed=seed)
+    return [
+        _response(subspace, change, heard, bootstrap, seed)
+        for subspace in heard.plain
+        for change in heard.changed
+    ]
+
+
+def _response(
+    subspace: str, change: str, heard: Changed, bootstrap: Bootstrap, seed: int
+) -> Response:
+    plain = heard.plain[subspace].astype(np.float64)
+    versions = heard.changed[change][subspace].astype(np.float64)
+    sizes = heard.sizes[change]
+    moved = np.linalg.norm(versions - plain[:, None], axis=2)  # (n, S)
+    between = cdist(plain, plain)
+    # Another version of a track is no other track, so those a bootstrap draws twice do not count.
+    other = ~np.eye(len(plain), dtype=bool)
+
+    def relative(distance: NDArray[np.float64]) -> Estimate:
+        def statistic(i: NDArray[np.int64]) -> float:
+            pairs = np.ix_(i, i)
+            apart = between[pairs][other[pairs]]
+            far, near = float(apart.mean()) if len(apart) else 0.0, float(distance[i].mean())
+            return near / far if far > 0 else (0.0 if near == 0 else float("nan"))
+
+        return bootstrap.estimate(statistic)
+
+    return Response(
+        subspace=subspace,
+        change=change,
+        sensitivity=relative(moved.mean(axis=1)),
+        monotonicity=bootstrap.mean(monotonicity(np.abs(sizes), moved), chance=0.0),
+        predicted=predict_change(plain, versions, np.array(sizes), heard.groups, seed=seed),
+        curve={size: relative(moved[:, s]) for s, size in enumerate(sizes)},
+    )
+
+
+def monotonicity(sizes: NDArray[Any], moved: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,): Spearman's correlation of sizes (S,) and distances (n, S) of each track.
+
+    A track that does not move at all does not follow the sizes: 0.
+    """
+    a = rankdata(sizes)
+    b = rankdata(moved, axis=1)
+    a, b = a - a.mean(), b - b.mean(axis=1, keepdims=True)
+    scale = np.linalg.norm(a) * np.linalg.norm(b, axis=1)
+    return np.asarray(np.divide(b @ a, scale, out=np.zeros(len(b)), where=scale > 0))
+
+
+def predict_change(
+    plain: NDArray[np.float64],
+    versions: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    groups: NDArray[Any],
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """R2 of the signed change told from the embeddings of two versions of a track.
+
+    Every two versions of a track whose sizes differ by no more than the largest size are a pair. A
+    ridge regression reads both vectors and the products of their first 16 principal components:
+    a turn, which is what a change of key is, cannot be read from a difference. Folds over groups
+    hold out the tracks that are judged, folds within the others choose the regularisation.
+
+    Args:
+        plain: (n, D). versions: (n, S, D). sizes: (S,). groups: (n,); fewer than three give NaN.
+    """
+    names = np.unique(groups)
+    k = min(_N_FOLDS, len(names))
+    nothing = Estimate(np.nan, np.nan, np.nan, len(plain), len(names), 0.0)
+    if k < 3:
+        return nothing
+    stack = np.concatenate([plain[:, None], versions], axis=1)  # (n, 1 + S, D)
+    amounts = np.append(0.0, sizes)
+    pairs = [
+        (i, j)
+        for i, j in itertools.permutations(range(len(amounts)), 2)
+        if abs(amounts[j] - amounts[i]) <= np.abs(sizes).max() + 1e-9
+    ]
+    first, second = np.array(pairs).T
+    wanted = np.tile(amounts[second] - amounts[first], (len(plain), 1))  # (n, P)
+    order = np.random.default_rng(seed).permutation(len(names)) % k
+    fold = order[np.searchsorted(names, groups)]
+
+    def tell(
+        train: NDArray[np.bool_], test: NDArray[np.bool_], strengths: Sequence[float]
+    ) -> list[NDArray[np.float64]]:
+        """What the regression of each strength says of the test tracks' pairs."""
+        read = _pair_reader(stack[train], first, second)
+        x, asked, y = read(stack[train]), read(stack[test]), wanted[train].ravel()
+        said = [Ridge(alpha=strength).fit(x, y).predict(asked) for strength in strengths]
+        return [guess.reshape(-1, len(first)) for guess in said]
+
+    told = np.zeros_like(wanted)
+    for f in range(k):
+        learned = fold != f
+        errors = np.zeros(len(_RIDGE_STRENGTHS))
+        for g in set(range(k)) - {f}:
+            guesses = tell(learned & (fold != g), fold == g, _RIDGE_STRENGTHS)
+            errors += [np.square(guess - wanted[fold == g]).sum() for guess in guesses]
+        (told[~learned],) = tell(learned, ~learned, [_RIDGE_STRENGTHS[errors.argmin()]])
+    bootstrap = Bootstrap(groups, seed=seed)
+    return bootstrap.estimate(lambda i: r2(wanted[i].ravel(), told[i].ravel()), chance=0.0)
+
+
+def _pair_reader(
+    train: NDArray[np.float64], first: NDArray[np.int64], second: NDArray[np.int64]
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Versions (n, 1 + S, D) -> features of their pairs (n * P, 2C + C * C).
+
+    One scale for all components: those that hardly vary must not be blown up.
+    """
+    flat = train.reshape(-1, train.shape[2])
+    center = flat.mean(axis=0)
+    _, values, axes = np.linalg.svd(flat - center, full_matrices=False)
+    n = min(_N_COMPONENTS, len(axes))
+    spread = float(np.sqrt(np.square(values).sum() / len(flat)))
+    project = axes[:n].T / (spread if spread > 0 else 1.0)
+
+    def read(versions: NDArray[np.float64]) -> NDArray[np.float64]:
+        x = (versions - center) @ project  # (n, 1 + S, C)
+        a, b = x[:, first].reshape(-1, n), x[:, second].reshape(-1, n)
+        products = (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
+        return np.concatenate([a, b, products], axis=1)
+
+    return read
+
+
+def _versions(waveform: Waveform, change: Change, seed: tuple[int, int]) -> list[Waveform]:
+    """One per size, made side by side: a stretcher takes longer than the model."""
+    with ThreadPoolExecutor(usable_cpus()) as threads:
+        making = [
+            threads.submit(change, waveform, size, np.random.default_rng([*seed, s]))
+            for s, size in enumerate(change.sizes)
+        ]
+        return [made.result() for made in making]
+
+
+def _hear(waveform: Waveform, ear: Ear) -> Subspaces:
+    resampled = soxr.resample(waveform, STRETCH_RATE_HZ, ear.sample_rate_hz, quality="HQ")
+    return ear.track(np.asarray(resampled, np.float32))
+
+
+def _stack(rows: Sequence[Mapping[str, NDArray[np.float32]]]) -> Subspaces:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def matrix(responses: Sequence[Response]) -> Iterator[tuple[str, dict[str, Estimate]]]:
+    """(subspace, change -> sensitivity), in order."""
+    for subspace, of in itertools.groupby(responses, key=lambda r: r.subspace):
+        yield subspace, {r.change: r.sensitivity for r in of}

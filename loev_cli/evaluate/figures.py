@@ -1,0 +1,282 @@
+"""The pictures of a report. Each is drawn once, and read on paper, a screen or a phone.
+
+Text and axes take a colour that :func:`as_svg` turns into the page's own; the colours of the data
+are of a middling lightness, so that they stand out on white and on black.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from loev_cli.evaluate.equivariance import Response
+from loev_cli.evaluate.labels import KEYS, Column
+from loev_cli.evaluate.probes import ProbeResult
+from loev_cli.evaluate.statistics import Estimate
+
+COLOURS = ("#3b82c4", "#d9822b", "#2f9e76", "#a06cd5", "#cf4a6b", "#8a8f3a", "#5aa7b5")
+_INK = "#1a2b3d"  # dark on paper; stands for the page's own colour of text
+_MOST_DOTS = 2000
+_WIDTH = 4.9  # inches; a phone shows it without shrinking the text much
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # names of files and columns may hold dollars
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 9.5,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+    "image.cmap": "viridis",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw and save figures inside."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def as_svg(figure: Figure, name: str) -> str:
+    """An ``<svg>`` element for a page, in the page's colours.
+
+    Args:
+        name: unlike that of every other figure of the page; its ids are made from it.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return text[text.index("<svg") :].replace(_INK, "currentColor")
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """On white, for slides and papers."""
+    with style():
+        figure.savefig(path, dpi=200, facecolor="white")
+
+
+def colour_of(names: Sequence[str]) -> dict[str, str]:
+    """Subspace -> its colour, the same in every figure."""
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+def heat_map(
+    rows: Mapping[str, Mapping[str, Estimate | None]], *, label: str, top: float = 1.0
+) -> Figure:
+    """A cell per row and column with its value and interval; an empty one where None."""
+    names, columns = list(rows), list(next(iter(rows.values())))
+    values = np.array(
+        [[(e.value if (e := rows[r][c]) else np.nan) for c in columns] for r in names]
+    )
+    figure = Figure(figsize=(_WIDTH, 1.0 + 0.55 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, vmin=0, vmax=top, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for i, name in enumerate(names):
+        for j, column in enumerate(columns):
+            estimate = rows[name][column]
+            if estimate is None:
+                continue
+            # Contrast with the cell, whatever the page is like.
+            ink = "#ffffff" if np.nan_to_num(estimate.value) < 0.6 * top else "#000000"
+            axes.text(j, i - 0.14, _short(estimate.value), ha="center", va="center", color=ink)
+            span = f"{_short(estimate.low)} – {_short(estimate.high)}"
+            axes.text(j, i + 0.24, span, ha="center", va="center", color=ink, fontsize=7)
+    bar = figure.colorbar(image, ax=axes, label=label, fraction=0.05)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def bars(groups: Mapping[str, Mapping[str, Estimate]], *, label: str) -> Figure:
+    """A bar with its interval per row and series; a dotted line where chance is.
+
+    Args:
+        groups: row -> series -> figure.
+    """
+    names = list(groups)
+    series = list(dict.fromkeys(s for of in groups.values() for s in of))
+    height = 0.8 / len(series)
+    figure = Figure(
+        figsize=(_WIDTH, 0.8 + 0.24 * len(names) * (1 + len(series))), layout="constrained"
+    )
+    axes = figure.subplots()
+    for j, one in enumerate(series):
+        for i, name in enumerate(names):
+            estimate = groups[name].get(one)
+            if estimate is None or not np.isfinite(estimate.value):
+                continue
+            y = i + (j - (len(series) - 1) / 2) * height
+            axes.barh(y, estimate.value, height * 0.9, color=COLOURS[j % len(COLOURS)])
+            axes.plot([estimate.low, estimate.high], [y, y], color=_INK, lw=1.2)
+            if estimate.chance is not None:
+                span = [y - height / 2, y + height / 2]
+                axes.plot([estimate.chance] * 2, span, ":", color=_INK, lw=1.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    ends = [end for of in groups.values() for e in of.values() for end in (e.low, e.value, e.high)]
+    reach = [end for end in ends if np.isfinite(end)]
+    # A figure far below 0, as R2 can be, must not squeeze the others.
+    axes.set_xlim(max(min([0.0, *reach]), -1.0), 1.05 * max([0.1, *reach]))
+    handles: list[Artist] = [
+        mpl.patches.Patch(color=COLOURS[j % len(COLOURS)], label=one)
+        for j, one in enumerate(series)
+    ]
+    handles.append(mpl.lines.Line2D([], [], ls=":", color=_INK, label="chance"))
+    if len(handles) > 1:
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8)
+    return figure
+
+
+def curves(responses: Sequence[Response], unit: str) -> Figure:
+    """How far each subspace moves by the size of one change."""
+    figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
+    axes = figure.subplots()
+    colours = colour_of([response.subspace for response in responses])
+    for response in responses:
+        points = {0.0: None, **response.curve} if _passes_zero(response) else response.curve
+        sizes = sorted(points)
+        estimates = [points[size] for size in sizes]
+        colour = colours[response.subspace]
+        middle = [e.value if e else 0.0 for e in estimates]
+        axes.plot(sizes, middle, "o-", ms=3.5, lw=1.5, color=colour, label=response.subspace)
+        low, high = ([getattr(e, end) if e else 0.0 for e in estimates] for end in ("low", "high"))
+        axes.fill_between(sizes, low, high, color=colour, alpha=0.2, lw=0)
+    axes.axhline(1, ls=":", color=_INK, lw=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(f"{responses[0].change}: {unit}")
+    axes.set_ylabel("moved / between tracks")
+    figure.legend(loc="outside upper left", ncols=4, fontsize=8)
+    return figure
+
+
+def _passes_zero(response: Response) -> bool:
+    return min(response.curve) < 0 < max(response.curve)
+
+
+def subspace_map(
+    places: NDArray[np.float64], columns: Sequence[Column], rows: NDArray[np.int64]
+) -> Figure:
+    """(n, 2) of one subspace, a panel per column: ``key`` and ``tempo``, or others."""
+    figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, max(1, len(columns))))
+    for axes in panels:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.spines[:].set_visible(True)
+        axes.spines[:].set_alpha(0.3)
+    if not columns:
+        _dots(panels[0], places, color=COLOURS[0])
+    for axes, column in zip(panels, columns, strict=False):
+        known = column.known[rows]
+        values = column.values[rows]
+        axes.set_title(column.name)
+        if (~known).any():
+            _dots(axes, places[~known], color="#999999", alpha=0.4)
+        if column.kind == "key":
+            minor = values >= 12
+            for mode, marker in ((~minor & known, "o"), (minor & known, "^")):
+                hue = fifths(values[mode]) / 12
+                _dots(axes, places[mode], c=mpl.colormaps["hsv"](hue), marker=marker)
+        elif column.kind in ("tempo", "number"):
+            shown = np.log(values[known]) if column.kind == "tempo" else values[known]
+            dots = _dots(axes, places[known], c=shown, cmap="plasma")
+            if column.kind == "tempo" and len(shown):
+                bar = figure.colorbar(dots, ax=axes, fraction=0.05, label="BPM")
+                ticks = np.linspace(shown.min(), shown.max(), 4)
+                bar.set_ticks(ticks.tolist(), labels=[f"{np.exp(t):.0f}" for t in ticks])
+        elif column.kind == "class":
+            _dots(axes, places[known], c=mpl.colormaps["tab20"](values[known] % 20))
+        else:
+            _dots(axes, places[known], c=mpl.colormaps["tab20"](values[known].argmax(axis=1) % 20))
+    return figure
+
+
+def _dots(axes: Axes, places: NDArray[np.float64], **how: Any) -> PathCollection:
+    # Many dots are a picture inside the drawing; each on its own would make a page heavy.
+    return axes.scatter(
+        places[:, 0], places[:, 1], s=16, lw=0, rasterized=len(places) > _MOST_DOTS, **how
+    )
+
+
+def fifths(keys: NDArray[Any]) -> NDArray[np.int64]:
+    """Place of a key on the circle of fifths, 0 to 11 from C; a minor key's is its relative's."""
+    tonic = np.where(keys >= 12, keys - 12 + 3, keys) % 12
+    return np.asarray(tonic * 7 % 12)
+
+
+def key_confusion(probe: ProbeResult) -> Figure:
+    """True key against the probe's, both in the order of the circle of fifths."""
+    keys = np.arange(24)
+    order = np.lexsort((fifths(keys), keys >= 12))
+    place = np.argsort(order)
+    counts = np.zeros((24, 24))
+    np.add.at(counts, (place[probe.truth], place[probe.output]), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, vmin=0, vmax=1)
+    names = [KEYS[k].replace(" major", "").replace(" minor", "m") for k in order]
+    axes.set_xticks(range(24), names, fontsize=6.5, rotation=90)
+    axes.set_yticks(range(24), names, fontsize=6.5)
+    axes.tick_params(length=0)
+    for at in (11.5,):
+        axes.axhline(at, color="white", lw=0.8)
+        axes.axvline(at, color="white", lw=0.8)
+    axes.set_ylabel("true key")
+    axes.set_xlabel("key read by the probe")
+    bar = figure.colorbar(image, ax=axes, label="share of the true key", fraction=0.05)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def key_errors(probe: ProbeResult) -> Figure:
+    """Shares of the answers by steps on the circle of fifths between true key and answer."""
+    steps = (fifths(probe.output) - fifths(probe.truth)) % 12
+    same = (probe.output >= 12) == (probe.truth >= 12)
+    figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots(subplot_kw={"projection": "polar"})
+    shares = [np.bincount(steps[mode], minlength=12) / len(steps) for mode in (same, ~same)]
+    angle = np.arange(12) * np.pi / 6
+    axes.set_theta_zero_location("N")  # type: ignore[attr-defined]
+    axes.set_rlabel_position(200)  # type: ignore[attr-defined]
+    axes.set_theta_direction(-1)  # type: ignore[attr-defined]
+    axes.bar(angle, shares[0], 0.45, color=COLOURS[0], label="same mode")
+    axes.bar(angle, shares[1], 0.45, bottom=shares[0], color=COLOURS[1], label="other mode")
+    names = ["right key\nor relative", *(f"{k:+d}" for k in (1, 2, 3, 4, 5, 6, -5, -4, -3, -2, -1))]
+    axes.set_xticks(angle, names)
+    axes.tick_params(labelsize=8)
+    axes.grid(color=_INK, alpha=0.2)
+    axes.spines[:].set_alpha(0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def _short(value: float) -> str:
+    return "–" if not np.isfinite(value) else f"{value:.2f}"

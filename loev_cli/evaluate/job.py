@@ -1,0 +1,289 @@
+"""A request to judge a model: checked before any work, carried out, written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from loev_cli import bundle as bundles
+from loev_cli.backends import open_encoder
+from loev_cli.errors import InputError, UsageError, did_you_mean
+from loev_cli.evaluate import changes, equivariance, geometry, maps, probes, retrieval
+from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
+from loev_cli.evaluate.results import Results
+from loev_cli.evaluate.splits import Splits, split
+from loev_cli.evaluate.vectors import (
+    Ear,
+    Vectors,
+    embed_manifest,
+    read_embeddings,
+    with_concatenation,
+)
+from loev_cli.writers import read_meta
+
+PARTS = ("probes", "equivariance", "retrieval", "geometry")
+DEFAULT_N_CHANGED = 16
+# What compares all tracks with all takes the square of their number.
+_MOST_COMPARED = 3000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to judge, on what; the options of ``loev evaluate``.
+
+    Attributes:
+        data: manifests, taken as one.
+        model: a bundle; with ``embeddings`` only to hear changes with. None: the shipped one,
+            or, with ``embeddings``, none.
+        embeddings: files with the vectors of the manifest's tracks.
+        labels: ``column`` or ``column:kind``; none means all that can be used.
+        parts: some of ``PARTS``.
+        n_changed: tracks that are changed in pitch, tempo, level and noise.
+        n_folds: None: the manifest's split, or 5.
+        command: the command line, for the report.
+    """
+
+    data: Sequence[Path]
+    model: str | None = None
+    embeddings: Sequence[Path] = ()
+    labels: Sequence[str] = ()
+    parts: Sequence[str] = PARTS
+    probes: Sequence[str] = probes.PROBES
+    n_changed: int = DEFAULT_N_CHANGED
+    n_folds: int | None = None
+    stretcher: str = "auto"
+    map_method: str = "pca"
+    seed: int = 0
+    device: str = "auto"
+    backend: str = "auto"
+    precision: str = "auto"
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``done`` of ``total`` steps of a stage of the work."""
+
+    name: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that could not be used."""
+
+    message: str
+
+
+Event = Stage | Skipped
+
+
+def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: None) -> Results:
+    """Carry the request out.
+
+    Raises:
+        UsageError, BundleError: the request cannot be carried out, or its data not be used.
+    """
+    _check_names("part", request.parts, PARTS)
+    _check_names("probe", request.probes, probes.PROBES)
+    _check_names("map", [request.map_method], maps.METHODS)
+    manifest = read_manifests(request.data)
+    columns, notes = manifest.columns(request.labels, needed="probes" in request.parts)
+    check_folds = split(manifest, n_folds=request.n_folds, seed=request.seed).folds
+    if "probes" in request.parts:
+        for column in columns:
+            probes.check_folds(column, check_folds)
+    stretcher = (
+        changes.open_stretcher(request.stretcher) if "equivariance" in request.parts else None
+    )
+    ear = _open_ear(request)
+    if ear is not None:
+        check_files(manifest)
+
+    skipped: list[str] = []
+
+    def skip(message: str) -> None:
+        skipped.append(message)
+        on_event(Skipped(message))
+
+    manifest, vectors = _vectors(request, manifest, ear, skip, on_event)
+    columns = [manifest.column(column.name, column.kind) for column in columns]
+    splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
+    together = with_concatenation(vectors.subspaces)
+    results = Results(
+        command=request.command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        manifest=manifest,
+        columns=columns,
+        splits=splits,
+        vectors=vectors,
+        settings={
+            "seed": request.seed,
+            "probes": list(request.probes),
+            "n_folds": len(splits.folds),
+        },
+        skipped=skipped,
+        notes=[*notes, *splits.notes],
+        map_method=request.map_method,
+        maps={
+            name: maps.flatten(x[splits.judged], request.map_method, seed=request.seed)
+            for name, x in vectors.subspaces.items()
+        },
+    )
+    if "probes" in request.parts:
+        results = replace(results, probes=_probe(request, results, on_event))
+    if stretcher is not None and ear is None:
+        reason = "changes were not heard: that needs the model (--model) beside its embeddings"
+        results = replace(results, notes=[*results.notes, reason])
+    elif stretcher is not None and ear is not None:
+        results = _hear(request, results, ear, stretcher, skip, on_event)
+    compared = splits.judged
+    if len(compared) > _MOST_COMPARED:
+        drawn = np.random.default_rng(request.seed).permutation(compared)[:_MOST_COMPARED]
+        compared = np.sort(drawn)
+        note = f"neighbours and geometry are of {_MOST_COMPARED} of the tracks, drawn at random"
+        results = replace(results, notes=[*results.notes, note])
+    if "retrieval" in request.parts:
+        on_event(Stage("retrieval", 0, 1))
+        found = retrieval.by_label(together, columns, compared, manifest.groups, seed=request.seed)
+        if results.heard is not None:
+            found += retrieval.under_change(vectors.subspaces, results.heard, seed=request.seed)
+        results = replace(results, retrieval=found)
+        on_event(Stage("retrieval", 1, 1))
+    if "geometry" in request.parts:
+        on_event(Stage("geometry", 0, 1))
+        results = replace(
+            results,
+            shapes=geometry.shapes(vectors, compared, manifest.groups, seed=request.seed),
+            leaks=geometry.leaks(
+                vectors.subspaces, splits.folds, compared, manifest.groups, seed=request.seed
+            ),
+        )
+        on_event(Stage("geometry", 1, 1))
+    return results
+
+
+def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"unknown {what} '{name}'", hint=f"{did_you_mean(name, known)}{', '.join(known)}"
+            )
+
+
+def _open_ear(request: Request) -> Ear | None:
+    """The model, if there is to be one; checked against the embeddings if there are any."""
+    if request.embeddings and request.model is None:
+        return None
+    bundle = bundles.find(request.model or bundles.DEFAULT_MODEL)
+    subspaces = None
+    if request.embeddings:
+        meta = read_meta(request.embeddings[0])
+        subspaces = list(meta["subspaces"])
+        if meta["model_sha256"] != bundle.sha256:
+            raise UsageError(
+                f"the embeddings were made by {meta['model']} ({meta['model_sha256'][:12]}), "
+                f"not by {bundle.name} ({bundle.sha256[:12]})",
+                hint="leave out --model, or give the one that made them",
+            )
+    encoder = open_encoder(
+        bundle,
+        backend=request.backend,
+        device=request.device,
+        precision=request.precision,
+        subspaces=subspaces,
+    )
+    return Ear(encoder)
+
+
+def _vectors(
+    request: Request,
+    manifest: Manifest,
+    ear: Ear | None,
+    skip: Callable[[str], None],
+    on_event: Callable[[Event], None],
+) -> tuple[Manifest, Vectors]:
+    """The vectors, and the manifest without the tracks that have none."""
+    if request.embeddings:
+        return manifest, read_embeddings(manifest, request.embeddings)
+    if ear is None:
+        raise UsageError("nothing to judge", hint="--model or --embeddings")
+    n = len(manifest)
+
+    def on_track(row: int, error: InputError | None) -> None:
+        if error is not None:
+            skip(error.message)
+        on_event(Stage("embedding", row + 1, n))
+
+    vectors, rows = embed_manifest(manifest, ear, on_track=on_track)
+    return manifest.select(rows.tolist()), vectors
+
+
+def _probe(
+    request: Request, results: Results, on_event: Callable[[Event], None]
+) -> list[probes.ProbeResult]:
+    together = with_concatenation(results.vectors.subspaces)
+    n = len(together) * len(results.columns) * len(request.probes)
+    done = 0
+
+    def on_done(result: probes.ProbeResult) -> None:
+        nonlocal done
+        done += 1
+        on_event(Stage("probes", done, n))
+
+    return probes.probe_all(
+        together,
+        results.columns,
+        results.splits.folds,
+        results.manifest.groups,
+        probes=request.probes,
+        seed=request.seed,
+        on_done=on_done,
+    )
+
+
+def _hear(
+    request: Request,
+    results: Results,
+    ear: Ear,
+    stretcher: changes.Stretcher,
+    skip: Callable[[str], None],
+    on_event: Callable[[Event], None],
+) -> Results:
+    """With the answers to changes of some of the judged tracks, one of each group first."""
+    rows = _spread(results.splits, results.manifest, request.n_changed, request.seed)
+    n = len(rows)
+
+    def on_track(i: int, error: InputError | None) -> None:
+        if error is not None:
+            skip(error.message)
+        on_event(Stage("changes", i + 1, n))
+
+    heard = equivariance.hear_changes(
+        [results.manifest.files[i] for i in rows],
+        rows,
+        results.manifest.groups[rows],
+        ear,
+        changes.changes(stretcher),
+        stretcher.name,
+        seed=request.seed,
+        on_track=on_track,
+    )
+    return replace(results, heard=heard, responses=equivariance.respond(heard, seed=request.seed))
+
+
+def _spread(splits: Splits, manifest: Manifest, n: int, seed: int) -> np.ndarray:
+    """``n`` of the judged rows, drawn so that no group gives a second before each gave one."""
+    judged = np.random.default_rng(seed).permutation(splits.judged)
+    seen: dict[str, int] = {}
+    turn = np.zeros(len(judged), np.int64)
+    for place, row in enumerate(judged.tolist()):
+        group = str(manifest.groups[row])
+        turn[place] = seen.get(group, 0)
+        seen[group] = turn[place] + 1
+    return np.sort(judged[np.argsort(turn, kind="stable")][:n])

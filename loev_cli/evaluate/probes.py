@@ -1,0 +1,234 @@
+"""What can be read from each subspace, and from all together?
+
+A probe is a multinomial logistic or ridge regression (``linear``), or a network with one hidden
+layer (``mlp``), on standardised vectors. It is fitted to the train rows for several strengths of
+regularisation; the one that is best on the val rows is judged on the test rows, which nothing else
+sees. The test rows of all folds are judged together; rankings (multilabel) fold by fold, and the
+mean over folds counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from loev_cli.errors import UsageError
+from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.splits import Fold
+from loev_cli.evaluate.statistics import Bootstrap, Estimate
+from loev_cli.evaluate.tasks import TASKS, Array, Metric, Task
+
+PROBES = ("linear", "mlp")
+
+# Weak to strong, so that of equals the simplest is kept.
+_INVERSE_STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+_RIDGE_STRENGTHS = (1e5, 1e4, 1e3, 1e2, 1e1, 1.0)
+_MLP_STRENGTHS = (10.0, 1.0, 0.01)
+_N_HIDDEN = 128
+_MAX_ITERATIONS = 300
+_MAX_MLP_EPOCHS = 100
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One probe of one label in one subspace.
+
+    Attributes:
+        rows: (n,) the rows judged, of the manifest.
+        truth, output: (n,) or (n, L), in the label's units.
+        scores: metric -> figure.
+        strength: the regularisation chosen in each fold, in scikit-learn's units.
+    """
+
+    label: str
+    kind: str
+    subspace: str
+    probe: str
+    rows: NDArray[np.int64]
+    truth: Array
+    output: Array
+    scores: dict[str, Estimate]
+    strength: tuple[float, ...]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """For ``results.json``, one per metric."""
+        for metric, estimate in self.scores.items():
+            yield {
+                "label": self.label,
+                "kind": self.kind,
+                "subspace": self.subspace,
+                "probe": self.probe,
+                "metric": metric,
+                **estimate.as_dict(),
+                "regularisation": list(self.strength),
+            }
+
+
+def probe_all(
+    vectors: Mapping[str, NDArray[np.float32]],
+    columns: Sequence[Column],
+    folds: Sequence[Fold],
+    groups: Array,
+    *,
+    probes: Sequence[str] = PROBES,
+    seed: int = 0,
+    on_done: Callable[[ProbeResult], None] = lambda result: None,
+) -> list[ProbeResult]:
+    """Every label in every array of vectors with every probe.
+
+    Args:
+        vectors: subspace -> (N, D).
+        groups: (N,) of the manifest.
+
+    Raises:
+        UsageError: a label whose known rows do not fill the folds, or that does not vary in them.
+    """
+    results = []
+    for column in columns:
+        check_folds(column, folds)
+        for name, x in vectors.items():
+            for probe in probes:
+                results.append(probe_one(name, x, column, folds, groups, probe, seed=seed))
+                on_done(results[-1])
+    return results
+
+
+def check_folds(column: Column, folds: Sequence[Fold]) -> None:
+    """Whether every fold has labels to learn from, to choose by and to judge on.
+
+    Raises:
+        UsageError: it has not.
+    """
+    for fold in folds:
+        known = fold.only(column.known)
+        for part in ("train", "val", "test"):
+            if len(getattr(known, part)) == 0:
+                raise UsageError(
+                    f"column '{column.name}' has no labels among the {part} rows",
+                    hint="fewer --folds, more labels, or leave it out with --label",
+                )
+        values = column.values[known.train]
+        if (values == values[0]).all():
+            raise UsageError(
+                f"column '{column.name}' has one value only among the train rows",
+                hint="leave it out with --label",
+            )
+
+
+def probe_one(
+    subspace: str,
+    x: NDArray[np.float32],
+    column: Column,
+    folds: Sequence[Fold],
+    groups: Array,
+    probe: str,
+    *,
+    seed: int = 0,
+) -> ProbeResult:
+    """One label, one array of vectors (N, D), one kind of probe."""
+    task = TASKS[column.kind]()
+    rows, outputs, strengths, learned = [], [], [], []
+    for whole in folds:
+        fold = whole.only(column.known)
+        output, strength = _fit(task, x, column, fold, probe, seed)
+        rows.append(fold.test)
+        outputs.append(output)
+        strengths.append(strength)
+        learned.append(task.truth(column, fold.train))
+    judged = np.concatenate(rows)
+    truth, output = task.truth(column, judged), np.concatenate(outputs)
+    bootstrap = Bootstrap(groups[judged], seed=seed)
+    known = np.concatenate(learned)
+    fold_of = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+    if not task.is_judged_by_fold:
+        fold_of[:] = 0
+
+    def judge(score: Metric, i: NDArray[np.int64]) -> float:
+        parts = [i[fold_of[i] == fold] for fold in np.unique(fold_of[i])]
+        values = np.array([score(truth[part], output[part]) for part in parts])
+        defined = np.isfinite(values)
+        sizes = np.array([len(part) for part in parts])[defined]
+        return float(np.average(values[defined], weights=sizes)) if len(sizes) else float("nan")
+
+    scores = {
+        metric: bootstrap.estimate(
+            functools.partial(judge, score), chance=task.chance(metric, known, truth)
+        )
+        for metric, score in task.metrics.items()
+    }
+    return ProbeResult(
+        column.name, column.kind, subspace, probe, judged, truth, output, scores, tuple(strengths)
+    )
+
+
+def _fit(
+    task: Task, x: NDArray[np.float32], column: Column, fold: Fold, probe: str, seed: int
+) -> tuple[Array, float]:
+    """Outputs for the fold's test rows of the probe that is best on its val rows."""
+    mean, deviation = x[fold.train].mean(axis=0), x[fold.train].std(axis=0)
+    # A dimension that never changes in training says nothing, and rounding must not blow it up.
+    scale = np.where(deviation > 1e-6 * (np.abs(mean) + 1e-6), deviation, np.inf)
+    train, val, test = ((x[rows] - mean) / scale for rows in (fold.train, fold.val, fold.test))
+    truth = task.truth(column, fold.train)
+    targets, centre, spread = task.targets(truth), 0.0, 1.0
+    if task.is_regression:
+        centre, spread = float(targets.mean()), float(targets.std())
+        targets = (targets - centre) / spread
+    wanted = task.truth(column, fold.val)
+    score = task.metrics[task.main_metric]
+    best: tuple[float, float, Array] | None = None
+    for strength, model in _models(task, column.kind, probe, seed):
+        with warnings.catch_warnings():
+            # A probe that has not quite converged is one more regularisation to choose from.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            # A label that no train row, or every one, has: it is left out of the means.
+            warnings.filterwarnings("ignore", message="Label .* is present in")
+            # Many bins of tempo for few tracks are meant.
+            warnings.filterwarnings("ignore", message="The number of unique classes")
+            model.fit(train, targets)
+
+        def say(vectors: Array, model: Any = model) -> Array:
+            if task.is_regression:
+                return np.asarray(task.output(model.predict(vectors) * spread + centre, targets))
+            said = task.output(np.asarray(model.predict_proba(vectors)), model.classes_)
+            return said[:, : truth.shape[1]] if truth.ndim == 2 else said
+
+        reached = score(wanted, say(val))
+        if np.isnan(reached):  # one value only among the val rows: any will do
+            reached = -np.inf
+        if best is None or reached > best[0]:
+            best = (reached, strength, say(test))
+    assert best is not None
+    return best[2], best[1]
+
+
+def _models(task: Task, kind: str, probe: str, seed: int) -> Iterator[tuple[float, Any]]:
+    """(strength, estimator), from the most regularised on."""
+    if probe == "mlp":
+        of_kind = MLPRegressor if task.is_regression else MLPClassifier
+        for alpha in _MLP_STRENGTHS:
+            yield (
+                alpha,
+                of_kind(
+                    (_N_HIDDEN,), alpha=alpha, max_iter=_MAX_MLP_EPOCHS, random_state=seed, tol=1e-3
+                ),
+            )
+    elif task.is_regression:
+        for alpha in _RIDGE_STRENGTHS:
+            yield alpha, Ridge(alpha=alpha)
+    else:
+        # One model: each fit starts from the last, which saves half of the steps.
+        logistic = LogisticRegression(max_iter=_MAX_ITERATIONS, warm_start=kind != "multilabel")
+        for c in _INVERSE_STRENGTHS:
+            logistic.set_params(C=c)
+            yield c, OneVsRestClassifier(logistic) if kind == "multilabel" else logistic

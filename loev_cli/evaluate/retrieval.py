@@ -1,0 +1,245 @@
+"""What lies next to what? Every track asks for its nearest neighbours in each subspace.
+
+same key, tempo within 4 %, same label      among the other tracks, those of its own group left out
+same track, other pitch or tempo            the changed excerpt asks, the unchanged tracks answer
+
+recall@k   share of queries with at least one right answer among the first k
+mAP        mean over queries of the average precision of the whole ranking
+NDCG       with the right answers worth 1 (Järvelin & Kekäläinen 2002)
+
+Chance is the expectation of a random order, in closed form. Neighbours are by cosine similarity of
+vectors from which the mean is taken; equal ones are in random order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from loev_cli.evaluate.equivariance import Changed
+from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.statistics import Bootstrap, Estimate, jackknife_all
+from loev_cli.evaluate.tasks import TEMPO_TOLERANCE
+
+RANKS = (1, 5, 10)
+METRICS = (*(f"recall@{k}" for k in RANKS), "mAP", "NDCG")
+_FEWEST_QUERIES = 2
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """One question in one subspace."""
+
+    question: str
+    subspace: str
+    scores: dict[str, Estimate]
+
+    def records(self) -> list[dict[str, Any]]:
+        """For ``results.json``, one per metric."""
+        return [
+            {
+                "question": self.question,
+                "subspace": self.subspace,
+                "metric": metric,
+                **estimate.as_dict(),
+            }
+            for metric, estimate in self.scores.items()
+        ]
+
+
+def by_label(
+    vectors: Mapping[str, NDArray[np.float32]],
+    columns: Sequence[Column],
+    rows: NDArray[np.int64],
+    groups: NDArray[Any],
+    *,
+    seed: int = 0,
+) -> list[RetrievalResult]:
+    """Tracks that share a label, among ``rows``; numbers other than tempo are not asked for.
+
+    Args:
+        vectors: subspace -> (N, D).
+        groups: (N,).
+    """
+    results = []
+    for column in columns:
+        if column.kind == "number":
+            continue
+        known = rows[column.known[rows]]
+        relevant = same_label(column, known)
+        allowed = groups[known][:, None] != groups[known][None, :]
+        question = "tempo within 4 %" if column.kind == "tempo" else f"same {column.name}"
+        for name, x in vectors.items():
+            scores = _judge_each_other(x[known], relevant & allowed, allowed, groups[known], seed)
+            if scores:
+                results.append(RetrievalResult(question, name, scores))
+    return results
+
+
+def same_label(column: Column, rows: NDArray[np.int64]) -> Bools:
+    """(n, n): whether two rows count as alike. Tempo is within 4 % of the query's, the row's."""
+    values = column.values[rows]
+    if column.kind == "tempo":
+        near = np.abs(values[None, :] - values[:, None]) <= TEMPO_TOLERANCE * values[:, None]
+        return np.asarray(near)
+    if column.kind == "multilabel":
+        return np.asarray(values @ values.T > 0)
+    return np.asarray(values[:, None] == values[None, :])
+
+
+def under_change(
+    vectors: Mapping[str, NDArray[np.float32]],
+    heard: Changed,
+    *,
+    names: Sequence[str] = ("pitch", "tempo"),
+    seed: int = 0,
+) -> list[RetrievalResult]:
+    """The same track in another key or at another tempo.
+
+    The unchanged excerpts are searched together with all other tracks.
+
+    Args:
+        vectors: subspace -> (N, D) of the whole manifest.
+    """
+    results = []
+    for change in names:
+        if change not in heard.changed:
+            continue
+        for name, x in vectors.items():
+            versions = heard.changed[change][name]  # (n, S, D)
+            n, n_sizes, _ = versions.shape
+            others = np.setdiff1d(np.arange(len(x)), heard.rows)
+            gallery = np.concatenate([heard.plain[name], x[others]])
+            owner = np.repeat(np.arange(n), n_sizes)
+            relevant = owner[:, None] == np.arange(len(gallery))[None, :]
+            hits = ranked_hits(
+                versions.reshape(n * n_sizes, -1),
+                gallery,
+                relevant,
+                np.ones_like(relevant),
+                seed=seed,
+            )
+            one, all_of_them = np.ones(len(hits), np.int64), np.full(len(hits), len(gallery))
+            chances = chance(all_of_them, one)
+            bootstrap = Bootstrap(heard.groups[owner], seed=seed)
+            scores = {
+                metric: bootstrap.mean(values, chance=float(chances[metric].mean()))
+                for metric, values in metrics(hits, one).items()
+            }
+            results.append(RetrievalResult(f"same track, other {change}", name, scores))
+    return results
+
+
+def _judge_each_other(
+    x: NDArray[np.float32], relevant: Bools, allowed: Bools, groups: NDArray[Any], seed: int
+) -> dict[str, Estimate]:
+    """All metrics of tracks that ask each other; none if hardly one has a right answer.
+
+    For the intervals of mAP and NDCG a track that is left out neither asks nor answers. The
+    jackknife does not hold for steps, such as whether one of the first is right; recall is
+    bootstrapped over those who ask.
+    """
+
+    def per_query(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Mapping[str, Any]]:
+        right, answers = relevant[np.ix_(rows, rows)], allowed[np.ix_(rows, rows)]
+        asks = right.any(axis=1)
+        hits = ranked_hits(x[rows][asks], x[rows], right[asks], answers[asks], seed=seed)
+        return rows[asks], metrics(hits, right[asks].sum(axis=1))
+
+    asking = relevant.any(axis=1)
+    if asking.sum() < _FEWEST_QUERIES:
+        return {}
+    chances = {
+        metric: float(values.mean())
+        for metric, values in chance(
+            allowed[asking].sum(axis=1), relevant[asking].sum(axis=1)
+        ).items()
+    }
+    smooth = ("mAP", "NDCG")
+
+    def smooth_means(rows: NDArray[np.int64]) -> dict[str, float]:
+        _, values = per_query(rows)
+        return {metric: float(values[metric].mean()) for metric in smooth if len(values[metric])}
+
+    queries, values = per_query(np.arange(len(x)))
+    bootstrap = Bootstrap(groups[queries], seed=seed)
+    scores = {
+        metric: bootstrap.mean(values[metric], chance=chances[metric])
+        for metric in METRICS
+        if metric not in smooth
+    }
+    for metric, estimate in jackknife_all(smooth_means, groups, seed=seed).items():
+        low, high = max(0.0, estimate.low), min(1.0, estimate.high)
+        scores[metric] = replace(estimate, low=low, high=high, chance=chances[metric])
+    return scores
+
+
+def ranked_hits(
+    queries: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    relevant: Bools,
+    allowed: Bools,
+    *,
+    seed: int = 0,
+) -> Bools:
+    """(Q, G): whether the answer at each rank is right; answers not allowed come last, as wrong."""
+    center = gallery.mean(axis=0, dtype=np.float64)
+    similarity = _unit(queries - center) @ _unit(gallery - center).T
+    # Rounding makes equal vectors differ in the last digits.
+    similarity = np.where(allowed, np.round(similarity, 9), -np.inf)
+    shuffled = np.random.default_rng(seed).permutation(similarity.shape[1])
+    order = shuffled[np.argsort(-similarity[:, shuffled], axis=1, kind="stable")]
+    return np.asarray(np.take_along_axis(relevant & allowed, order, axis=1))
+
+
+def metrics(hits: Bools, n_right: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Per query (Q,). ``hits`` (Q, G) by rank, ``n_right`` (Q,) right answers there are."""
+    rank = np.arange(1, hits.shape[1] + 1)
+    precision = hits.cumsum(axis=1) / rank
+    gains = hits @ (1 / np.log2(rank + 1))
+    ideal = np.append(0.0, np.cumsum(1 / np.log2(rank + 1)))[n_right]
+    values: dict[str, NDArray[np.float64]] = {
+        f"recall@{k}": np.asarray(hits[:, :k].any(axis=1), np.float64) for k in RANKS
+    }
+    values["mAP"] = np.asarray((precision * hits).sum(axis=1) / n_right)
+    values["NDCG"] = np.asarray(gains / ideal)
+    return values
+
+
+def chance(n_answers: NDArray[Any], n_right: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Expectation of each metric per query (Q,) over random orders of its answers."""
+    n, r = n_answers.astype(np.float64), n_right.astype(np.float64)
+    values: dict[str, NDArray[np.float64]] = {
+        f"recall@{k}": np.asarray(1 - _none_of(n, r, k)) for k in RANKS
+    }
+    harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, n_answers.max() + 1)))[n_answers]
+    others = np.divide(r - 1, n - 1, out=np.zeros_like(n), where=n > 1)
+    # Rank i holds a right answer with probability r / n, one of the i - 1 before it with others.
+    values["mAP"] = harmonic / n * (1 - others) + others
+    discount = 1 / np.log2(np.arange(1, n_answers.max() + 1) + 1)
+    total = np.append(0.0, np.cumsum(discount))
+    values["NDCG"] = r / n * total[n_answers] / total[n_right]
+    return values
+
+
+def _none_of(n: NDArray[np.float64], r: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """Probability that none of k drawn out of n, without replacement, is one of r."""
+    free = n - r
+    k_drawn = np.minimum(k, n)
+    possible = free >= k_drawn
+    f = np.where(possible, free, k_drawn)
+    log = gammaln(f + 1) - gammaln(f - k_drawn + 1) - gammaln(n + 1) + gammaln(n - k_drawn + 1)
+    return np.asarray(np.where(possible, np.exp(log), 0.0))
+
+
+def _unit(x: NDArray[Any]) -> NDArray[np.float64]:
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    out = np.zeros_like(x, dtype=np.float64)
+    return np.asarray(np.divide(x, length, out=out, where=length > 1e-12))

@@ -1,0 +1,211 @@
+"""The vectors to judge: of a manifest's tracks, read from embedding files or made by a model.
+
+Beside each track's vector, those of its first and its last window are kept where they are known:
+two parts of one recording, for the alignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loev_cli import audio, windows
+from loev_cli.backends import Encoder
+from loev_cli.errors import InputError, UsageError
+from loev_cli.evaluate.manifest import Manifest
+from loev_cli.writers import EmbeddingFile, check_agree, read
+
+CONCATENATION = "all"
+_BATCH_SIZE = 8
+
+Subspaces = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Embeddings of N tracks.
+
+    Attributes:
+        subspaces: name -> (N, D).
+        ends: name -> (N, 2, D), first and last window, NaN for a track of one window; None if
+            windows are not known.
+        model: what ``results.json`` says of the model.
+    """
+
+    subspaces: Subspaces
+    ends: Subspaces | None
+    model: dict[str, Any]
+
+
+class Ear:
+    """A model with its windowing: waveforms in, vectors out, as ``loev embed`` makes them."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.sample_rate_hz = encoder.bundle.sample_rate_hz
+        self.window_n_samples = encoder.bundle.window_n_samples
+
+    def windows(self, waveform: NDArray[np.float32]) -> Subspaces:
+        """Waveform (N,) at the model's rate -> subspace -> (M, D), windows half a window apart."""
+        hop = max(1, self.window_n_samples // 2)
+        cuts = [cut.samples for cut in windows.cut(waveform, self.window_n_samples, hop)]
+        parts = [
+            self.encoder.encode(np.stack(cuts[i : i + _BATCH_SIZE]))
+            for i in range(0, len(cuts), _BATCH_SIZE)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def track(self, waveform: NDArray[np.float32]) -> Subspaces:
+        """Waveform (N,) -> subspace -> (D,), the mean of its windows."""
+        return mean_of(self.windows(waveform))
+
+
+def mean_of(vectors: Mapping[str, NDArray[np.float32]]) -> Subspaces:
+    return {
+        name: x.mean(axis=0, dtype=np.float64).astype(np.float32) for name, x in vectors.items()
+    }
+
+
+def embed_manifest(
+    manifest: Manifest,
+    ear: Ear,
+    *,
+    on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
+) -> tuple[Vectors, NDArray[np.int64]]:
+    """Embed the manifest's files.
+
+    Args:
+        on_track: is told of every row, and of the error if its file cannot be used.
+
+    Returns:
+        The vectors, and the rows of the manifest that they are of.
+
+    Raises:
+        UsageError: no file at all can be used.
+    """
+    rows, means, ends = [], [], []
+    for row, file in enumerate(manifest.files):
+        try:
+            vectors = ear.windows(audio.load(file, ear.sample_rate_hz))
+        except InputError as error:
+            on_track(row, error)
+            continue
+        rows.append(row)
+        means.append(mean_of(vectors))
+        ends.append({name: _ends(x) for name, x in vectors.items()})
+        on_track(row, None)
+    if not rows:
+        raise UsageError("none of the manifest's files can be used")
+    bundle = ear.encoder.bundle
+    model = {
+        "name": bundle.name,
+        "sha256": bundle.sha256,
+        "method": bundle.config["method"],
+        "subspaces": dict(ear.encoder.subspaces),
+    }
+    return Vectors(_stack(means), _stack(ends), model), np.array(rows)
+
+
+def read_embeddings(manifest: Manifest, paths: Sequence[Path]) -> Vectors:
+    """The manifest's rows out of embedding files.
+
+    A row of a file belongs to the track whose path it is, or whose path ends in it, or the other
+    way round: embedding ``corpus/audio`` gives ``x.flac`` where the manifest has ``audio/x.flac``.
+
+    Raises:
+        UsageError: a file that is none, files of different models or settings, a track that is in
+            none of them or that two rows could mean, or vectors that are not finite.
+    """
+    files = {str(path): read(path) for path in paths}
+    check_agree({name: file.meta for name, file in files.items()})
+    names = [set(file.vectors) for file in files.values()]
+    if any(each != names[0] for each in names):
+        raise UsageError(f"{', '.join(files)} do not hold the same subspaces")
+    row_of = _Rows([path for file in files.values() for path in file.paths])
+    rows = [row_of.find(manifest, i, list(files)) for i in range(len(manifest))]
+    parts = [_by_track(file) for file in files.values()]
+    subspaces, ends = {}, {}
+    for name in files[str(paths[0])].vectors:
+        subspaces[name] = np.concatenate([part[0][name] for part in parts])[rows]
+        if all(part[1] is not None for part in parts):
+            ends[name] = np.concatenate([part[1][name] for part in parts if part[1]])[rows]
+        if not np.isfinite(subspaces[name]).all():
+            raise UsageError(f"{', '.join(files)}: '{name}' holds NaN or infinite values")
+    meta = next(iter(files.values())).meta
+    model = {
+        "name": meta["model"],
+        "sha256": meta["model_sha256"],
+        "subspaces": {name: x.shape[1] for name, x in subspaces.items()},
+        "embeddings": list(files),
+    }
+    return Vectors(subspaces, ends or None, model)
+
+
+def with_concatenation(subspaces: Mapping[str, NDArray[np.float32]]) -> Subspaces:
+    """The subspaces and, if there are several, ``all``: side by side, at equal mean variance."""
+    if len(subspaces) < 2 or CONCATENATION in subspaces:
+        return dict(subspaces)
+    scaled = []
+    for x in subspaces.values():
+        spread = float(np.sqrt(np.square(x - x.mean(axis=0)).sum(axis=1).mean()))
+        scaled.append(x / spread if spread > 0 else x)
+    return {**subspaces, CONCATENATION: np.concatenate(scaled, axis=1)}
+
+
+class _Rows:
+    """Finds the row of an embedding file that a manifest's track means."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+        self._of_name: dict[str, list[int]] = {}
+        for i, path in enumerate(paths):
+            self._of_name.setdefault(PurePosixPath(path).name, []).append(i)
+
+    def find(self, manifest: Manifest, row: int, files: list[str]) -> int:
+        wanted = PurePosixPath(manifest.files[row].absolute().as_posix()).parts
+        written = PurePosixPath(manifest.paths[row]).parts
+        near = self._of_name.get(wanted[-1], [])
+        parts = {i: PurePosixPath(self._paths[i]).parts for i in near}
+        exact = [i for i in near if parts[i] in (written, wanted)]
+        tails = [i for i in near if _is_tail(parts[i], wanted)]
+        found = exact or tails
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise UsageError(
+                f"{manifest.places[row]}: no embedding of {manifest.paths[row]} in "
+                f"{', '.join(files)}"
+            )
+        raise UsageError(
+            f"{manifest.places[row]}: {manifest.paths[row]} may be any of "
+            f"{', '.join(self._paths[i] for i in found)} in {', '.join(files)}",
+            hint="embed the manifest's folder, so that paths agree",
+        )
+
+
+def _is_tail(short: tuple[str, ...], long: tuple[str, ...]) -> bool:
+    return long[-len(short) :] == short
+
+
+def _by_track(file: EmbeddingFile) -> tuple[Subspaces, Subspaces | None]:
+    """Track means, and first and last windows where the file has windows."""
+    if file.track is None:
+        return file.vectors, None
+    of_track = [np.flatnonzero(file.track == i) for i in range(len(file.paths))]
+    pieces = [{name: x[rows] for name, x in file.vectors.items()} for rows in of_track]
+    ends = [{name: _ends(x) for name, x in piece.items()} for piece in pieces]
+    return _stack([mean_of(piece) for piece in pieces]), _stack(ends)
+
+
+def _ends(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(M, D) -> (2, D)."""
+    return np.stack([x[0], x[-1]]) if len(x) > 1 else np.full((2, x.shape[1]), np.nan, np.float32)
+
+
+def _stack(rows: Sequence[Mapping[str, NDArray[np.float32]]]) -> Subspaces:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
