@@ -49,7 +49,7 @@ def resident_mb(pid: int) -> float:
             status = Path(f"/proc/{each}/status").read_text()
         except OSError:
             continue
-        if is_copy:
+        if each != pid and b"loev_cli\0embed" in command:
             continue
         total_kb += sum(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmRSS"))
     return total_kb / 1024
