@@ -43,9 +43,7 @@ def resident_mb(pid: int) -> float:
     total_kb = 0
     for each in tree(pid):
         try:
-            is_copy = (
-                each != pid and b"loev_cli\0embed" in Path(f"/proc/{each}/cmdline").read_bytes()
-            )
+            command = Path(f"/proc/{each}/cmdline").read_bytes()
             status = Path(f"/proc/{each}/status").read_text()
         except OSError:
             continue
