@@ -45,7 +45,7 @@ class ForeignError(Exception):
     """The file is no part, or belongs to a run with other settings."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a row's record begins, and of which file it is."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -15,10 +16,10 @@ import numpy as np
 import pytest
 
 from loev_cli.bundle import Bundle
-from loev_cli.embed import Event, TrackDone, embed
+from loev_cli.embed import Event, Request, TrackDone, embed
 from loev_cli.errors import InputError, LoevError, MissingExtraError
 from loev_cli.writers import read
-from tests.conftest import Loev, add_bad_files, in_process_of_its_own, write_audio
+from tests.conftest import add_bad_files, in_process_of_its_own, write_audio
 from tests.embed.common import assert_same, embedded, request
 
 needs_ray = pytest.mark.skipif(
@@ -70,13 +71,14 @@ def test_a_run_that_the_other_engine_began_goes_on(
 
 
 @needs_ray
-def test_json_lines_come_in_the_order_of_the_inputs(
-    ray: None, bundle: Bundle, tmp_path: Path, loev: Loev
-) -> None:
+def test_json_lines_of_a_list_come_in_its_order(ray: None, bundle: Bundle, tmp_path: Path) -> None:
     files = [write_audio(tmp_path / f"{i:02}.wav", 0.3, seed=i) for i in range(20)][::-1]
-    done = loev("embed", *files, "--out", "-", "--engine", "ray", "--model", bundle.path)
-    assert done.code == 0
-    assert [json.loads(line)["path"] for line in done.out.splitlines()] == list(map(str, files))
+    listed = "\n".join(map(str, files)).encode()
+    stdout = io.BytesIO()
+    wanted = Request(["-"], "-", model=str(bundle.path), engine="ray")
+    assert embed(wanted, stdin=io.BytesIO(listed), stdout=stdout).n_done == 20
+    lines = stdout.getvalue().splitlines()
+    assert [json.loads(line)["path"] for line in lines] == list(map(str, files))
 
 
 @needs_ray
