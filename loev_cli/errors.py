@@ -73,10 +73,14 @@ class InputError(LoevError):
 
     Args:
         stage: where it failed, as written to ``failures.jsonl``.
+        kind: the type of what went wrong, as written there, where no ``__cause__`` tells it.
     """
 
-    def __init__(self, message: str, *, stage: Stage, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, stage: Stage, kind: str | None = None, hint: str | None = None
+    ) -> None:
         self.stage: Stage = stage
+        self.kind = kind
         super().__init__(message, hint=hint)
 
 

@@ -183,8 +183,10 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
-def in_process_of_its_own(*arguments: str | Path, stdin: bytes = b"") -> Outcome:
+def in_process_of_its_own(
+    *arguments: str | Path, stdin: bytes = b"", timeout_s: float = 60
+) -> Outcome:
     done = subprocess.run(
-        command(*arguments), input=stdin, capture_output=True, env=environment(), timeout=60
+        command(*arguments), input=stdin, capture_output=True, env=environment(), timeout=timeout_s
     )
     return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from loev_cli import bundle as bundles
-from loev_cli.backends import machine, open_encoder, ort, select_subspaces
+from loev_cli.backends import EncoderPool, machine, open_encoder, ort, select_subspaces
+from loev_cli.backends.machine import CudaDriver
 from loev_cli.bundle import Bundle
 from loev_cli.errors import BundleError, LoevError, UsageError
 from tests.conftest import RATE_HZ, SUBSPACES, WINDOW_N, environment, music, write_config
@@ -227,3 +229,22 @@ def test_without_torch_the_extra_is_named(bundle: Bundle) -> None:
 
 def test_the_tiny_model_is_valid_onnx(bundle: Bundle) -> None:
     onnx.checker.check_model(str(bundle.path / bundles.ONNX_FILE))
+
+
+def test_a_pool_gives_each_batch_to_who_has_least_to_do(bundle: Bundle) -> None:
+    encoders = [open_encoder(bundle, device="cpu", n_threads=1) for _ in range(3)]
+    pool = EncoderPool(encoders, "cuda:all")
+    rng = np.random.default_rng(0)
+    batches = [rng.standard_normal((2, WINDOW_N)).astype(np.float32) for _ in range(12)]
+    with ThreadPoolExecutor(6) as threads:
+        for batch, vectors in zip(batches, threads.map(pool.encode, batches), strict=True):
+            for name, expected in encoders[0].encode(batch).items():
+                np.testing.assert_array_equal(vectors[name], expected)
+    assert (pool.device, pool.n_devices) == ("cuda:all", 3)
+    assert pool._n_under_way == [0, 0, 0]
+
+
+def test_all_gpus_without_a_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loev_cli.backends.cuda_driver", lambda: CudaDriver(0, "no driver"))
+    with pytest.raises(UsageError, match="device cuda:all is not available: no driver"):
+        open_encoder(bundle, device="cuda:all")

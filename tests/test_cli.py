@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import pytest
 import typer
 
 from loev_cli import __version__
+from loev_cli.backends.machine import CudaDriver
 from loev_cli.bundle import FORMAT_VERSION, ONNX_FILE, Bundle
 from loev_cli.cli import COMMANDS, build_app, main
 from loev_cli.cli._boundary import signals_raise
@@ -49,7 +49,8 @@ def test_embed_a_folder(loev: Loev, bundle: Bundle, library: Path, tmp_path: Pat
     assert done.out == ""
     (summary,) = done.lines
     assert summary.startswith("5 tracks, 0:00:12 of audio in ")
-    assert summary.endswith(f" x real time) -> {out}")
+    assert " x real time; decode " in summary
+    assert summary.endswith(f"%) -> {out}")
     with np.load(out, allow_pickle=False) as columns:
         assert columns["pitch"].shape == (5, 4)
     assert loev("embed", library, "--out", out, "--model", bundle.path, "--quiet").err == ""
@@ -60,8 +61,9 @@ def test_some_failed_is_exit_3(loev: Loev, bundle: Bundle, library: Path, tmp_pa
     out = tmp_path / "x.npz"
     done = loev("embed", library, "--out", out, "--model", bundle.path)
     assert done.code == 3
-    assert done.lines[0].startswith(f"loev: failed (open): {library / 'bad.mp3'}: ")
-    assert done.lines[1].startswith(f"loev: failed (open): {library / 'empty.wav'}: ")
+    failed = sorted(done.lines[:2])  # as they are met
+    assert failed[0].startswith(f"loev: failed (open): {library / 'bad.mp3'}: ")
+    assert failed[1].startswith(f"loev: failed (open): {library / 'empty.wav'}: ")
     assert done.lines[3] == f"2 files failed, listed in {out}.failures.jsonl"
     assert len(read(out).paths) == 5
     assert len(Path(f"{out}.failures.jsonl").read_text().splitlines()) == 2
@@ -99,7 +101,7 @@ def test_a_list_on_stdin(
     files = ["b/same.wav", "ü é/日本 🎵.wav", "gone.wav"]
     for separator, options in (("\n", []), ("\0", ["--null"])):
         feed(monkeypatch, separator.join(files).encode())
-        out = tmp_path / "x.npz"
+        out = tmp_path / f"x{len(options)}.npz"
         done = loev("embed", "-", *options, "--out", out, "--model", bundle.path)
         assert done.code == 3
         assert "gone.wav: No such file" in done.lines[0]
@@ -119,20 +121,94 @@ def test_json_lines_on_stdout(loev: Loev, bundle: Bundle, library: Path) -> None
     assert not list(library.glob("-*"))
 
 
+def test_json_lines_of_a_list_come_in_its_order(
+    loev: Loev, bundle: Bundle, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(library)
+    files = ["short.WAV", "gone.wav", "long one.flac", "b/same.wav", "a/same.wav"]
+    feed(monkeypatch, "\n".join(files).encode())
+    done = loev("embed", "-", "--out", "-", "--model", bundle.path)
+    paths = [json.loads(line)["path"] for line in done.out.splitlines()]
+    assert paths == [file for file in files if file != "gone.wav"]
+
+
 def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.npz"
     done = loev("embed", library, "--out", out, "--model", bundle.path, "--dry-run")
     assert done.code == 0
-    assert done.out.splitlines() == [
+    *counted, projected = done.out.splitlines()
+    assert counted == [
         "files:      5",
         "audio:      0:00:12",
         "unreadable: 0",
         "vectors:    5",
         "output:     260 B",
     ]
+    assert projected.startswith("time:       about 0:0")
     assert not out.exists()
     add_bad_files(library)
     assert loev("embed", library, "--model", bundle.path, "--dry-run").code == 3
+
+
+def test_running_it_again(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.npz"
+    arguments = ["embed", library, "--out", out, "--model", bundle.path]
+    loev(*arguments)
+    assert loev(*arguments).lines == [
+        "5 files done before, 0 to do",
+        f"nothing new: 5 tracks in {out}",
+    ]
+    (library / "b" / "same.wav").unlink()
+    write_audio(library / "new.wav")
+    done = loev(*arguments)
+    assert done.lines[0] == "4 files done before, 1 to do"
+    assert done.lines[1].endswith(f" -> {out}, which has 6")
+    assert done.lines[2] == "1 row kept of files that are not among the inputs (--prune drops them)"
+    assert loev(*arguments, "--prune").lines[-1] == "1 row dropped of files that are gone"
+    done = loev(*arguments, "--hop-s", "0.1")
+    assert (done.code, len(done.lines)) == (2, 1)
+
+
+def test_stats_name_the_stage_that_limits(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path, "--stats"]
+    _, work, limit = loev(*arguments).lines
+    assert work.startswith("work: decode ")
+    assert limit.startswith("what limits the speed: ")
+    assert limit.split()[4] in ("decode", "encode", "write")
+
+
+def test_log_json_is_nothing_but_json(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    add_bad_files(library)
+    arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path]
+    done = loev(*arguments, "--log-json")
+    assert done.code == 3
+    events = [json.loads(line) for line in done.lines]
+    assert [event["event"] for event in events] == ["started", "failed", "failed", "finished"]
+    assert events[0]["n_tracks"] == 7
+    assert {event["path"] for event in events[1:3]} == {"bad.mp3", "empty.wav"}
+    assert (events[3]["n_done"], events[3]["n_failed"], events[3]["n_rows"]) == (5, 2, 5)
+    assert events[3]["audio_s"] == pytest.approx(12.3)
+    (event,) = map(json.loads, loev(*arguments, "--log-json", "--hop-s", "9").lines)
+    assert (event["event"], "out of range" in event["text"]) == ("error", True)
+    assert loev(*arguments).lines[0] == "5 files done before, 2 to do"
+
+
+def test_an_empty_shard_is_no_failure(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    only = library / "b" / "same.wav"
+    codes, n_rows = [], []
+    for i in (1, 2):
+        out = tmp_path / f"{i}.jsonl"
+        arguments = ["--out", out, "--model", bundle.path, "--shard", f"{i}/2"]
+        codes.append(loev("embed", only, *arguments).code)
+        n_rows.append(len(read(out).paths))
+    assert codes == [0, 0]
+    assert sorted(n_rows) == [0, 1]
 
 
 # ---------------------------------------------------------------- bad use
@@ -147,7 +223,7 @@ def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> N
         (["{in}", "--subspaces", "pitch,,"], 2, "empty name"),
         (["{in}", "--out", "{tmp}/no/x.npz"], 2, "no folder {tmp}/no"),
         (["{in}", "--out", "/proc/x.npz"], 1, "cannot write /proc/x.npz"),
-        (["{in}", "--out", "{tmp}/x.csv"], 2, ".npz, .parquet, .jsonl"),
+        (["{in}", "--out", "{tmp}/x.csv"], 2, ".npz, .parquet, .lance"),
         (["{in}", "--out", "{tmp}/precious.npz"], 2, "--overwrite"),
         (["{in}", "--hop-s", "0"], 2, "hop of 0 s is out of range"),
         (["{in}", "--hop-s", "99"], 2, "window of 0.5 s"),
@@ -157,9 +233,10 @@ def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> N
         (["{in}", "--model", ""], 2, "no model ''"),
         (["{in}", "--out", ""], 2, "name a file with --out"),
         ([""], 2, "an input is empty"),
+        (["{in}", "--shard", "3/2"], 2, "--shard '3/2' is no part of a whole"),
+        (["{in}", "--shard", "auto"], 2, "no task of a Slurm, SGE or PBS array job"),
         (["{in}", "--batch-size", "0"], 2, "Invalid value for '--batch-size'"),
         (["{in}", "--sbspaces", "pitch"], 2, "No such option: --sbspaces"),
-        (["s3://bucket/x"], 2, "remote inputs are not supported"),
         ([], 2, "Missing argument"),
     ],
 )
@@ -236,7 +313,19 @@ def test_debug_says_why_there_is_no_gpu(
     monkeypatch.setattr("loev_cli.backends.ort._open_cuda", lambda *a: (None, "no such luck"))
     arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path]
     assert "luck" not in loev(*arguments).err
-    assert "not using CUDA: no such luck" in loev(*arguments, "--debug").err
+    assert "not using CUDA: no such luck" in loev(*arguments, "--overwrite", "--debug").err
+
+
+def test_a_gpu_that_is_not_used_is_no_secret(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loev_cli.backends.ort._open_cuda", lambda *a: (None, "no cuDNN"))
+    arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path]
+    monkeypatch.setattr("loev_cli.backends.ort.cuda_driver", lambda: CudaDriver(1, None))
+    done = loev(*arguments)
+    assert done.code == 0
+    assert done.lines[0] == "loev: warning: a GPU is present and not used: no cuDNN"
+    assert "GPU" not in loev(*arguments, "--overwrite", "--device", "cpu").err
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal(
@@ -316,33 +405,6 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-@posix_only
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_nothing_behind(
-    bundle: Bundle, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    write_audio(tmp_path / "in" / "long.wav", 120.0)
-    out = tmp_path / "x.npz"
-    options = ["--out", str(out), "--model", str(bundle.path), "--hop-s", "0.0002"]
-    process = subprocess.Popen(
-        command("embed", tmp_path / "in", *options, "--batch-size", "1"),
-        stderr=subprocess.PIPE,
-        env=environment(),
-    )
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob(".x.npz.*")):  # the writer is open: the run is under way
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
-    time.sleep(0.2)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode == code
-    (line,) = stderr.decode().splitlines()
-    assert line.startswith(f"loev: interrupted ({number.name})")
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
 @posix_only

@@ -18,8 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Rows from the bottom up; a module imports from rows below its own, or from its own part.
 ROWS = [
-    ["errors"],
-    ["bundle"],
+    ["errors", "interrupts"],
+    ["bundle", "remote"],
     ["model", "audio", "windows"],
     ["backends", "writers"],
     ["embed", "evaluate", "search", "export", "train", "hear"],

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.util
 import io
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from loev_cli.bundle import Bundle
-from loev_cli.errors import OutputError, UsageError
+from loev_cli.errors import MissingExtraError, OutputError, UsageError
 from loev_cli.writers import (
+    FOLDERS,
     FORMATS,
     Meta,
     Row,
@@ -27,6 +31,7 @@ from loev_cli.writers import (
     read,
     read_meta,
 )
+from loev_cli.writers import rows as rows_of
 
 DIMS = {"invariant": 5, "pitch": 3}
 PATHS = ["a/x y.mp3", "b/x y.mp3", "ü/日本 🎵.wav"]
@@ -46,6 +51,13 @@ def meta_of(bundle: Bundle, *, per_window: bool = False, **changes: Any) -> Meta
     return meta | changes
 
 
+TAGS = [
+    {"artist": "Ärtist", "isrc": ""},
+    {"artist": "日本 🎵"},
+    {"artist": "", "isrc": "X", "no": "y"},
+]
+
+
 def rows(per_window: bool) -> list[Row]:
     rng = np.random.default_rng(0)
     made = []
@@ -53,7 +65,7 @@ def rows(per_window: bool) -> list[Row]:
         shape = (WINDOWS[i],) if per_window else ()
         vectors = {n: rng.standard_normal((*shape, d)).astype(np.float32) for n, d in DIMS.items()}
         starts = np.arange(WINDOWS[i], dtype=np.float32) * np.float32(0.1) if per_window else None
-        made.append(Row(path, 1.1 * (i + 1), i == 1, vectors, starts))
+        made.append(Row(path, 1.1 * (i + 1), i == 1, vectors, starts, TAGS[i]))
     return made
 
 
@@ -64,7 +76,14 @@ def write(out: Path, meta: Meta, per_window: bool = False) -> None:
         writer.commit()
 
 
-every_format = pytest.mark.parametrize("extension", FORMATS)
+no_lance = pytest.mark.skipif(
+    importlib.util.find_spec("lance") is None, reason="the extra 'db' is not installed"
+)
+FILES = [extension for extension in FORMATS if extension not in FOLDERS]
+every_format = pytest.mark.parametrize(
+    "extension", [*FILES, *(pytest.param(extension, marks=no_lance) for extension in FOLDERS)]
+)
+every_file_format = pytest.mark.parametrize("extension", FILES)
 
 
 @every_format
@@ -94,6 +113,104 @@ def test_what_is_written_is_read(
         assert file.track is None
         assert file.start_s is None
     assert list(tmp_path.iterdir()) == [out]
+
+
+@every_format
+@pytest.mark.parametrize("per_window", [False, True])
+def test_tags_are_columns(bundle: Bundle, tmp_path: Path, extension: str, per_window: bool) -> None:
+    out = tmp_path / f"x{extension}"
+    meta = meta_of(bundle, per_window=per_window, tags=["artist", "isrc"])
+    write(out, meta, per_window)
+    assert read_meta(out)["tags"] == ["artist", "isrc"]
+    file = read(out)
+    assert file.tags == {"artist": ["Ärtist", "日本 🎵", ""], "isrc": ["", "", "X"]}
+    assert file.paths == PATHS
+    assert [row.tags for row in rows_of(out)] == [
+        {"artist": artist, "isrc": isrc} for artist, isrc in zip(*file.tags.values(), strict=True)
+    ]
+    check_replaceable(str(out), meta)
+    with pytest.raises(UsageError, match="do not agree on tags"):
+        check_replaceable(str(out), meta_of(bundle, per_window=per_window))
+
+
+def test_columns_of_tags_are_strings(bundle: Bundle, tmp_path: Path) -> None:
+    meta = meta_of(bundle, tags=["artist", "isrc"])
+    for extension in FILES:
+        write(tmp_path / f"x{extension}", meta)
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as columns:
+        assert columns["tag_artist"].tolist() == ["Ärtist", "日本 🎵", ""]
+    assert pq.read_table(tmp_path / "x.parquet")["tag_isrc"].to_pylist() == ["", "", "X"]
+    first = (tmp_path / "x.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    assert json.loads(first)["tag_artist"] == "Ärtist"
+
+
+@every_format
+@pytest.mark.parametrize("per_window", [False, True])
+@pytest.mark.parametrize("n_copies", [0, 1, 700])
+def test_rows_come_back_one_by_one(
+    bundle: Bundle, tmp_path: Path, extension: str, per_window: bool, n_copies: int
+) -> None:
+    out = tmp_path / f"x{extension}"
+    given = [
+        replace(row, path=f"{copy:04} {row.path}")
+        for copy in range(n_copies)
+        for row in rows(per_window)
+    ]
+    with open_writer(str(out), meta_of(bundle, per_window=per_window)) as writer:
+        for row in given:
+            writer.add(row)
+        writer.commit()
+    found = list(rows_of(out))
+    assert [row.path for row in found] == read(out).paths == [row.path for row in given]
+    for row, expected in zip(found, given, strict=True):
+        assert np.float32(row.duration_s) == np.float32(expected.duration_s)
+        assert row.silent == expected.silent
+        for name in DIMS:
+            np.testing.assert_array_equal(row.vectors[name], expected.vectors[name])
+        if per_window:
+            np.testing.assert_array_equal(row.start_s, expected.start_s)  # type: ignore[arg-type]
+
+
+@every_format
+def test_a_track_longer_than_any_block_comes_back_whole(
+    bundle: Bundle, tmp_path: Path, extension: str
+) -> None:
+    out = tmp_path / f"x{extension}"
+    n_windows = 50_000
+    vectors = {n: np.full((n_windows, d), 0.5, np.float32) for n, d in DIMS.items()}
+    long = Row("b", 1.0, False, vectors, np.arange(n_windows, dtype=np.float32))
+    with open_writer(str(out), meta_of(bundle, per_window=True)) as writer:
+        for row in (replace(rows(True)[0], path="a"), long, replace(rows(True)[2], path="c")):
+            writer.add(row)
+        writer.commit()
+    _, found, _ = rows_of(out)
+    np.testing.assert_array_equal(found.start_s, long.start_s)  # type: ignore[arg-type]
+    assert found.vectors["pitch"].shape == (n_windows, 3)
+
+
+def test_jsonl_lines_in_any_order_come_back_sorted(bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "x.jsonl"
+    write(out, meta_of(bundle))
+    out.write_bytes(b"".join(reversed(out.read_bytes().splitlines(keepends=True))))
+    assert [row.path for row in rows_of(out)] == read(out).paths == PATHS
+
+
+@every_file_format
+def test_a_damaged_file_is_one_clear_error(bundle: Bundle, tmp_path: Path, extension: str) -> None:
+    """Whatever byte is wrong: all rows come, or an error that says so; never another exception."""
+    out = tmp_path / f"x{extension}"
+    write(out, meta_of(bundle))
+    content = out.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        out.write_bytes(damaged if rng.random() < 0.7 else damaged[: rng.integers(len(content))])
+        for reader in (read, lambda path: list(rows_of(path))):
+            try:
+                reader(out)  # type: ignore[operator]
+            except UsageError:
+                continue
 
 
 def test_npz_is_as_the_contract_says(bundle: Bundle, tmp_path: Path) -> None:
@@ -148,16 +265,17 @@ def test_nothing_appears_without_commit(bundle: Bundle, tmp_path: Path, extensio
     assert list(tmp_path.iterdir()) == []
 
 
-@every_format
+def no_space(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@every_file_format
 def test_a_failed_write_leaves_the_earlier_output(
     bundle: Bundle, tmp_path: Path, extension: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / f"x{extension}"
     write(out, meta_of(bundle))
     before = out.read_bytes()
-
-    def no_space(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", no_space)
     with pytest.raises(OutputError, match="No space left"):
@@ -197,7 +315,7 @@ class FullTarget:
         self.aborted = True
 
 
-@every_format
+@every_file_format
 def test_a_full_disk_is_one_clear_error(bundle: Bundle, extension: str) -> None:
     target = FullTarget()
     module = importlib.import_module(FORMATS[extension])
@@ -226,7 +344,7 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
     check_output("-")
     check_output(str(tmp_path / "x.NPZ"))
     for name in ("x.csv", "x", "npz", ".npz"):
-        with pytest.raises(UsageError, match=r"\.npz, \.parquet, \.jsonl, or -"):
+        with pytest.raises(UsageError, match=r"\.npz, \.parquet, \.lance, \.jsonl, or -"):
             check_output(str(tmp_path / name))
     with pytest.raises(UsageError, match="no folder"):
         check_output(str(tmp_path / "missing" / "x.npz"))
@@ -254,7 +372,7 @@ def test_a_write_protected_output_is_not_replaced(
         check_output(str(out))
 
 
-@every_format
+@every_file_format
 def test_only_its_like_is_replaced(bundle: Bundle, tmp_path: Path, extension: str) -> None:
     out = tmp_path / f"x{extension}"
     check_replaceable(str(out), meta_of(bundle))
@@ -284,12 +402,13 @@ def test_files_of_different_making_are_not_mixed(bundle: Bundle) -> None:
 
 
 def test_a_subspace_may_not_take_a_columns_name(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be called 'path'"):
-        open_writer(str(tmp_path / "x.npz"), meta_of(bundle, subspaces={"path": 3}))
+    for name in ("path", "tag_artist"):
+        with pytest.raises(UsageError, match=f"cannot be called '{name}'"):
+            open_writer(str(tmp_path / "x.npz"), meta_of(bundle, subspaces={name: 3}))
     assert list(tmp_path.iterdir()) == []
 
 
-@every_format
+@every_file_format
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 junk", b"PAR1 junk PAR1", b"{}\n"])
 def test_other_files_are_refused(tmp_path: Path, extension: str, content: bytes) -> None:
     file = tmp_path / f"x{extension}"
@@ -321,3 +440,10 @@ def test_a_torn_jsonl_names_the_line(bundle: Bundle, tmp_path: Path) -> None:
     out.write_bytes(out.read_bytes()[:-30])
     with pytest.raises(UsageError, match="line 3"):
         read(out)
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lance", None)
+    monkeypatch.delitem(sys.modules, "loev_cli.writers.lance", raising=False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'loev-cli\[db\]'"):
+        check_output(str(tmp_path / "x.lance"))

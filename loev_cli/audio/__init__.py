@@ -1,23 +1,35 @@
 """Audio files: find them, and decode any length in bounded memory to mono at the model's rate.
 
-find    what a user names (files, folders, a list on stdin) -> ordered sources, each once
-decode  one file -> mono float32 blocks at the model's rate
-load    one file -> its whole waveform
-probe   one file -> length, rate and channels by its header
+find       what a user names (files, folders, a list on stdin) -> ordered sources, each once
+decode     one file -> mono float32 blocks at the model's rate
+load       one file -> its whole waveform
+probe      one file -> length, rate and channels by its header
+read_tags  one file -> artist, title, ... as it says
+
+DecoderProcess does decode and probe in another process, where a file cannot do harm.
 """
 
+from loev_cli.audio.copies import brought_here
 from loev_cli.audio.decoding import Decoding, FileInfo, decode, load, probe
+from loev_cli.audio.isolation import DEFAULT_TIMEOUT_S, DecoderProcess, RemoteDecoding
 from loev_cli.audio.sources import AUDIO_EXTENSIONS, STDIN, Source, find, spell_out
+from loev_cli.audio.tags import TAGS, read_tags
 
 __all__ = [
     "AUDIO_EXTENSIONS",
+    "DEFAULT_TIMEOUT_S",
     "STDIN",
+    "TAGS",
+    "DecoderProcess",
     "Decoding",
     "FileInfo",
+    "RemoteDecoding",
     "Source",
+    "brought_here",
     "decode",
     "find",
     "load",
     "probe",
+    "read_tags",
     "spell_out",
 ]

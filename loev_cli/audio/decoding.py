@@ -23,7 +23,8 @@ from loev_cli.errors import InputError
 # Bounds of what one block may hold, whatever rate and channels a header claims.
 _BLOCK_S = 4.0
 _BLOCK_N_VALUES = 2**21
-_PLAUSIBLE_RATES_HZ = range(1_000, 1_000_001)
+# Up to what FFmpeg makes of the highest DSD rate.
+_PLAUSIBLE_RATES_HZ = range(1_000, 3_072_001)
 # Encoders pad and trim by a frame or two; less than this is no truncation.
 _SLACK_S = 0.1
 
@@ -149,7 +150,7 @@ def _resample(
 
 
 def _open(file: Path) -> Reader:
-    _check_is_readable_file(file)
+    check_is_readable_file(file)
     try:
         reader: Reader = SoundFileReader(file)
     except UnreadableError:
@@ -170,8 +171,12 @@ def _open(file: Path) -> Reader:
     return reader
 
 
-def _check_is_readable_file(file: Path) -> None:
-    """Reject what would fail obscurely, or block for ever (a pipe named ``x.wav``)."""
+def check_is_readable_file(file: Path) -> None:
+    """Reject what would fail obscurely, or block for ever (a pipe named ``x.wav``).
+
+    Raises:
+        InputError: stage ``open``.
+    """
     try:
         status = file.stat()
         if stat.S_ISDIR(status.st_mode):

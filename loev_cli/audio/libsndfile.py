@@ -12,10 +12,13 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from loev_cli.audio import containers
 from loev_cli.audio.readers import BrokenStreamError, UnreadableError, mix_to_mono
 
 # libsndfile shortens a chunk that promises more than the file holds and notes it in its log.
-_SHORTENED = re.compile(r"^\s*(?:data|SSND|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+_SHORTENED = re.compile(
+    r"^\s*(?:data|SSND|riff|Riff size|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE
+)
 # Recorders and pipes that do not know the length yet write sizes from here up.
 _SIZE_UNKNOWN = 0x7FFF0000
 _FRAMES_UNKNOWN = 2**62
@@ -25,7 +28,8 @@ class SoundFileReader:
     """A :class:`~loev_cli.audio.readers.Reader` on libsndfile.
 
     Raises:
-        UnreadableError: libsndfile does not know the format, or finds no samples in it.
+        UnreadableError: libsndfile does not know the format, finds no samples in it, or would not
+            read it to its end.
     """
 
     def __init__(self, file: Path) -> None:
@@ -35,15 +39,28 @@ class SoundFileReader:
             self._stream = soundfile.SoundFile(name)
         except (soundfile.SoundFileError, TypeError) as error:  # TypeError: named *.raw
             raise UnreadableError(str(error)) from error
-        if self._stream.frames == 0:
+        if reason := self._why_not(file):
             self._stream.close()
-            raise UnreadableError("no samples")
+            raise UnreadableError(reason)
         self.sample_rate_hz = int(self._stream.samplerate)
         self.n_channels = int(self._stream.channels)
         n_frames = int(self._stream.frames)
         self.n_frames = n_frames if n_frames < _FRAMES_UNKNOWN else None
-        self.trusts_header = self._stream.format != "MP3" or _mp3_states_its_length(file)
+        is_mp3 = self._stream.format == "MP3"
+        self.trusts_header = not is_mp3 or containers.mp3_length_header(file) is not None
         self._lost_bytes = _bytes_cut_off(str(self._stream.extra_info))
+
+    def _why_not(self, file: Path) -> str | None:
+        """Why another library should read this file, if it should."""
+        if self._stream.frames == 0:
+            return "no samples"
+        if self._stream.format == "FLAC" and self._stream.frames >= _FRAMES_UNKNOWN:
+            return "FLAC from a pipe, which libsndfile reads but cannot end"
+        if self._stream.format == "OGG" and containers.ogg_is_chained(file):
+            return "several Ogg streams one after the other, of which libsndfile reads the first"
+        if self._stream.format == "MP3" and containers.mp3_goes_on(file):
+            return "several MP3 files one after the other, of which libsndfile reads the first"
+        return None
 
     def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
         if self._lost_bytes:
@@ -52,7 +69,10 @@ class SoundFileReader:
             try:
                 frames = self._stream.read(n_samples, dtype="float32", always_2d=True)
             except soundfile.SoundFileError as error:
-                raise BrokenStreamError(str(error).removeprefix("Error : ")) from error
+                reason = str(error).removeprefix("Error : ")
+                if "psf_fseek" in reason:  # soundfile looks where the header says the end is
+                    reason = "it ends before its header says"
+                raise BrokenStreamError(reason) from error
             if not len(frames):
                 return
             yield mix_to_mono(frames)
@@ -68,17 +88,3 @@ def _bytes_cut_off(log: str) -> int:
     promised, present = int(match[1]), int(match[2])
     missing = promised - present
     return missing if missing > 8 and promised < _SIZE_UNKNOWN else 0
-
-
-def _mp3_states_its_length(file: Path) -> bool:
-    """Whether the first MPEG frame is a Xing/Info header; without one the length is a guess."""
-    with file.open("rb") as stream:
-        head = stream.read(10)
-        if head[:3] == b"ID3":
-            size = 0
-            for byte in head[6:10]:  # ID3v2 sizes have 7 bits to the byte
-                size = size << 7 | byte & 0x7F
-            stream.seek(10 + size)
-            head = b""
-        head += stream.read(256)
-    return b"Xing" in head or b"Info" in head

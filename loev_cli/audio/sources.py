@@ -4,6 +4,7 @@ loev embed music            music/a/x.mp3   is row  a/x.mp3
 loev embed music more       music/a/x.mp3   is row  music/a/x.mp3
 loev embed music/a/x.mp3    music/a/x.mp3   is row  music/a/x.mp3
 ... | loev embed -          as the line says
+loev embed s3://b/music     s3://b/music/a/x.mp3 is row a/x.mp3
 """
 
 from __future__ import annotations
@@ -11,38 +12,54 @@ from __future__ import annotations
 import codecs
 import errno
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+from urllib.parse import unquote
 
 from loev_cli.errors import UsageError
+from loev_cli.remote import RemoteFile, describe, files_below, is_url
 
 # What a folder is searched for. A file named outright is taken whatever it is called.
 # fmt: off
 AUDIO_EXTENSIONS = frozenset([
-    ".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".flac",
-    ".mp3", ".mp2", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma",
-    ".ape", ".wv", ".tta", ".mka", ".webm", ".ac3",
+    # uncompressed, and what carries it
+    ".wav", ".wave", ".bwf", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".afc", ".au", ".snd",
+    ".caf", ".voc",
+    # lossless
+    ".flac", ".fla", ".alac", ".ape", ".wv", ".tta", ".tak", ".shn", ".dsf", ".dff", ".mlp", ".thd",
+    # lossy
+    ".mp3", ".mp2", ".mp1", ".mpa", ".mpga", ".ogg", ".oga", ".opus", ".spx", ".m4a", ".m4b",
+    ".m4r", ".aac", ".adts", ".wma", ".mpc", ".mp+", ".mka", ".weba", ".ac3", ".eac3", ".ec3",
+    ".dts", ".amr", ".awb", ".ra", ".rm", ".oma", ".aa3", ".at3",
+    # video, of which the sound is taken
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".asf", ".wmv", ".flv", ".ogv", ".ogx",
+    ".3gp", ".3g2", ".mpg", ".mpeg",
 ])
 # fmt: on
 
 STDIN = "-"
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One input file.
 
     Attributes:
         path: its row name in the output, ``/`` separated, unique in a run.
         file: where it lies.
+        remote: where it lies if that is not on this machine; ``file`` means nothing then.
     """
 
     path: str
     file: Path
+    remote: RemoteFile | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for people."""
+        return str(self.file) if self.remote is None else self.remote.url
 
 
 def find(
@@ -54,13 +71,13 @@ def find(
     it is opened, as its own file's failure; so does a folder below an input that cannot be read.
 
     Args:
-        inputs: files, folders, and ``-`` for a list of them on ``stdin``.
+        inputs: files, folders, URLs of either, and ``-`` for a list of them on ``stdin``.
         stdin: where ``-`` reads from.
         null: the list on stdin is separated by NUL instead of newlines.
 
     Raises:
-        UsageError: an argument is empty, does not exist or is a URL, or two files would share a
-            row name.
+        UsageError: an argument is empty or does not exist, or two files would share a row name.
+        RemoteError: a URL cannot be listed.
     """
     folder_prefixed = len(inputs) > 1
     found: dict[str, Source] = {}  # by absolute path: the same file twice is one row
@@ -69,13 +86,13 @@ def find(
         prefixed = folder_prefixed or not must_exist
         for source in _sources_of(given, must_exist=must_exist, prefixed=prefixed):
             # Absolute but not resolved: `link/../x` must not be taken for `x`.
-            key = str(source.file.absolute())
+            key = source.place if source.remote else str(source.file.absolute())
             if key in found:
                 continue
             other = names.setdefault(source.path, source)
             if other is not source:
                 raise UsageError(
-                    f"{source.file} and {other.file} would share the row name {source.path!r}",
+                    f"{source.place} and {other.place} would share the row name {source.path!r}",
                     hint="rename one of them",
                 )
             found[key] = source
@@ -107,10 +124,9 @@ def _split_lines(listed: bytes) -> list[bytes]:
 
 
 def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Source]:
-    if _URL.match(given):
-        raise UsageError(
-            f"{given}: remote inputs are not supported yet", hint="copy the files here first"
-        )
+    if is_url(given):
+        yield from _remote_sources_of(given, must_exist=must_exist, prefixed=prefixed)
+        return
     if "\0" in given:
         raise UsageError("a path holds a NUL character", hint="use --null for NUL-separated lists")
     if not given:  # Path("") would be the folder we happen to be in
@@ -129,6 +145,28 @@ def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Sou
         relative = str(file.relative_to(path))
         full = f"{root}/{relative}" if root != "/" else f"/{relative}"
         yield Source(_row_name(full if prefixed else relative), file)
+
+
+def _remote_sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Source]:
+    if not must_exist and PurePosixPath(given).suffix.lower() in AUDIO_EXTENSIONS:
+        yield Source(given, Path(given), describe(given))  # not there: its own failure, later
+        return
+    files = files_below(given)
+    if not files and must_exist:
+        raise UsageError(f"no such file or folder: {given}")
+    root = given.rstrip("/") + "/"
+    for file in files:
+        relative = unquote(file.url.removeprefix(root))
+        if file.url == given:
+            yield Source(given, Path(given), file)
+        elif _is_audio_name(relative):
+            yield Source(file.url if prefixed else relative, Path(file.url), file)
+
+
+def _is_audio_name(relative: str) -> bool:
+    path = PurePosixPath(relative)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and path.suffix.lower() in AUDIO_EXTENSIONS
 
 
 def _check_exists(path: Path) -> None:

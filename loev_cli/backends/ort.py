@@ -34,6 +34,8 @@ class OnnxEncoder:
 
     backend = "onnx"
     precision = "fp32"
+    n_devices = 1
+    unused_gpu: str | None = None
 
     def __init__(
         self, bundle: Bundle, session: ort.InferenceSession, device: str, subspaces: dict[str, int]
@@ -82,6 +84,7 @@ def open_encoder(
     file = bundle.verified(ONNX_FILE)
     ort.set_default_logger_severity(_FATAL_ONLY)
     session: ort.InferenceSession | None = None
+    problem: str | None = None
     opened = "cpu"
     if device != "cpu":
         wanted = "cuda:0" if device == "auto" else device
@@ -98,7 +101,10 @@ def open_encoder(
     if session is None:
         session = _open_session(file, ["CPUExecutionProvider"], n_threads)
     _check_contract(bundle, session)
-    return OnnxEncoder(bundle, session, opened, subspaces)
+    encoder = OnnxEncoder(bundle, session, opened, subspaces)
+    if problem is not None and cuda_driver().problem is None:
+        encoder.unused_gpu = problem
+    return encoder
 
 
 def cuda_problem(bundle: Bundle) -> str | None:

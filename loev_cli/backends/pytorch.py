@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.backends.machine import cuda_driver
 from loev_cli.bundle import Bundle
 from loev_cli.errors import LoevError, UsageError, needs_extra
 
@@ -27,6 +28,8 @@ class TorchEncoder:
     """An :class:`~loev_cli.backends.Encoder` on a torch module."""
 
     backend = "torch"
+    n_devices = 1
+    unused_gpu: str | None = None
 
     def __init__(
         self,
@@ -98,8 +101,10 @@ def open_encoder(
         torch.set_num_threads(n_threads)
     module = load_model(bundle)
     fold_weights(module)
-    module = module.to(device)
-    return TorchEncoder(bundle, module, device, precision, subspaces)
+    encoder = TorchEncoder(bundle, module.to(device), device, precision, subspaces)
+    if problem is not None and cuda_driver().problem is None:
+        encoder.unused_gpu = problem
+    return encoder
 
 
 def cuda_problem(index: int = 0) -> str | None:

@@ -19,6 +19,7 @@ from loev_cli.cli._console import stop_logging
 # (module, function): the command is called like the function. Order is that of the help.
 COMMANDS = [
     ("loev_cli.cli.embed", "embed"),
+    ("loev_cli.cli.merge", "merge"),
     ("loev_cli.cli.train", "train"),
     ("loev_cli.cli.export", "export"),
     ("loev_cli.cli.evaluate", "evaluate"),

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from typing import BinaryIO
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
 
+# How a line for people begins -> the event it is for machines.
+_EVENTS = {
+    "loev: error": "error",
+    "loev: warning": "warning",
+    "loev: interrupted": "interrupted",
+}
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
 def say(text: str, *, raw: bool = False) -> None:
     """One line on stderr. Control characters, as file names may hold them, are spelled out."""
     if sys.stderr is None:  # closed by the caller; print() would take stdout instead
+        return
+    if _LOG.in_json:
+        event = next((e for start, e in _EVENTS.items() if text.startswith(start)), "message")
+        tell(event, text=text)
         return
     print(text if raw else text.translate(_CONTROL_CHARACTERS), file=sys.stderr, flush=True)
 
@@ -22,6 +34,27 @@ def show(text: str) -> None:
         return
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def say_in_json() -> None:
+    """Under ``--log-json``: from now on every line on stderr is a JSON object."""
+    _LOG.in_json = True
+
+
+def tell(event: str, **content: Any) -> None:
+    """One event for machines, as a line of JSON on stderr."""
+    if sys.stderr is None:
+        return
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = json.dumps({"event": event, "time": now, **content}, ensure_ascii=True)
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Log:
+    in_json = False
+
+
+_LOG = _Log()
 
 
 def stdin_bytes() -> BinaryIO | None:
@@ -55,7 +88,8 @@ def log_to_stderr() -> None:
 
 
 def stop_logging() -> None:
-    """Undo :func:`log_to_stderr`."""
+    """Undo :func:`log_to_stderr` and :func:`say_in_json`."""
+    _LOG.in_json = False
     _LOGGER.removeHandler(_HANDLER)
     _LOGGER.setLevel(logging.NOTSET)
 

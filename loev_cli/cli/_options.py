@@ -38,6 +38,14 @@ Debug = Annotated[
         rich_help_panel=REPORTING,
     ),
 ]
+LogJson = Annotated[
+    bool,
+    typer.Option(
+        "--log-json",
+        help="What is told on stderr as JSON lines, each with an event, for machines.",
+        rich_help_panel=REPORTING,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.", rich_help_panel=REPORTING)]
 Model = Annotated[
     str,
@@ -50,8 +58,9 @@ Model = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        help="auto takes the first CUDA device if it opens, else the CPU.",
-        metavar="auto|cpu|cuda|cuda:N",
+        help="auto takes the first CUDA device if it opens, else the CPU; cuda:all takes every "
+        "CUDA device.",
+        metavar="auto|cpu|cuda|cuda:N|cuda:all",
         rich_help_panel=RUNNING,
     ),
 ]

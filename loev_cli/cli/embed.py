@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import (
-    clock,
     log_to_stderr,
-    plural,
-    say,
-    show,
-    size,
+    say_in_json,
     stdin_bytes,
     stdout_bytes,
 )
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
 
-if TYPE_CHECKING:
-    from loev_cli.embed import DryRun, Report
+
+class EngineName(StrEnum):
+    """What can do the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def embed(
@@ -29,15 +30,16 @@ def embed(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Audio files, folders (searched recursively), or - for a list of paths on stdin.",
+            help="Audio files, folders (searched recursively), s3:// and other URLs of them, or "
+            "- for a list of paths on stdin.",
             show_default=False,
         ),
     ],
     out: Annotated[
         str | None,
         typer.Option(
-            help="A .npz, .parquet or .jsonl file, or - for JSON lines on stdout; needed unless "
-            "with --dry-run.",
+            help="A .npz, .parquet, .lance or .jsonl file, or - for JSON lines on stdout; needed "
+            "unless with --dry-run.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=options.OUTPUT,
@@ -62,6 +64,15 @@ def embed(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    tags: Annotated[
+        bool,
+        typer.Option(
+            "--tags",
+            help="Keep what the files say about themselves: artist, album, title, date, ISRC, "
+            "MusicBrainz ids and so on, as columns tag_artist, ...",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
     hop_s: Annotated[
         float | None,
         typer.Option(
@@ -75,15 +86,34 @@ def embed(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace an --out that was made with other settings, or is something else.",
+            help="Discard an earlier --out and what a run with other settings has left of it.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="Drop rows of an earlier --out whose file is not among the inputs any more; else "
+            "they stay.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Embed only the I-th of N parts; auto takes I and N from a Slurm, SGE or PBS "
+            "array job. 'loev merge' joins the parts.",
+            metavar="I/N|auto",
+            show_default=False,
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option(
             "--strict",
-            help="Stop at the first bad file and write nothing; else bad files are listed and "
+            help="Stop at the first bad file and write no output; else bad files are listed and "
             "the others go on.",
             rich_help_panel=options.RUNNING,
         ),
@@ -101,7 +131,8 @@ def embed(
         bool,
         typer.Option(
             "--dry-run",
-            help="Count files and hours by their headers and check the options; embed nothing.",
+            help="Count files and hours by their headers, project size and time, check the "
+            "options; embed nothing.",
             rich_help_panel=options.RUNNING,
         ),
     ] = False,
@@ -123,12 +154,39 @@ def embed(
         int | None,
         typer.Option(
             min=1,
-            help="Threads that decode audio; default by the machine.",
+            help="Processes that decode audio; default by the machine.",
             metavar="N",
             show_default=False,
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            help="What does the work: local, or ray on the cluster that RAY_ADDRESS names, or "
+            "without one on this machine; --workers counts its workers then.",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = EngineName.LOCAL,
+    file_timeout_s: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            help="A file counts as bad when its decoder gives no audio for so many seconds, or "
+            "falls so far behind the file's playing time.",
+            metavar="SECONDS",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = 300.0,
+    stats: Annotated[
+        bool,
+        typer.Option(
+            "--stats",
+            help="Say in the end where the time went and what limits the speed.",
+            rich_help_panel=options.REPORTING,
+        ),
+    ] = False,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -136,8 +194,13 @@ def embed(
 
     Example: loev embed ~/Music --out emb.npz
     """
-    from loev_cli import embed as job
+    import os
 
+    from loev_cli import embed as job
+    from loev_cli.cli import _embed_report as tell
+
+    if log_json:
+        say_in_json()
     if debug:
         log_to_stderr()
     request = job.Request(
@@ -146,34 +209,39 @@ def embed(
         model=model,
         subspaces=None if subspaces is None else _split(subspaces),
         per_window=per_window,
+        tags=tags,
         hop_s=hop_s,
         device=device,
         backend=backend.value,
         precision=precision.value,
         batch_size=batch_size,
         workers=workers,
+        engine=engine.value,
+        file_timeout_s=file_timeout_s,
+        shard=None if shard is None else job.parse_shard(shard, os.environ),
+        prune=prune,
         strict=strict,
         overwrite=overwrite,
         null=null,
     )
     if dry_run:
         plan = job.dry_run(request, stdin=stdin_bytes())
-        _show_plan(plan)
+        tell.plan(plan)
         raise typer.Exit(_exit_code(plan.n_files - len(plan.unreadable), len(plan.unreadable)))
 
-    from loev_cli.cli._progress import Progress
-
-    try:
-        with Progress(quiet=quiet) as progress:
+    with tell.Progress(quiet=quiet, log_json=log_json) as progress:
+        try:
             report = job.embed(
                 request, stdin=stdin_bytes(), stdout=stdout_bytes(), on_event=progress.take
             )
-    except KeyboardInterrupt as interrupt:
-        left = "the lines so far are whole" if out == "-" else "nothing was written"
-        interrupt.add_note(f"{left}, the same command starts again")
-        raise
-    _say_report(report, request.out or "", quiet)
-    raise typer.Exit(_exit_code(report.n_done, len(report.failures)))
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(progress.how_to_go_on(out or ""))
+            raise
+    tell.report(report, request, quiet=quiet, stats=stats, log_json=log_json)
+    n_failed = len(report.failures)
+    if request.shard is not None:  # the hash may give a part nothing, or nothing good
+        raise typer.Exit(EXIT_SOME_FAILED if n_failed else EXIT_DONE)
+    raise typer.Exit(_exit_code(report.n_rows, n_failed))
 
 
 def _split(names: str) -> list[str]:
@@ -183,40 +251,7 @@ def _split(names: str) -> list[str]:
     return parts
 
 
-def _exit_code(n_done: int, n_failed: int) -> int:
-    if n_done == 0:
+def _exit_code(n_rows: int, n_failed: int) -> int:
+    if n_rows == 0:
         return EXIT_FAILED
     return EXIT_SOME_FAILED if n_failed else EXIT_DONE
-
-
-def _say_report(report: Report, out: str, quiet: bool) -> None:
-    from loev_cli.embed import FAILURES_SUFFIX
-    from loev_cli.writers import STDOUT
-
-    n_failed = len(report.failures)
-    listed = "" if out == STDOUT else f", listed in {out}{FAILURES_SUFFIX}"
-    if report.n_done == 0:
-        all_failed = "the only file" if n_failed == 1 else f"all {n_failed} files"
-        say(f"loev: error: nothing written: {all_failed} failed{listed}")
-        return
-    if quiet:
-        return
-    speed = report.audio_s / max(report.wall_s, 1e-9)
-    where = "standard output" if out == STDOUT else out
-    say(
-        f"{plural(report.n_done, 'track')}, {clock(report.audio_s)} of audio in "
-        f"{report.wall_s:.1f} s ({speed:.0f} x real time) -> {where}"
-    )
-    if n_failed:
-        say(f"{plural(n_failed, 'file')} failed{listed}")
-
-
-def _show_plan(plan: DryRun) -> None:
-    for failure in plan.unreadable:
-        say(f"loev: failed ({failure.stage}): {failure.message}")
-    unknown = f" and {plural(plan.n_unknown_length, 'file')} of unknown length"
-    show(f"files:      {plan.n_files}")
-    show(f"audio:      {clock(plan.audio_s)}{unknown if plan.n_unknown_length else ''}")
-    show(f"unreadable: {len(plan.unreadable)}")
-    show(f"vectors:    {plan.n_vectors}")
-    show(f"output:     {size(plan.out_n_bytes)}")

@@ -1,27 +1,42 @@
 """Embedding a library of audio: find -> decode -> cut -> encode -> pool -> write.
 
-job        what a user asks for, checked and carried out
-runner     the stages of one run, joined
-reader     decode and cut, in threads ahead of the encoder
+request    what a user asks for
+job        the request checked and carried out on an output file, or on standard output
+runner     the stages joined: files in, rows out
+reader     decode and cut, in processes ahead of the encoder
 mapper     windows of many tracks -> batches -> vectors
-assembler  vectors -> one row per track, in order
+assembler  vectors -> one row per track
+journal    rows that are done, kept beside the output; parts: its files; lock: one run at a time
+shards     the part of a library that one array job does; merge joins what they made
+plan       what a run would meet and take, without it
 """
 
+from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
 from loev_cli.embed.failures import FAILURES_SUFFIX, Failure
-from loev_cli.embed.job import DryRun, Request, dry_run, embed
-from loev_cli.embed.runner import Event, Report, RunStarted, Settings, TrackDone, run
+from loev_cli.embed.job import embed
+from loev_cli.embed.journal import JOURNAL_SUFFIX
+from loev_cli.embed.merge import Merged, merge
+from loev_cli.embed.plan import DryRun, dry_run
+from loev_cli.embed.request import Request
+from loev_cli.embed.shards import Shard, parse_shard
+from loev_cli.embed.stats import Stats
 
 __all__ = [
     "FAILURES_SUFFIX",
+    "JOURNAL_SUFFIX",
     "DryRun",
     "Event",
     "Failure",
+    "Merged",
+    "Notice",
     "Report",
     "Request",
     "RunStarted",
-    "Settings",
+    "Shard",
+    "Stats",
     "TrackDone",
     "dry_run",
     "embed",
-    "run",
+    "merge",
+    "parse_shard",
 ]

@@ -1,4 +1,4 @@
-"""Vectors of windows -> one row per track, released in the order of the sources."""
+"""Vectors of windows -> one row per track, as they are done or in the order of the sources."""
 
 from __future__ import annotations
 
@@ -42,34 +42,51 @@ class _Track:
     def row(self, path: str, sample_rate_hz: int) -> Row:
         assert self.end is not None
         if self._pool is not None:
-            return Row(path, self.end.duration_s, self.end.silent, self._pool.mean())
+            vectors = self._pool.mean()
+            return Row(path, self.end.duration_s, self.end.silent, vectors, tags=self.end.tags)
         return Row(
             path,
             self.end.duration_s,
             self.end.silent,
             {name: np.stack([w[name] for w in self._windows]) for name in self._windows[0]},
             (np.array(self._starts) / sample_rate_hz).astype(np.float32),
+            self.end.tags,
         )
 
 
 class Assembler:
-    """Keeps the tracks under way, and hands out finished ones in order.
+    """Keeps the tracks under way, and hands out finished ones.
 
-    A finished track waits for those before it, so that rows come out sorted at any number of
-    workers; what waits is vectors, not audio.
+    Args:
+        sources: the tracks; ``track`` is an index here.
+        sample_rate_hz: the model's.
+        per_window: rows keep their windows.
+        in_order: a finished track waits for those before it. What waits is vectors, not audio.
+
+    Attributes:
+        n_settled: how many tracks have been handed out; with ``in_order`` these are the first.
     """
 
-    def __init__(self, sources: Sequence[Source], sample_rate_hz: int, per_window: bool) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        sample_rate_hz: int,
+        *,
+        per_window: bool = False,
+        in_order: bool = False,
+    ) -> None:
+        self.n_settled = 0
         self._sources = sources
         self._sample_rate_hz = sample_rate_hz
         self._per_window = per_window
+        self._in_order = in_order
         self._tracks: dict[int, _Track] = {}
+        self._failed: set[int] = set()
         self._settled: dict[int, Row | InputError] = {}
-        self._next = 0
 
     def add(self, encoded: Encoded) -> None:
         """Take one window's vectors. A track that has failed meanwhile takes no more."""
-        if not self._has_failed(encoded.track):
+        if encoded.track not in self._failed:
             self._track(encoded.track).add(encoded)
             self._settle(encoded.track)
 
@@ -81,17 +98,18 @@ class Assembler:
     def fail(self, track: int, error: InputError) -> None:
         """Give a track up."""
         self._tracks.pop(track, None)
+        self._failed.add(track)
         self._settled[track] = error
 
-    def ready(self) -> Iterator[tuple[Source, Row | InputError]]:
-        """Rows and failures that are next in order."""
-        while self._next in self._settled:
-            source, outcome = self._sources[self._next], self._settled.pop(self._next)
-            self._next += 1
-            yield source, outcome
-
-    def _has_failed(self, track: int) -> bool:
-        return track < self._next or track in self._settled
+    def ready(self) -> Iterator[tuple[int, Row | InputError]]:
+        """Tracks whose turn it is, each with its row or its failure."""
+        while self._settled:
+            track = self.n_settled if self._in_order else next(iter(self._settled))
+            if track not in self._settled:
+                return
+            outcome = self._settled.pop(track)
+            self.n_settled += 1
+            yield track, outcome
 
     def _track(self, track: int) -> _Track:
         return self._tracks.setdefault(track, _Track(self._per_window))
@@ -105,5 +123,5 @@ class Assembler:
             self._settled[index] = track.row(source.path, self._sample_rate_hz)
             del self._tracks[index]
         else:
-            message = f"{source.file}: the model gives NaN or infinite values for it"
+            message = f"{source.place}: the model gives NaN or infinite values for it"
             self.fail(index, InputError(message, stage="encode"))

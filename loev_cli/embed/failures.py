@@ -32,10 +32,19 @@ class Failure:
 
 
 def describe(path: str, error: InputError) -> Failure:
-    """The failure of the track ``path``. The type is the cause's where there is one."""
-    cause = error.__cause__ or error
+    """The failure of the track ``path``. Its type is the cause's where there is one."""
+    kind = error.kind or type(error.__cause__ or error).__name__
     message = spell_out(" ".join(str(error).split()))
-    return Failure(path, error.stage, type(cause).__name__, message)
+    return Failure(path, error.stage, kind, message)
+
+
+def read_failures(out: str) -> list[Failure]:
+    """What the list beside the output ``out`` says; nothing if there is none, or none of ours."""
+    try:
+        text = Path(out + FAILURES_SUFFIX).read_text(encoding="utf-8")
+        return [Failure(**json.loads(line)) for line in text.splitlines()]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def write_failures(out: str, failures: Sequence[Failure]) -> None:

@@ -4,48 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from loev_cli import bundle as bundles
-from loev_cli.audio import STDIN, Source, find, probe
+from loev_cli.audio import STDIN, TAGS, Source, find
 from loev_cli.backends import Encoder, open_encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
+from loev_cli.embed.cluster import Workers, on_cluster
+from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
 from loev_cli.embed.failures import Failure, describe, write_failures
-from loev_cli.embed.runner import Event, Report, Settings, run
+from loev_cli.embed.journal import Journal
+from loev_cli.embed.parts import Stamp
+from loev_cli.embed.request import Request
+from loev_cli.embed.runner import Settings, actual, outcomes
+from loev_cli.embed.staging import staged
+from loev_cli.embed.stats import Stats
 from loev_cli.errors import InputError, LoevError, UsageError
-from loev_cli.windows import count
-from loev_cli.writers import STDOUT, check_output, check_replaceable, make_meta, open_writer
+from loev_cli.remote import is_url
+from loev_cli.writers import (
+    STDOUT,
+    Meta,
+    Row,
+    check_output,
+    check_replaceable,
+    make_meta,
+    open_writer,
+)
 
-_CPU_BATCH_SIZE = 8
+_CPU_BATCH_SIZE = 2
 _CUDA_BATCH_SIZE = 64
+_CUDA_ENCODERS = 2
 _MAX_WORKERS = 16
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to embed, with which model, into what; the options of ``loev embed``.
-
-    None means: the default that fits the model or the machine.
-    """
-
-    inputs: Sequence[str]
-    out: str | None
-    model: str = bundles.DEFAULT_MODEL
-    subspaces: Sequence[str] | None = None
-    per_window: bool = False
-    hop_s: float | None = None
-    device: str = "auto"
-    backend: str = "auto"
-    precision: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    strict: bool = False
-    overwrite: bool = False
-    null: bool = False
+_SETTLED_PRECISION = {"auto": "fp32"}
 
 
 def _ignore(event: Event) -> None:
@@ -61,120 +56,287 @@ def embed(
 ) -> Report:
     """Carry the request out. The output appears whole, or not at all.
 
-    Files that fail are in the report and in ``<out>.failures.jsonl``; with no row at all no
-    output is written.
+    What an earlier run of the same request has done is kept, be it finished or not; files that
+    are new, changed or failed then are embedded. Files that fail are in the report and in
+    ``<out>.failures.jsonl``; with no row at all no output is written.
 
     Raises:
         UsageError, BundleError, OutputError: the request cannot be carried out.
         InputError: with ``strict``, the first file that fails.
+        LoevError: the backend failed.
     """
     if not request.out:
         raise UsageError("nowhere to write to", hint="name a file with --out")
     out = request.out
     check_output(out)
     bundle = bundles.find(request.model)
-    subspaces = select_subspaces(bundle, request.subspaces)
-    hop_n_samples = _hop_n_samples(bundle, request.hop_s)
-    planned = make_meta(
+    planned = planned_meta(request, bundle)
+    if is_url(out):
+        with staged(out) as local:
+            request = replace(request, out=str(local))
+            return embed(request, stdin=stdin, stdout=stdout, on_event=on_event)
+    if not request.overwrite:
+        check_replaceable(out, planned)
+    sources = find_sources(request, stdin)
+    _check_is_no_input(out, sources)
+    if out == STDOUT:
+        return _to_stdout(request, bundle, planned, sources, stdout, on_event)
+    with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
+        return _Run(request, bundle, planned, sources, journal, on_event).carry_out()
+
+
+def planned_meta(request: Request, bundle: Bundle) -> Meta:
+    """The ``meta`` of the request's output as far as it is known before the model is open.
+
+    Raises:
+        UsageError: the request does not fit the model.
+    """
+    return make_meta(
         bundle,
-        subspaces=subspaces,
-        hop_n_samples=hop_n_samples,
+        subspaces=select_subspaces(bundle, request.subspaces),
+        hop_n_samples=hop_n_samples(bundle, request.hop_s),
         per_window=request.per_window,
         backend=request.backend,
         device=request.device,
-        precision=request.precision,
+        precision=_SETTLED_PRECISION.get(request.precision, request.precision),
+        shard=None if request.shard is None else str(request.shard),
+        tags=TAGS if request.tags else (),
     )
-    if not request.overwrite:
-        check_replaceable(out, planned)
-    sources = _find_sorted(request, stdin)
-    _check_is_no_input(out, sources)
 
+
+class _Run:
+    """One run on an output file: what is to be done, done, and put together with what was."""
+
+    def __init__(
+        self,
+        request: Request,
+        bundle: Bundle,
+        meta: Meta,
+        sources: Sequence[Source],
+        journal: Journal,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._request = request
+        self._bundle = bundle
+        self._meta = meta
+        self._sources = sources
+        self._journal = journal
+        self._on_event = on_event
+        self._stamps = {source.path: _stamp(source) for source in sources}
+        self._failures: list[Failure] = []
+        self._audio_s = 0.0
+
+    def carry_out(self) -> Report:
+        began = time.monotonic()
+        for problem in self._journal.problems:
+            self._on_event(Notice(problem))
+        todo = [s for s in self._sources if not self._is_done(s.path)]
+        self._on_event(RunStarted(len(todo), n_kept=len(self._sources) - len(todo)))
+        stats = Stats(0, 0)
+        if todo:
+            stats = self._embed(todo)
+        n_orphans, n_pruned = self._drop_what_is_gone()
+        self._write_output(stats)
+        self._failures.sort(key=lambda failure: failure.path)
+        write_failures(self._request.out or "", self._failures)
+        return Report(
+            n_done=self._journal.n_added,
+            n_rows=len(self._journal),
+            n_orphans=n_orphans,
+            n_pruned=n_pruned,
+            failures=tuple(self._failures),
+            audio_s=self._audio_s,
+            wall_s=time.monotonic() - began,
+            stats=stats,
+        )
+
+    def _is_done(self, path: str) -> bool:
+        stamp = self._stamps[path]
+        return stamp is not None and self._journal.stamp(path) == stamp
+
+    def _embed(self, todo: Sequence[Source]) -> Stats:
+        with _engine(self._request, self._bundle, todo, self._on_event) as (origin, stats, results):
+            self._journal.note_origin(origin)
+            for track, outcome in results:
+                source = todo[track]
+                if isinstance(outcome, Row):
+                    began = time.monotonic()
+                    self._journal.add(outcome, self._stamps[source.path])
+                    stats.write_s += time.monotonic() - began
+                    self._audio_s += outcome.duration_s
+                    self._on_event(TrackDone(source.path, outcome.duration_s))
+                elif self._request.strict:
+                    raise outcome
+                else:
+                    self._failures.append(describe(source.path, outcome))
+                    self._on_event(self._failures[-1])
+        return stats
+
+    def _drop_what_is_gone(self) -> tuple[int, int]:
+        """Rows whose file is not among the inputs: how many stay, and how many go.
+
+        A row of a file that has changed and now fails says nothing about what is there: it goes.
+        """
+        n_orphans, n_pruned = 0, 0
+        for path in list(self._journal.paths()):
+            current = self._stamps.get(path)
+            if current is None and not self._request.prune:
+                n_orphans += 1
+            elif current is None:
+                n_pruned += 1
+                self._journal.drop(path)
+            elif self._journal.stamp(path) != current:
+                self._journal.drop(path)
+        return n_orphans, n_pruned
+
+    def _write_output(self, stats: Stats) -> None:
+        out = self._request.out or ""
+        # A part without rows is written all the same: that it is there says that it is done.
+        if not len(self._journal) and self._request.shard is None:
+            return
+        if Path(out).exists() and not self._journal.has_news:
+            return
+        began = time.monotonic()
+
+        def commit(before_replace: Callable[[Path], None]) -> None:
+            meta = self._meta | self._journal.origin
+            with open_writer(out, meta, before_replace=before_replace) as writer:
+                for row in self._journal.merged():
+                    writer.add(row)
+                writer.commit()
+
+        self._journal.settle(commit)
+        stats.write_s += time.monotonic() - began
+
+
+def _to_stdout(
+    request: Request,
+    bundle: Bundle,
+    meta: Meta,
+    sources: Sequence[Source],
+    stdout: BinaryIO | None,
+    on_event: Callable[[Event], None],
+) -> Report:
+    """JSON lines in the order of the inputs, as they come. Nothing is kept of them."""
+    began = time.monotonic()
+    on_event(RunStarted(len(sources), n_kept=0))
+    failures: list[Failure] = []
+    n_done, audio_s = 0, 0.0
+    with (
+        _engine(request, bundle, sources, on_event) as (origin, stats, results),
+        open_writer(STDOUT, meta | origin, stdout=stdout) as writer,
+    ):
+        for track, outcome in results:
+            if isinstance(outcome, Row):
+                began_writing = time.monotonic()
+                writer.add(outcome)
+                stats.write_s += time.monotonic() - began_writing
+                n_done += 1
+                audio_s += outcome.duration_s
+                on_event(TrackDone(outcome.path, outcome.duration_s))
+            elif request.strict:
+                raise outcome
+            else:
+                failures.append(describe(sources[track].path, outcome))
+                on_event(failures[-1])
+        if n_done or not sources:
+            writer.commit()
+    return Report(
+        n_done=n_done,
+        n_rows=n_done,
+        failures=tuple(failures),
+        audio_s=audio_s,
+        wall_s=time.monotonic() - began,
+        stats=stats,
+    )
+
+
+@contextlib.contextmanager
+def _engine(
+    request: Request, bundle: Bundle, sources: Sequence[Source], on_event: Callable[[Event], None]
+) -> Iterator[tuple[Meta, Stats, Iterator[tuple[int, Row | InputError]]]]:
+    """What the request says is to do the work, at work on ``sources``: what it adds to ``meta``,
+    where its time goes, and for each source its index with its row or why there is none."""
+    if request.engine == "ray":
+        workers = Workers(
+            bundle=bundle.path,
+            subspaces=tuple(select_subspaces(bundle, request.subspaces)),
+            backend=request.backend,
+            device=request.device,
+            precision=request.precision,
+            count=request.workers,
+            cpu_settings=_settings(request, bundle, _CPU_BATCH_SIZE, n_workers=1, n_encoders=1),
+            gpu_settings=_settings(
+                request, bundle, _CUDA_BATCH_SIZE, n_workers=_MAX_WORKERS, n_encoders=_CUDA_ENCODERS
+            ),
+        )
+        with on_cluster(sources, workers) as work:
+            yield work
+        return
+    encoder, settings = prepare(request, bundle, on_event)
+    stats = Stats(min(settings.n_workers, len(sources)), settings.n_encoders)
+    with contextlib.closing(outcomes(sources, encoder, settings, stats)) as results:
+        yield actual(encoder), stats, results
+
+
+def prepare(
+    request: Request, bundle: Bundle, on_event: Callable[[Event], None] = _ignore
+) -> tuple[Encoder, Settings]:
+    """The model, open, and how to run it here. Tells of a GPU that stays unused.
+
+    Raises:
+        UsageError, BundleError: as :func:`loev_cli.backends.open_encoder`.
+    """
+    n_cpus = usable_cpus()
     encoder = open_encoder(
         bundle,
         backend=request.backend,
         device=request.device,
         precision=request.precision,
-        subspaces=list(subspaces),
+        subspaces=list(select_subspaces(bundle, request.subspaces)),
+        n_threads=1 if request.backend != "torch" else None,
     )
-    settings = Settings(
-        hop_n_samples=hop_n_samples,
+    if encoder.unused_gpu is not None and request.device == "auto":
+        on_event(Notice(f"a GPU is present and not used: {encoder.unused_gpu}"))
+    on_cpu = encoder.device == "cpu"
+    if not on_cpu:
+        n_encoders = _CUDA_ENCODERS * encoder.n_devices
+    elif encoder.backend == "torch":
+        n_encoders = 1  # its own threads share one batch
+    else:
+        n_encoders = min(n_cpus, _MAX_WORKERS)
+    return encoder, _settings(
+        request,
+        bundle,
+        _CPU_BATCH_SIZE if on_cpu else _CUDA_BATCH_SIZE,
+        n_workers=request.workers or min(n_cpus, _MAX_WORKERS),
+        n_encoders=n_encoders,
+    )
+
+
+def _settings(
+    request: Request, bundle: Bundle, batch_size: int, *, n_workers: int, n_encoders: int
+) -> Settings:
+    """How to run; ``batch_size`` unless the request has one."""
+    return Settings(
+        hop_n_samples=hop_n_samples(bundle, request.hop_s),
         per_window=request.per_window,
-        batch_size=request.batch_size or _default_batch_size(encoder),
-        n_workers=request.workers or min(usable_cpus(), _MAX_WORKERS),
-        strict=request.strict,
+        tags=request.tags,
+        in_order=request.out == STDOUT,
+        batch_size=request.batch_size or batch_size,
+        n_workers=n_workers,
+        n_encoders=n_encoders,
+        file_timeout_s=request.file_timeout_s,
     )
-    meta = planned | {
-        "backend": encoder.backend,
-        "device": encoder.device,
-        "precision": encoder.precision,
-    }
-    with open_writer(out, meta, stdout=stdout) as writer:
-        report = run(sources, encoder, writer, settings, on_event=on_event)
-        if report.n_done:
-            writer.commit()
-    if out != STDOUT:
-        write_failures(out, report.failures)
-    return report
 
 
-@dataclass(frozen=True)
-class DryRun:
-    """What a run would meet, by the headers of its files.
-
-    Attributes:
-        n_files: files found.
-        audio_s: their length as far as headers tell.
-        n_unknown_length: files whose header does not tell.
-        unreadable: files whose header cannot be read.
-        n_vectors: tracks, or windows where they are kept.
-        out_n_bytes: size of the vectors as float32; JSON lines take about four times that.
-    """
-
-    n_files: int
-    audio_s: float
-    n_unknown_length: int
-    unreadable: tuple[Failure, ...]
-    n_vectors: int
-    out_n_bytes: int
-
-
-def dry_run(request: Request, *, stdin: BinaryIO | None = None) -> DryRun:
-    """Check the request and read the headers of its files, but embed nothing.
+def find_sources(request: Request, stdin: BinaryIO | None) -> list[Source]:
+    """What is to be embedded: sorted by row name; a list on stdin, for stdout, in its order.
 
     Raises:
-        UsageError, BundleError, OutputError: the request could not be carried out.
+        UsageError: as :func:`loev_cli.audio.find`.
+        LoevError: there is nothing, save in a shard that happens to get nothing.
     """
-    if request.out is not None:
-        check_output(request.out)
-    bundle = bundles.find(request.model)
-    subspaces = select_subspaces(bundle, request.subspaces)
-    hop_n_samples = _hop_n_samples(bundle, request.hop_s)
-    sources = _find_sorted(request, stdin)
-
-    audio_s, n_unknown, n_vectors = 0.0, 0, 0
-    unreadable: list[Failure] = []
-    for source in sources:
-        try:
-            info = probe(source.file)
-        except InputError as error:
-            unreadable.append(describe(source.path, error))
-            continue
-        audio_s += info.duration_s or 0.0
-        n_unknown += info.duration_s is None
-        n_samples = max(1, round((info.duration_s or 0.0) * bundle.sample_rate_hz))
-        n_windows = count(n_samples, bundle.window_n_samples, hop_n_samples)
-        n_vectors += n_windows if request.per_window else 1
-    return DryRun(
-        n_files=len(sources),
-        audio_s=audio_s,
-        n_unknown_length=n_unknown,
-        unreadable=tuple(unreadable),
-        n_vectors=n_vectors,
-        out_n_bytes=n_vectors * 4 * sum(subspaces.values()),
-    )
-
-
-def _find_sorted(request: Request, stdin: BinaryIO | None) -> list[Source]:
     sources = find(request.inputs, stdin=stdin, null=request.null)
     if not sources:
         searched = ["standard input" if given == STDIN else given for given in request.inputs]
@@ -182,7 +344,29 @@ def _find_sorted(request: Request, stdin: BinaryIO | None) -> list[Source]:
             f"no audio files in {', '.join(searched)}",
             hint="folders are searched recursively",
         )
+    if request.shard is not None:
+        sources = request.shard.of(sources)
+    if request.out == STDOUT and STDIN in request.inputs:
+        return sources
     return sorted(sources, key=lambda source: source.path)
+
+
+def hop_n_samples(bundle: Bundle, hop_s: float | None) -> int:
+    """The hop in samples; default half a window.
+
+    Raises:
+        UsageError: it is out of range.
+    """
+    if hop_s is None:
+        return max(1, bundle.window_n_samples // 2)
+    in_range = 0 < hop_s <= bundle.window_s  # false for NaN too
+    hop_n_samples = round(hop_s * bundle.sample_rate_hz) if in_range else 0
+    if hop_n_samples < 1:
+        raise UsageError(
+            f"hop of {hop_s:g} s is out of range",
+            hint=f"more than 0, up to the model's window of {bundle.window_s:g} s",
+        )
+    return hop_n_samples
 
 
 def _check_is_no_input(out: str, sources: Sequence[Source]) -> None:
@@ -196,18 +380,13 @@ def _check_is_no_input(out: str, sources: Sequence[Source]) -> None:
                 raise UsageError(f"{out} is one of the inputs", hint="choose another --out")
 
 
-def _hop_n_samples(bundle: Bundle, hop_s: float | None) -> int:
-    if hop_s is None:
-        return max(1, bundle.window_n_samples // 2)
-    in_range = 0 < hop_s <= bundle.window_s  # false for NaN too
-    hop_n_samples = round(hop_s * bundle.sample_rate_hz) if in_range else 0
-    if hop_n_samples < 1:
-        raise UsageError(
-            f"hop of {hop_s:g} s is out of range",
-            hint=f"more than 0, up to the model's window of {bundle.window_s:g} s",
-        )
-    return hop_n_samples
-
-
-def _default_batch_size(encoder: Encoder) -> int:
-    return _CPU_BATCH_SIZE if encoder.device == "cpu" else _CUDA_BATCH_SIZE
+def _stamp(source: Source) -> Stamp | None:
+    """Size and mtime of a file; None if it is not there, or may not be looked at."""
+    if source.remote is not None:
+        size, version = source.remote.size, source.remote.version
+        return None if size is None or version is None else Stamp(size, version)
+    try:
+        status = source.file.stat()
+    except (OSError, ValueError):
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns)

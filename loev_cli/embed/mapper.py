@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +16,8 @@ from loev_cli.backends import Encoder
 from loev_cli.embed.reader import Window
 from loev_cli.errors import UsageError
 
+_Vectors = dict[str, NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -19,43 +25,97 @@ class Encoded:
 
     track: int
     start_n: int
-    vectors: dict[str, NDArray[np.float32]]
+    vectors: _Vectors
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch under way: its windows' tracks and starts, its vectors, and how long they took."""
+
+    places: list[tuple[int, int]]
+    vectors: Future[tuple[_Vectors, float]]
 
 
 class Mapper:
-    """Collects windows and encodes them ``batch_size`` at a time.
+    """Collects windows and encodes them ``batch_size`` at a time; a context manager.
 
-    On CUDA a batch that is not full is filled up with zeros, because every new shape makes cuDNN
-    choose its algorithms anew; on the CPU that would only be work for nothing.
+    Several batches are encoded at once, each on one thread: on a CPU that keeps every core at work
+    without the threads of one batch waiting for each other, on a GPU it fetches and sends while
+    the GPU computes. On CUDA a batch that is not full is filled up with zeros, because every new
+    shape makes cuDNN choose its algorithms anew; on the CPU that would only be work for nothing.
+
+    Attributes:
+        busy_s: seconds spent encoding so far, over all threads.
     """
 
-    def __init__(self, encoder: Encoder, batch_size: int) -> None:
+    def __init__(self, encoder: Encoder, batch_size: int, n_encoders: int = 1) -> None:
+        self.busy_s = 0.0
         self._encoder = encoder
-        self._waiting: list[Window] = []
-        n_samples = encoder.bundle.window_n_samples
-        try:
-            self._batch = np.zeros((batch_size, n_samples), np.float32)  # (B, N)
-        except MemoryError as error:
-            raise UsageError(f"no memory for batches of {batch_size} windows") from error
+        self._n_samples = encoder.bundle.window_n_samples
+        self._batch_size = batch_size
+        self._batch = self._new_batch()
+        self._places: list[tuple[int, int]] = []
         self._pads = encoder.device != "cpu"
+        self._under_way: deque[_Batch] = deque()
+        # One more than are at work: it begins the moment that another ends.
+        self._max_under_way = n_encoders
+        self._threads = ThreadPoolExecutor(n_encoders, thread_name_prefix="encoder")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
 
     def push(self, window: Window) -> Iterator[Encoded]:
-        """The vectors that this window's batch gives, once it is full."""
-        self._batch[len(self._waiting)] = window.cut.samples
-        self._waiting.append(window)
-        if len(self._waiting) == len(self._batch):
-            yield from self.flush()
+        """Take a window; the vectors that are ready meanwhile, which may be earlier windows'."""
+        self._batch[len(self._places)] = window.cut.samples
+        self._places.append((window.track, window.cut.start_n))
+        if len(self._places) == self._batch_size:
+            self._send()
+        yield from self.ready()
+
+    def ready(self) -> Iterator[Encoded]:
+        """Vectors that are done; waits only if more batches are under way than should be."""
+        while self._under_way and (
+            len(self._under_way) > self._max_under_way or self._under_way[0].vectors.done()
+        ):
+            yield from self._take()
 
     def flush(self) -> Iterator[Encoded]:
-        """The vectors of the windows still waiting."""
-        if not self._waiting:
-            return
-        n_real = len(self._waiting)
-        if self._pads:
-            self._batch[n_real:] = 0.0
-        vectors = self._encoder.encode(self._batch if self._pads else self._batch[:n_real])
-        windows, self._waiting = self._waiting, []
-        for i, window in enumerate(windows):
-            yield Encoded(
-                window.track, window.cut.start_n, {name: v[i] for name, v in vectors.items()}
-            )
+        """The vectors of all windows taken so far."""
+        self.send_waiting()
+        while self._under_way:
+            yield from self._take()
+
+    def send_waiting(self) -> None:
+        """Encode the windows that wait for company, though their batch is not full."""
+        if self._places:
+            self._send()
+
+    def _send(self) -> None:
+        n_real = len(self._places)
+        batch, places = self._batch, self._places
+        self._batch, self._places = self._new_batch(), []
+        windows = batch if self._pads else batch[:n_real]
+        self._under_way.append(_Batch(places, self._threads.submit(self._encode, windows)))
+
+    def _encode(self, windows: NDArray[np.float32]) -> tuple[_Vectors, float]:
+        # One thread on the CPU does all the work itself, so its CPU time is the honest figure.
+        clock = time.thread_time if self._encoder.device == "cpu" else time.monotonic
+        began = clock()
+        vectors = self._encoder.encode(windows)
+        return vectors, clock() - began
+
+    def _take(self) -> Iterator[Encoded]:
+        batch = self._under_way.popleft()
+        vectors, seconds = batch.vectors.result()
+        self.busy_s += seconds
+        for i, (track, start_n) in enumerate(batch.places):
+            yield Encoded(track, start_n, {name: v[i] for name, v in vectors.items()})
+
+    def _new_batch(self) -> NDArray[np.float32]:
+        try:
+            return np.zeros((self._batch_size, self._n_samples), np.float32)  # (B, N)
+        except MemoryError as error:
+            raise UsageError(f"no memory for batches of {self._batch_size} windows") from error

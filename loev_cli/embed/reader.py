@@ -1,12 +1,13 @@
-"""Decode and cut, in threads that work ahead of the encoder through a bounded queue.
+"""Decode and cut, ahead of the encoder through a bounded queue.
 
-    sources --+-- thread: decode, cut --+
-              +-- thread: decode, cut --+--> queue of windows --> iteration
-              +-- thread: decode, cut --+
+    sources --+-- process: decode --pipe--> thread: cut --+
+              +-- process: decode --pipe--> thread: cut --+--> queue of windows --> iteration
+              +-- process: decode --pipe--> thread: cut --+
 
 Each thread takes the next source when it is done with one, so tracks end out of order, but the
-windows of one track come in order. The queue holds a few batches: memory does not grow with the
-length or the number of tracks.
+windows of one track come in order. The queue holds a few batches; when it is full the threads
+wait, then the pipes fill, then the processes wait: memory does not grow with the length or the
+number of tracks. A file that crashes or hangs its process is a failed track and nothing more.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
-from loev_cli.audio import Source, decode
+from loev_cli.audio import (
+    DEFAULT_TIMEOUT_S,
+    DecoderProcess,
+    RemoteDecoding,
+    Source,
+    brought_here,
+)
 from loev_cli.errors import InputError
 from loev_cli.windows import Cut, WindowCutter
 
@@ -43,6 +50,7 @@ class TrackEnd:
     n_windows: int
     duration_s: float
     silent: bool
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,12 @@ class TrackFailed:
     error: InputError
 
 
-Item = Window | TrackEnd | TrackFailed
+@dataclass(frozen=True)
+class Idle:
+    """Nothing has come for a moment: what waits for company should not wait longer."""
+
+
+Item = Window | TrackEnd | TrackFailed | Idle
 
 
 class _StoppedError(Exception):
@@ -61,13 +74,21 @@ class _StoppedError(Exception):
 
 
 class Reader:
-    """Iterates over the windows of all sources; a context manager that ends its threads.
+    """Iterates over the windows of all sources; a context manager that ends its processes.
 
     Args:
         sources: the tracks; an item's ``track`` is its index here.
         sample_rate_hz, window_n_samples, hop_n_samples: as the model wants them.
-        n_workers: threads that decode.
+        n_workers: processes that decode.
         n_ahead: windows that may wait in the queue.
+        n_tracks_ahead: how far beyond the tracks that :meth:`settled` counted a track may be
+            begun; None: any distance.
+        file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
+        tags: read what the files say about themselves too.
+
+    Attributes:
+        busy_s: CPU seconds spent decoding so far.
+        blocked_s: seconds that decoders stood still because the queue was full.
     """
 
     def __init__(
@@ -79,18 +100,28 @@ class Reader:
         hop_n_samples: int,
         n_workers: int,
         n_ahead: int,
+        n_tracks_ahead: int | None = None,
+        file_timeout_s: float = DEFAULT_TIMEOUT_S,
+        tags: bool = False,
     ) -> None:
+        self.busy_s = 0.0
+        self.blocked_s = 0.0
         self._sources = sources
         self._sample_rate_hz = sample_rate_hz
         self._window_n_samples = window_n_samples
         self._hop_n_samples = hop_n_samples
+        self._tags = tags
         self._queue: queue.Queue[Item] = queue.Queue(maxsize=n_ahead)
         self._stopping = threading.Event()
-        self._next_track = iter(range(len(sources)))
-        self._next_lock = threading.Lock()
+        self._turn = threading.Condition()
+        self._n_begun = 0
+        self._n_settled = 0
+        self._n_tracks_ahead = len(sources) if n_tracks_ahead is None else n_tracks_ahead
+        n_workers = max(1, min(n_workers, len(sources)))
+        self._decoders = [DecoderProcess(timeout_s=file_timeout_s) for _ in range(n_workers)]
         self._threads = [
-            threading.Thread(target=self._work, name=f"decoder-{i}", daemon=True)
-            for i in range(max(1, min(n_workers, len(sources))))
+            threading.Thread(target=self._work, args=(decoder,), name=f"decoder-{i}", daemon=True)
+            for i, decoder in enumerate(self._decoders)
         ]
 
     def __enter__(self) -> Self:
@@ -100,10 +131,13 @@ class Reader:
 
     def __exit__(self, *error: object) -> None:
         self._stopping.set()
+        with self._turn:
+            self._turn.notify_all()
         deadline = time.monotonic() + _PATIENCE_S
-        for thread in self._threads:
-            # A decoder stuck in foreign code must not keep the run from ending.
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        for thread, decoder in zip(self._threads, self._decoders, strict=True):
+            while thread.is_alive() and time.monotonic() < deadline:
+                decoder.interrupt()
+                thread.join(timeout=_POLL_S)
 
     def __iter__(self) -> Iterator[Item]:
         n_finished = 0
@@ -112,64 +146,85 @@ class Reader:
                 item = self._queue.get(timeout=_POLL_S)
             except queue.Empty:
                 self._check_alive()
+                yield Idle()
                 continue
             if not isinstance(item, Window):
                 n_finished += 1
             yield item
+
+    def settled(self, n_tracks: int) -> None:
+        """Learn that the first ``n_tracks`` tracks are done with, in order."""
+        if n_tracks != self._n_settled:
+            with self._turn:
+                self._n_settled = n_tracks
+                self._turn.notify_all()
 
     def _check_alive(self) -> None:
         """A thread ends when no source is left; all gone and tracks missing would wait for ever."""
         if self._queue.empty() and not any(thread.is_alive() for thread in self._threads):
             raise RuntimeError("the decoder threads ended before their tracks did")
 
-    def _work(self) -> None:
-        while True:
-            with self._next_lock:
-                track = next(self._next_track, None)
-            if track is None:
-                return
-            try:
-                self._put(self._read(track))
-            except _StoppedError:
-                return
+    def _work(self, decoder: DecoderProcess) -> None:
+        with decoder:
+            while (track := self._next_track()) is not None:
+                try:
+                    self._put(self._read(decoder, track))
+                except _StoppedError:
+                    return
 
-    def _read(self, track: int) -> TrackEnd | TrackFailed:
-        source = self._sources[track]
+    def _next_track(self) -> int | None:
+        with self._turn:
+            self._turn.wait_for(
+                lambda: (
+                    self._stopping.is_set()
+                    or self._n_begun == len(self._sources)
+                    or self._n_begun < self._n_settled + self._n_tracks_ahead
+                )
+            )
+            if self._stopping.is_set() or self._n_begun == len(self._sources):
+                return None
+            self._n_begun += 1
+            if self._n_begun == len(self._sources):
+                self._turn.notify_all()
+            return self._n_begun - 1
+
+    def _read(self, decoder: DecoderProcess, track: int) -> TrackEnd | TrackFailed:
         try:
-            return self._decode_and_cut(track, source)
-        except _StoppedError:
-            raise
+            return self._decode_and_cut(decoder, track)
         except InputError as error:
             return TrackFailed(track, error)
-        except Exception as foreign:
-            # The one place for it: decoder libraries meet every kind of broken file, and whatever
-            # they raise is this file's failure and nobody else's.
-            failure = InputError(
-                f"{source.file}: cannot be decoded: {type(foreign).__name__}: {foreign}",
-                stage="decode",
-            )
-            failure.__cause__ = foreign
-            return TrackFailed(track, failure)
 
-    def _decode_and_cut(self, track: int, source: Source) -> TrackEnd:
-        decoding = decode(source.file, self._sample_rate_hz)
+    def _decode_and_cut(self, decoder: DecoderProcess, track: int) -> TrackEnd:
+        with brought_here(self._sources[track]) as file:
+            return self._cut(track, decoder.decode(file, self._sample_rate_hz, tags=self._tags))
+
+    def _cut(self, track: int, decoding: RemoteDecoding) -> TrackEnd:
         cutter = WindowCutter(self._window_n_samples, self._hop_n_samples)
         n_windows = 0
-        for block in decoding:
-            for cut in cutter.push(block):
-                self._put(Window(track, cut))
-                n_windows += 1
+        try:
+            for block in decoding:
+                for cut in cutter.push(block):
+                    self._put(Window(track, cut))
+                    n_windows += 1
+        finally:
+            with self._turn:
+                self.busy_s += decoding.busy_s
         for cut in cutter.finish():
             self._put(Window(track, cut))
             n_windows += 1
         silent = decoding.peak <= _SILENCE_PEAK
-        return TrackEnd(track, n_windows, decoding.duration_s, silent)
+        return TrackEnd(track, n_windows, decoding.duration_s, silent, decoding.tags)
 
     def _put(self, item: Item) -> None:
+        began: float | None = None
         while not self._stopping.is_set():
             try:
-                self._queue.put(item, timeout=_POLL_S)
+                self._queue.put(item, timeout=_POLL_S if began else 0.001)
             except queue.Full:
+                began = began or time.monotonic()
                 continue
+            if began:
+                with self._turn:
+                    self.blocked_s += time.monotonic() - began
             return
         raise _StoppedError

@@ -1,23 +1,29 @@
-"""One run: the stages joined. It knows neither how files are read nor what a model is.
+"""The stages of one run, joined. It knows neither how files are read nor what a model is.
 
-Reader --windows--> Mapper --vectors--> Assembler --rows in order--> RowWriter
+Reader --windows--> Mapper --vectors--> Assembler --> (track, row or failure)
+
+Whoever has sources and an encoder can run it: the local job does, and so may an engine that gives
+each of its workers some of the files.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from loev_cli.audio import Source
+from loev_cli.audio import DEFAULT_TIMEOUT_S, Source
 from loev_cli.backends import Encoder
 from loev_cli.embed.assembler import Assembler
-from loev_cli.embed.failures import Failure, describe
 from loev_cli.embed.mapper import Mapper
-from loev_cli.embed.reader import Reader, TrackEnd, TrackFailed, Window
-from loev_cli.writers import Row, RowWriter
+from loev_cli.embed.reader import Idle, Reader, TrackEnd, TrackFailed, Window
+from loev_cli.embed.stats import Stats
+from loev_cli.errors import InputError
+from loev_cli.interrupts import Interrupts
+from loev_cli.writers import Row
 
-_BATCHES_AHEAD = 2
+# In order, a track must not get further ahead of the slowest than this: its row waits in memory.
+_TRACKS_AHEAD = 256
 
 
 @dataclass(frozen=True)
@@ -27,99 +33,69 @@ class Settings:
     Attributes:
         hop_n_samples: from one window's start to the next.
         per_window: keep the windows instead of their mean.
+        in_order: give tracks in the order of the sources instead of as they are done.
         batch_size: windows encoded together; changes speed, not results.
-        n_workers: decoder threads; changes speed, not results.
-        strict: stop at the first file that fails.
+        n_workers: decoder processes; changes speed, not results.
+        n_encoders: batches encoded at once; changes speed, not results.
+        file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
+        tags: keep what the files say about themselves.
     """
 
     hop_n_samples: int
     per_window: bool = False
+    in_order: bool = False
     batch_size: int = 8
     n_workers: int = 1
-    strict: bool = False
+    n_encoders: int = 1
+    file_timeout_s: float = DEFAULT_TIMEOUT_S
+    tags: bool = False
 
 
-@dataclass(frozen=True)
-class RunStarted:
-    """The inputs are found and the model is open."""
-
-    n_tracks: int
+def actual(encoder: Encoder) -> dict[str, str]:
+    """What the open model adds to the ``meta`` of rows that it makes."""
+    return {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
 
 
-@dataclass(frozen=True)
-class TrackDone:
-    """A row has been handed to the writer."""
+def outcomes(
+    sources: Sequence[Source], encoder: Encoder, settings: Settings, stats: Stats
+) -> Generator[tuple[int, Row | InputError], None, None]:
+    """Embed ``sources``: for each its index, with its row or why there is none.
 
-    path: str
-    duration_s: float
+    Who stops before the end closes the generator, which ends the decoders.
 
-
-Event = RunStarted | TrackDone | Failure
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a run did.
-
-    Attributes:
-        n_done: rows written.
-        failures: the files that gave none, in order.
-        audio_s: length of the audio embedded.
-        wall_s: time it took.
-    """
-
-    n_done: int
-    failures: tuple[Failure, ...]
-    audio_s: float
-    wall_s: float
-
-
-def run(
-    sources: Sequence[Source],
-    encoder: Encoder,
-    writer: RowWriter,
-    settings: Settings,
-    *,
-    on_event: Callable[[Event], None] = lambda event: None,
-) -> Report:
-    """Embed ``sources``, which are sorted by row name, into ``writer``, without committing it.
+    Args:
+        stats: is kept up to date with where the time goes.
 
     Raises:
-        InputError: with ``strict``, the first file that fails.
         LoevError: the backend failed.
-        OutputError: the writer failed.
     """
-    started = time.monotonic()
+    if not sources:
+        return
     model = encoder.bundle
-    mapper = Mapper(encoder, settings.batch_size)
-    assembler = Assembler(sources, model.sample_rate_hz, settings.per_window)
-    failures: list[Failure] = []
-    n_done, audio_s = 0, 0.0
-
-    def release() -> None:
-        nonlocal n_done, audio_s
-        for source, outcome in assembler.ready():
-            if isinstance(outcome, Row):
-                writer.add(outcome)
-                n_done += 1
-                audio_s += outcome.duration_s
-                on_event(TrackDone(source.path, outcome.duration_s))
-            elif settings.strict:
-                raise outcome
-            else:
-                failures.append(describe(source.path, outcome))
-                on_event(failures[-1])
-
-    on_event(RunStarted(len(sources)))
-    with Reader(
+    assembler = Assembler(
+        sources,
+        model.sample_rate_hz,
+        per_window=settings.per_window,
+        in_order=settings.in_order,
+    )
+    reader = Reader(
         sources,
         sample_rate_hz=model.sample_rate_hz,
         window_n_samples=model.window_n_samples,
         hop_n_samples=settings.hop_n_samples,
         n_workers=settings.n_workers,
-        n_ahead=_BATCHES_AHEAD * settings.batch_size,
-    ) as reader:
+        n_ahead=(settings.n_encoders + 1) * settings.batch_size,
+        n_tracks_ahead=_TRACKS_AHEAD if settings.in_order else None,
+        file_timeout_s=settings.file_timeout_s,
+        tags=settings.tags,
+    )
+    mapper = Mapper(encoder, settings.batch_size, settings.n_encoders)
+    began = time.monotonic()
+    # A signal is heard between two items: between taking a lock and being ready to give it back
+    # its exception would leave decoders or encoders waiting without end.
+    with Interrupts() as interrupts, mapper, reader:
         for item in reader:
+            interrupts.check()
             match item:
                 case Window():
                     for encoded in mapper.push(item):
@@ -128,8 +104,26 @@ def run(
                     assembler.end(item)
                 case TrackFailed():
                     assembler.fail(item.track, item.error)
-            release()
+                case Idle():
+                    mapper.send_waiting()
+                    for encoded in mapper.ready():
+                        assembler.add(encoded)
+            yield from assembler.ready()
+            reader.settled(assembler.n_settled)
+            stats.update(
+                wall_s=time.monotonic() - began,
+                decode_s=reader.busy_s,
+                decoders_blocked_s=reader.blocked_s,
+                encode_s=mapper.busy_s,
+            )
         for encoded in mapper.flush():
             assembler.add(encoded)
-        release()
-    return Report(n_done, tuple(failures), audio_s, time.monotonic() - started)
+            yield from assembler.ready()
+        yield from assembler.ready()
+        interrupts.check()
+    stats.update(
+        wall_s=time.monotonic() - began,
+        decode_s=reader.busy_s,
+        decoders_blocked_s=reader.blocked_s,
+        encode_s=mapper.busy_s,
+    )

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.interrupts import Interrupts
 from loev_cli.model import LoevModel, ModelSpec
 from loev_cli.train.batches import Batch, BatchMaker, Prefetcher
 from loev_cli.train.checkpoint import BEST, FOLDER, LAST, load_checkpoint, write_checkpoint
@@ -132,7 +133,6 @@ class Trainer:
         self.validation: Validation | None = None
         self.best_loss = math.inf
         self.tracks_digest: str | None = None
-        self._updating = False
 
     def run(
         self,
@@ -142,7 +142,7 @@ class Trainer:
         on_step: Callable[[Progress], None] = lambda progress: None,
         on_validation: Callable[[int, Validation], None] = lambda step, validation: None,
     ) -> None:
-        """Train until the steps or minutes are done. Interrupted, it saves a checkpoint.
+        """Train until the steps or minutes are done. Interrupted, it saves a checkpoint first.
 
         Raises:
             LoevError: the loss stopped being a number, or another process failed.
@@ -157,6 +157,7 @@ class Trainer:
                 log = _Log(self.out, self.step, stack) if self.group.is_main else None
                 make = partial(self.make_batch, tracks)
                 batches = stack.enter_context(Prefetcher(make, self.step))
+                interrupts = stack.enter_context(Interrupts())
                 while self.share_done() < 1:
                     progress = self._train_step(batches)
                     self.recent_losses.append(progress.losses)
@@ -169,11 +170,10 @@ class Trainer:
                     if time.monotonic() - saved_at > self.config.checkpoint_every_s:
                         self.save()
                         saved_at = time.monotonic()
+                    interrupts.check()
         except BaseException as error:
-            # An interrupt may fall anywhere; what is saved must be the state after a whole step.
-            # A checkpoint that cannot be written, or weights gone bad, are no reason for another.
-            is_ours = isinstance(error, LoevError) and not isinstance(error, InputError)
-            if not is_ours and not self._updating:
+            # A checkpoint that cannot be written, or a loss gone bad, is no reason for another.
+            if isinstance(error, InputError) or not isinstance(error, LoevError):
                 self.save()
             raise
         self.save()
@@ -209,13 +209,11 @@ class Trainer:
         losses = {head: float(loss) for head, loss in found.losses.items()}
         # All processes must agree on when the minutes are over.
         took_s = self.group.from_main(time.monotonic() - began)
-        self._updating = True
         self.optimiser.step()
         self.model.track(found.embeddings)
         self._follow()
         self.step += 1
         self.elapsed_s += took_s
-        self._updating = False
         n_views = self.config.batch_size * self.make_batch.n_views
         return Progress(
             step=self.step,

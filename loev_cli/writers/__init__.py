@@ -1,29 +1,42 @@
-"""Embedding files, written and read: ``.npz``, ``.parquet``, ``.jsonl``, JSON lines on stdout.
+"""Embedding files, written and read: ``.npz``, ``.parquet``, ``.lance``, ``.jsonl``, and JSON lines
+on stdout.
 
     with open_writer(out, meta) as writer:      # a temporary file beside `out`
         writer.add(row)                         # rows in sorted path order
         writer.commit()                         # `out` appears, whole; without it nothing does
 
     read(path) -> EmbeddingFile                 # any format, by its extension
+    rows(path) -> Iterator[Row]                 # the same in sorted order, a few at a time
 
-Every format is one file that defines ``Writer``, ``read`` and ``read_meta``; adding one touches
-that file and ``FORMATS``.
+Every format is one file that defines ``Writer``, ``read``, ``read_meta`` and ``rows``; adding one
+touches that file and ``FORMATS``. Neither writing nor ``rows`` needs memory for the whole file.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from loev_cli.errors import UsageError
-from loev_cli.writers.atomic import AtomicFile, StreamTarget, check_target
-from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
-from loev_cli.writers.meta import Meta, check_agree, make_meta
+from loev_cli.remote import is_url
+from loev_cli.writers.atomic import AtomicFile, AtomicFolder, StreamTarget, check_target
+from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
+from loev_cli.writers.meta import (
+    AGREEING_KEYS,
+    Meta,
+    check_agree,
+    fingerprint,
+    keeps_windows,
+    make_meta,
+    tag_columns,
+)
 
 __all__ = [
+    "AGREEING_KEYS",
+    "FOLDERS",
     "FORMATS",
     "STDOUT",
     "AtomicFile",
@@ -34,46 +47,64 @@ __all__ = [
     "check_agree",
     "check_output",
     "check_replaceable",
+    "fingerprint",
+    "keeps_windows",
     "make_meta",
     "open_writer",
     "read",
     "read_meta",
+    "rows",
+    "tag_columns",
 ]
 
 # Extension -> module that writes and reads it.
 FORMATS = {
     ".npz": "loev_cli.writers.npz",
     ".parquet": "loev_cli.writers.parquet",
+    ".lance": "loev_cli.writers.lance",
     ".jsonl": "loev_cli.writers.jsonl",
 }
+# Extensions of formats that are folders.
+FOLDERS = frozenset({".lance"})
 STDOUT = "-"
 
 
 class _FormatModule(Protocol):
-    Writer: Callable[[Target, Meta], RowWriter]
+    Writer: Callable[[Any, Meta], RowWriter]  # a Target, for a folder an AtomicFolder
 
     def read(self, path: Path) -> EmbeddingFile: ...
 
     def read_meta(self, path: Path) -> Meta: ...
+
+    def rows(self, path: Path) -> Iterator[Row]: ...
 
 
 def check_output(out: str) -> None:
     """Everything about an output that can be known before the work.
 
     Raises:
-        UsageError: the extension is no format, ``out`` is a folder, or its folder is missing.
+        UsageError: the extension is no format, what is at ``out`` is not of its kind, or its
+            folder is missing.
         OutputError: nothing can be written there.
     """
     if out == STDOUT:
         return
     if out.endswith(("/", os.sep)):
         raise UsageError(f"{out} is a folder, not a file")
-    _format_of(Path(out))
-    check_target(Path(out))
+    path = Path(out)
+    if is_url(out):
+        _format_of(path)
+        if _is_folder_format(path):
+            raise UsageError(f"{out}: {path.suffix} is a folder", hint="write it here, or a file")
+        return
+    _format_of(path)
+    check_target(path, is_folder=_is_folder_format(path))
+    if path.is_dir() and any(path.iterdir()) and not (path / "_versions").is_dir():
+        raise UsageError(f"{out} is a folder, and not one that Lance made")
 
 
 def check_replaceable(out: str, meta: Meta) -> None:
-    """Whether a run with ``meta`` may take the place of what lies at ``out``.
+    """Whether a run with ``meta`` may add to what lies at ``out``.
 
     It may if nothing does, or an embedding file made by the same model with the same settings.
 
@@ -85,18 +116,23 @@ def check_replaceable(out: str, meta: Meta) -> None:
         return
     try:
         existing = read_meta(path)
-        check_agree({out: existing, "this run": meta})
-        lost = [name for name in existing["subspaces"] if name not in meta["subspaces"]]
-        if lost:
-            raise UsageError(f"{out} also holds {', '.join(lost)}")
+        check_agree({out: existing, "this run": meta}, keys=fingerprint(meta))
     except UsageError as error:
         raise UsageError(
             f"will not replace {out}: {error.message}", hint="--overwrite discards it"
         ) from error
 
 
-def open_writer(out: str, meta: Meta, *, stdout: BinaryIO | None = None) -> RowWriter:
+def open_writer(
+    out: str,
+    meta: Meta,
+    *,
+    stdout: BinaryIO | None = None,
+    before_replace: Callable[[Path], None] = lambda finished: None,
+) -> RowWriter:
     """A writer for the format that the extension of ``out`` names, or JSON lines to ``stdout``.
+
+    ``before_replace`` is called on commit with the finished file, before it appears at ``out``.
 
     Raises:
         UsageError: the extension is no format.
@@ -106,8 +142,10 @@ def open_writer(out: str, meta: Meta, *, stdout: BinaryIO | None = None) -> RowW
         if stdout is None:
             raise UsageError("no standard output to write to")
         return _module(FORMATS[".jsonl"]).Writer(StreamTarget(stdout), meta)
-    module = _format_of(Path(out))
-    return module.Writer(AtomicFile(Path(out)), meta)
+    path = Path(out)
+    module = _format_of(path)
+    make_target = AtomicFolder if _is_folder_format(path) else AtomicFile
+    return module.Writer(make_target(path, before_replace=before_replace), meta)
 
 
 def read(path: Path) -> EmbeddingFile:
@@ -124,10 +162,23 @@ def read_meta(path: Path) -> Meta:
     return _existing(path).read_meta(path)
 
 
+def rows(path: Path) -> Iterator[Row]:
+    """The rows of an embedding file in sorted path order, a few at a time.
+
+    Raises (also while iterating):
+        UsageError: as :func:`read`.
+    """
+    return _existing(path).rows(path)
+
+
 def _existing(path: Path) -> _FormatModule:
-    if not path.is_file():
+    if not (path.is_dir() if _is_folder_format(path) else path.is_file()):
         raise UsageError(f"no embedding file {path}")
     return _format_of(path)
+
+
+def _is_folder_format(path: Path) -> bool:
+    return path.suffix.lower() in FOLDERS
 
 
 def _format_of(path: Path) -> _FormatModule:

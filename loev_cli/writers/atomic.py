@@ -1,10 +1,14 @@
-"""Files that appear whole or not at all: a temporary name in the same folder, then a rename."""
+"""Files and folders that appear whole or not at all: a temporary name beside it, then a rename."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +18,10 @@ from loev_cli.errors import OutputError, UsageError
 class AtomicFile:
     """A file being written beside its final place.
 
+    Args:
+        path: its final place.
+        before_replace: is called with the finished temporary file before it takes that place.
+
     Attributes:
         stream: where to write.
         name: the final path, for messages.
@@ -22,11 +30,14 @@ class AtomicFile:
         OutputError: the temporary file cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, before_replace: Callable[[Path], None] = lambda finished: None
+    ) -> None:
         self.name = str(path)
+        self._before_replace = before_replace
         # A symbolic link stays one: what it points to is replaced.
         self._final = Path(os.path.realpath(path))
-        self._temporary = self._final.with_name(f".{self._final.name}.{secrets.token_hex(4)}.tmp")
+        self._temporary = _temporary_of(self._final)
         try:
             self.stream: BinaryIO = self._temporary.open("xb")
         except OSError as error:
@@ -37,14 +48,71 @@ class AtomicFile:
         self.stream.flush()
         os.fsync(self.stream.fileno())
         self.stream.close()
+        self._before_replace(self._temporary)
         self._temporary.replace(self._final)
-        _sync_folder(self._final.parent)
+        _sync(self._final.parent)
 
     def abort(self) -> None:
         """Remove what was written."""
         with contextlib.suppress(OSError):  # closing flushes, which may fail on a full disk
             self.stream.close()
         self._temporary.unlink(missing_ok=True)
+
+
+class AtomicFolder:
+    """A folder being written beside its final place.
+
+    Args:
+        path: its final place; a folder there is replaced.
+        before_replace: is called with the finished temporary folder before it takes that place.
+
+    Attributes:
+        folder: where to write; it exists and is empty.
+        stream: a file without a name beside it, for what is still on its way into the folder.
+        name: the final path, for messages.
+
+    Raises:
+        OutputError: the temporary folder cannot be made.
+    """
+
+    def __init__(
+        self, path: Path, *, before_replace: Callable[[Path], None] = lambda finished: None
+    ) -> None:
+        self.name = str(path)
+        self._before_replace = before_replace
+        self._final = Path(os.path.realpath(path))
+        self.folder = _temporary_of(self._final)
+        try:
+            self.folder.mkdir()
+            self.stream: BinaryIO = tempfile.TemporaryFile(  # noqa: SIM115
+                dir=self._final.parent, prefix=".loev.", suffix=".tmp"
+            )
+        except OSError as error:
+            self._remove()
+            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+    def commit(self) -> None:
+        """Put the folder on disk and in its place; raises OSError."""
+        self.stream.close()
+        for file in self.folder.rglob("*"):
+            _sync(file)
+        _sync(self.folder)
+        self._before_replace(self.folder)
+        if self._final.exists():
+            _exchange(self.folder, self._final)
+            shutil.rmtree(self.folder)
+        else:
+            self.folder.rename(self._final)
+        _sync(self._final.parent)
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        with contextlib.suppress(OSError):  # closing flushes, which may fail on a full disk
+            self.stream.close()
+        self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class StreamTarget:
@@ -61,16 +129,22 @@ class StreamTarget:
         pass
 
 
-def check_target(path: Path) -> None:
+def check_target(path: Path, *, is_folder: bool = False) -> None:
     """Check that ``path`` can be written, by making and removing its temporary file.
 
+    Args:
+        path: where a file is to be, or a folder.
+        is_folder: it is to be a folder.
+
     Raises:
-        UsageError: it is a folder, or its folder is missing.
+        UsageError: something of the other kind is there, or its folder is missing.
         OutputError: it cannot be written there.
     """
     try:
-        if path.is_dir():
+        if path.is_dir() and not is_folder:
             raise UsageError(f"{path} is a folder, not a file")
+        if path.exists() and is_folder and not path.is_dir():
+            raise UsageError(f"{path} is a file, not a folder")
         if not path.parent.is_dir():
             raise UsageError(
                 f"cannot write {path}: no folder {path.parent}", hint="create it first"
@@ -79,14 +153,43 @@ def check_target(path: Path) -> None:
             raise OutputError(f"cannot write {path}: it is write-protected")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    AtomicFile(path).abort()
+    (AtomicFolder if is_folder else AtomicFile)(path).abort()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can (Windows cannot open folders)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _temporary_of(final: Path) -> Path:
+    return final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Let two folders take each other's name: on Linux at once, elsewhere one after the other."""
+    if sys.platform == "linux":
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if hasattr(libc, "renameat2"):
+            names = os.fsencode(first), os.fsencode(second)
+            if libc.renameat2(here, names[0], here, names[1], exchange) == 0:
+                return
+    aside = _temporary_of(second)
+    second.rename(aside)
+    first.rename(second)
+    aside.rename(first)
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable, where the system can (Windows cannot open
+    folders)."""
+    if path.is_dir():
+        with contextlib.suppress(OSError):
+            _sync_open(path)
+    else:
+        _sync_open(path)
+
+
+def _sync_open(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

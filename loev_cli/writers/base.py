@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.writers.meta import Meta, keeps_windows
+from loev_cli.writers.meta import TAG_PREFIX, Meta, keeps_windows
 
 # Column names that a subspace must not take.
 RESERVED = frozenset({"path", "duration_s", "silent", "meta", "track", "start_s", "file"})
@@ -28,6 +28,7 @@ class Row:
         silent: whether it is never above -60 dBFS.
         vectors: subspace -> (D,) float32, or (M, D) where windows are kept.
         start_s: (M,) float32, where each kept window starts; None without windows.
+        tags: name -> what the file says; those that the ``meta`` names are kept.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Row:
     silent: bool
     vectors: dict[str, NDArray[np.float32]]
     start_s: NDArray[np.float32] | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class EmbeddingFile:
         meta: how it was made.
         track: (M,) int64, indexes ``paths``; None without windows.
         start_s: (M,) float32; None without windows.
+        tags: name -> N strings, empty where a track's file does not say.
     """
 
     paths: list[str]
@@ -58,6 +61,7 @@ class EmbeddingFile:
     meta: Meta
     track: NDArray[np.int64] | None = None
     start_s: NDArray[np.float32] | None = None
+    tags: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Target(Protocol):
@@ -81,7 +85,7 @@ class RowWriter(ABC):
 
     def __init__(self, target: Target, meta: Meta) -> None:
         for name in meta["subspaces"]:
-            if name in RESERVED:
+            if name in RESERVED or name.startswith(TAG_PREFIX):
                 target.abort()
                 raise UsageError(f"a subspace cannot be called '{name}' in an embedding file")
         self.meta = meta
@@ -107,7 +111,7 @@ class RowWriter(ABC):
     @abstractmethod
     def _finish(self) -> None: ...
 
-    def _discard(self) -> None:  # noqa: B027  (most formats hold nothing open)
+    def _discard(self) -> None:  # noqa: B027  (some formats hold nothing open)
         """Let go of what the format holds open on the target."""
 
     def __enter__(self) -> Self:

@@ -3,7 +3,7 @@
     {"path": "a.mp3", "duration_s": 3.0, "silent": false, "pitch": [...], ..., "meta": {...}}
 
 With windows ``start_s`` is a list and each subspace a list of vectors. Numbers are the shortest
-that give the same float32 back.
+that give the same float32 back. A file without tracks has one line with nothing but ``meta``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError
-from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
-from loev_cli.writers.meta import Meta, check_agree, checked, keeps_windows, not_ours
+from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
+from loev_cli.writers.meta import (
+    Meta,
+    check_agree,
+    checked,
+    damaged,
+    keeps_windows,
+    not_ours,
+    tag_columns,
+)
 
 
 class Writer(RowWriter):
     """Writes and flushes every row as it comes, so that a pipe sees results at once."""
+
+    _is_empty = True
+
+    def __init__(self, target: Target, meta: Meta) -> None:
+        super().__init__(target, meta)
+        self._tags = tag_columns(meta)
 
     def _add(self, row: Row) -> None:
         record: dict[str, Any] = {
@@ -30,17 +44,23 @@ class Writer(RowWriter):
             "duration_s": _shortest(np.float32(row.duration_s)),
             "silent": row.silent,
         }
+        record |= {column: row.tags.get(tag, "") for column, tag in self._tags.items()}
         if row.start_s is not None:
             record["start_s"] = _shortest(row.start_s)
         for name in self.meta["subspaces"]:
             record[name] = _shortest(row.vectors[name])
+        self._write(record)
+
+    def _finish(self) -> None:
+        if self._is_empty:
+            self._write({})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._is_empty = False
         record["meta"] = self.meta
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         self._target.stream.write(line.encode() + b"\n")
         self._target.stream.flush()
-
-    def _finish(self) -> None:
-        pass
 
 
 def _shortest(values: Any) -> Any:
@@ -52,58 +72,102 @@ def _shortest(values: Any) -> Any:
 
 def read(path: Path) -> EmbeddingFile:
     """See :func:`loev_cli.writers.read`."""
-    records = list(_records(path))
-    if not records:
+    meta: Meta | None = None
+    records = []
+    for _, record in _agreeing_records(path):
+        meta = meta or record["meta"]
+        if "path" in record:
+            records.append(record)
+    if meta is None:
         raise not_ours(str(path))
-    meta: Meta = records[0]["meta"]
-    for number, record in enumerate(records[1:], start=2):
-        if record["meta"] != meta:  # lines of several runs, concatenated
-            check_agree({f"{path} line 1": meta, f"line {number}": record["meta"]})
-            if record["meta"]["subspaces"] != meta["subspaces"]:
-                raise UsageError(f"{path} line {number} has other subspaces than line 1")
     try:
         return _assemble(records, meta)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is damaged: {error}") from error
+        raise damaged(path, error) from error
 
 
 def _assemble(records: list[dict[str, Any]], meta: Meta) -> EmbeddingFile:
-    records = sorted(records, key=lambda record: str(record["path"]))
+    found = sorted((_row(record) for record in records), key=lambda row: row.path)
     windows = keeps_windows(meta)
     vectors: dict[str, NDArray[np.float32]] = {}
     for name, dim in meta["subspaces"].items():
-        parts = [np.asarray(r[name], dtype=np.float32).reshape(-1, dim) for r in records]
-        vectors[name] = np.concatenate(parts)
-    counts = [len(record["start_s"]) if windows else 1 for record in records]
-    starts = [start for record in records for start in record["start_s"]] if windows else []
+        parts = [row.vectors[name].reshape(-1, dim) for row in found]
+        vectors[name] = np.concatenate([np.zeros((0, dim), np.float32), *parts])
+    starts = [row.start_s for row in found if row.start_s is not None]
+    track = np.repeat(np.arange(len(starts), dtype=np.int64), [len(start) for start in starts])
     return EmbeddingFile(
-        paths=[record["path"] for record in records],
-        duration_s=np.array([record["duration_s"] for record in records], dtype=np.float32),
-        silent=np.array([record["silent"] for record in records], dtype=np.bool_),
+        paths=[row.path for row in found],
+        duration_s=np.array([row.duration_s for row in found], dtype=np.float32),
+        silent=np.array([row.silent for row in found], dtype=np.bool_),
         vectors=vectors,
         meta=meta,
-        track=np.repeat(np.arange(len(records), dtype=np.int64), counts) if windows else None,
-        start_s=np.array(starts, dtype=np.float32) if windows else None,
+        track=track if windows else None,
+        start_s=np.concatenate([np.zeros(0, np.float32), *starts]) if windows else None,
+        tags={tag: [row.tags[tag] for row in found] for tag in tag_columns(meta).values()},
     )
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """See :func:`loev_cli.writers.rows`. Lines may come in any order: they are visited in that
+    of their paths."""
+    places = sorted(
+        (str(record["path"]), offset)
+        for offset, record in _agreeing_records(path)
+        if "path" in record
+    )
+    with path.open("rb") as lines:
+        for _, offset in places:
+            lines.seek(offset)
+            try:
+                row = _row(json.loads(lines.readline()))
+            except (KeyError, TypeError, ValueError) as error:
+                raise damaged(path, error) from error
+            yield row
+
+
+def _row(record: dict[str, Any]) -> Row:
+    meta: Meta = record["meta"]
+    windows = keeps_windows(meta)
+    vectors = {}
+    for name, dim in meta["subspaces"].items():
+        vector = np.asarray(record[name], dtype=np.float32)
+        vectors[name] = vector.reshape(-1, dim) if windows else vector.reshape(dim)
+    starts = np.asarray(record["start_s"], dtype=np.float32) if windows else None
+    tags = {tag: str(record[column]) for column, tag in tag_columns(meta).items()}
+    return Row(str(record["path"]), record["duration_s"], record["silent"], vectors, starts, tags)
+
+
+def _agreeing_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every line, and where it begins; lines may be those of several runs, concatenated."""
+    meta: Meta | None = None
+    for number, (offset, record) in enumerate(_records(path), start=1):
+        meta = meta or record["meta"]
+        if record["meta"] != meta:
+            check_agree({f"{path} line 1": meta, f"line {number}": record["meta"]})
+            for key in ("subspaces", "tags"):
+                if record["meta"].get(key) != meta.get(key):
+                    raise UsageError(f"{path} line {number} has other {key} than line 1")
+        yield offset, record
 
 
 def read_meta(path: Path) -> Meta:
     """See :func:`loev_cli.writers.read_meta`. Reads the first line only."""
-    for record in _records(path):
+    for _, record in _records(path):
         return dict(record["meta"])
     raise not_ours(str(path))
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    number, offset = 0, 0
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 record = json.loads(line)
                 if not isinstance(record, dict):
                     raise not_ours(str(path))
                 checked(record.get("meta"), name=f"{path} line {number}")
-                yield record
+                yield offset, record
+                offset += len(line)
     except (OSError, ValueError) as error:
         if number <= 1:
             raise not_ours(str(path)) from error

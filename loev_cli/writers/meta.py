@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from loev_cli import __version__
@@ -14,11 +15,14 @@ from loev_cli.errors import UsageError
 FORMAT_VERSION = 1
 Meta = dict[str, Any]
 
+TAG_PREFIX = "tag_"
 POOLED = "mean"
 PER_WINDOW = "none"
 
 # Files that differ in one of these hold vectors that cannot be compared.
 AGREEING_KEYS = ("model_sha256", "window_s", "hop_s", "pooling")
+# Rows that differ in one of these, or in the above, do not belong in one output.
+_SETTINGS_KEYS = (*AGREEING_KEYS, "subspaces", "precision", "shard", "tags")
 _REQUIRED_KEYS = ("format_version", "model", "subspaces", *AGREEING_KEYS)
 
 
@@ -31,9 +35,16 @@ def make_meta(
     backend: str,
     device: str,
     precision: str,
+    shard: str | None = None,
+    tags: Sequence[str] = (),
 ) -> Meta:
-    """The ``meta`` of a run that starts now."""
-    return {
+    """The ``meta`` of a run that starts now.
+
+    Args:
+        shard: as ``3/8``, if it makes a part.
+        tags: names of tags to keep, as columns ``tag_<name>``.
+    """
+    meta: Meta = {
         "format_version": FORMAT_VERSION,
         "model": bundle.name,
         "model_sha256": bundle.sha256,
@@ -48,11 +59,26 @@ def make_meta(
         "precision": precision,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if shard is not None:
+        meta["shard"] = shard
+    if tags:
+        meta["tags"] = list(tags)
+    return meta
+
+
+def fingerprint(meta: Meta) -> dict[str, Any]:
+    """What decides a row's values and which rows there are; not where and when it was made."""
+    return {key: meta.get(key) for key in _SETTINGS_KEYS}
 
 
 def keeps_windows(meta: Meta) -> bool:
     """Whether the file has a vector per window instead of one per track."""
     return bool(meta["pooling"] == PER_WINDOW)
+
+
+def tag_columns(meta: Meta) -> dict[str, str]:
+    """Column -> tag: ``tag_artist`` -> ``artist`` for every tag that the file keeps."""
+    return {TAG_PREFIX + name: name for name in meta.get("tags", ())}
 
 
 def to_json(meta: Meta) -> str:
@@ -84,6 +110,9 @@ def checked(meta: Any, *, name: str) -> Meta:
     missing = [key for key in _REQUIRED_KEYS if key not in meta]
     if missing or not isinstance(meta["subspaces"], dict):
         raise UsageError(f"{name} is damaged: its meta has no {', '.join(missing) or 'subspaces'}")
+    tags = meta.get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise UsageError(f"{name} is damaged: its meta has no list of tags")
     return meta
 
 
@@ -92,7 +121,13 @@ def not_ours(name: str) -> UsageError:
     return UsageError(f"{name} is not a loev embedding file")
 
 
-def check_agree(metas: Mapping[str, Meta]) -> None:
+def damaged(path: Path, error: BaseException) -> UsageError:
+    """The error for an embedding file that cannot be read to its end; one line, whatever the
+    library says."""
+    return UsageError(f"{path} is damaged: {' '.join(str(error).split()) or type(error).__name__}")
+
+
+def check_agree(metas: Mapping[str, Meta], *, keys: Iterable[str] = AGREEING_KEYS) -> None:
     """Check that files (name -> meta) may be mixed: same model, window, hop and pooling.
 
     Raises:
@@ -100,8 +135,8 @@ def check_agree(metas: Mapping[str, Meta]) -> None:
     """
     names = list(metas)
     for name in names[1:]:
-        for key in AGREEING_KEYS:
-            first, other = metas[names[0]][key], metas[name][key]
+        for key in keys:
+            first, other = metas[names[0]].get(key), metas[name].get(key)
             if first != other:
                 label, first, other = _readable(key, metas[names[0]], metas[name])
                 raise UsageError(
@@ -111,6 +146,6 @@ def check_agree(metas: Mapping[str, Meta]) -> None:
 
 def _readable(key: str, first: Meta, other: Meta) -> tuple[str, Any, Any]:
     if key != "model_sha256":
-        return key, first[key], other[key]
+        return key, first.get(key), other.get(key)
     named = [f"{meta['model']} ({str(meta[key])[:12]})" for meta in (first, other)]
     return "the model", named[0], named[1]

@@ -1,54 +1,151 @@
-"""``.npz``: one numpy array per column; loads with ``allow_pickle=False``."""
+"""``.npz``: one numpy array per column; loads with ``allow_pickle=False``.
+
+Rows come one by one but a zip member is a whole column, so columns are collected in unnamed
+files beside the output and put together at the end. Nothing is held in memory.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import struct
+import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from loev_cli.errors import UsageError
+from loev_cli.errors import OutputError
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
-from loev_cli.writers.meta import Meta, from_json, keeps_windows, not_ours, to_json
+from loev_cli.writers.meta import (
+    Meta,
+    damaged,
+    from_json,
+    keeps_windows,
+    not_ours,
+    tag_columns,
+    to_json,
+)
+
+_CHUNK_N_BYTES = 1 << 17
+_COUNT = struct.Struct("<I")
+# RuntimeError: a damaged head of a member asks for a password, or for methods unheard of.
+_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Writer(RowWriter):
-    """Keeps the rows in memory until the end, since a zip member needs its length first."""
+    """Appends each row to its columns' files, and joins them to a zip file in the end."""
 
     def __init__(self, target: Target, meta: Meta) -> None:
         super().__init__(target, meta)
-        self._rows: list[Row] = []
-
-    def _add(self, row: Row) -> None:
-        self._rows.append(row)
-
-    def _finish(self) -> None:
-        rows = self._rows
-        columns: dict[str, NDArray[Any]] = {
-            "path": np.array([row.path for row in rows], dtype=np.str_),
-            "duration_s": np.array([row.duration_s for row in rows], dtype=np.float32),
-            "silent": np.array([row.silent for row in rows], dtype=np.bool_),
-            "meta": np.array(to_json(self.meta)),
+        self._n_tracks = 0
+        self._n_records = 0
+        self._tags = tag_columns(meta)
+        self._longest = dict.fromkeys(("path", *self._tags), 1)  # characters
+        columns: dict[str, tuple[int, ...]] = {
+            **dict.fromkeys(self._longest, ()),
+            "duration_s": (),
+            "silent": (),
         }
         if self.keeps_windows:
-            starts = [row.start_s for row in rows if row.start_s is not None]
-            counts = [len(start) for start in starts]
-            columns["track"] = np.repeat(np.arange(len(rows), dtype=np.int64), counts)
-            columns["start_s"] = np.concatenate([np.zeros(0, np.float32), *starts])
-        for name, dim in self.meta["subspaces"].items():
-            parts = [row.vectors[name].reshape(-1, dim) for row in rows]
-            columns[name] = np.concatenate([np.zeros((0, dim), np.float32), *parts])
-        np.savez(self._target.stream, allow_pickle=False, **columns)
+            columns |= {"track": (), "start_s": ()}
+        self._shapes: dict[str, tuple[int, ...]] = columns | {
+            name: (dim,) for name, dim in meta["subspaces"].items()
+        }
+        folder = Path(os.path.realpath(target.name)).parent
+        try:
+            self._columns = {name: _spool(folder) for name in self._shapes}
+        except OSError as error:
+            target.abort()
+            raise OutputError(f"cannot write {target.name}: {error.strerror}") from error
+
+    def _add(self, row: Row) -> None:
+        self._append_text("path", row.path)
+        for column, tag in self._tags.items():
+            self._append_text(column, row.tags.get(tag, ""))
+        self._append("duration_s", np.float32(row.duration_s))
+        self._append("silent", np.bool_(row.silent))
+        n_records = 1
+        if row.start_s is not None:
+            n_records = len(row.start_s)
+            self._append("track", np.full(n_records, self._n_tracks, np.int64))
+            self._append("start_s", np.asarray(row.start_s, np.float32))
+        for name in self.meta["subspaces"]:
+            self._append(name, np.ascontiguousarray(row.vectors[name], np.float32))
+        self._n_tracks += 1
+        self._n_records += n_records
+
+    def _append_text(self, column: str, text: str) -> None:
+        content = text.encode("utf-32-le", "surrogatepass")
+        self._longest[column] = max(self._longest[column], len(text))
+        self._columns[column].write(_COUNT.pack(len(content)) + content)
+
+    def _append(self, column: str, values: Any) -> None:
+        self._columns[column].write(values.tobytes())
+
+    def _finish(self) -> None:
+        types = {"silent": "|b1", "track": "<i8"}
+        types |= {column: f"<U{longest}" for column, longest in self._longest.items()}
+        per_track = {*self._longest, "duration_s", "silent"}
+        with zipfile.ZipFile(self._target.stream, "w", zipfile.ZIP_STORED) as archive:
+            _write_array(archive, "meta", np.array(to_json(self.meta)))
+            for name, shape in self._shapes.items():
+                n = self._n_tracks if name in per_track else self._n_records
+                with _member(archive, name, types.get(name, "<f4"), (n, *shape)) as member:
+                    spool = self._columns[name]
+                    spool.seek(0)
+                    width = self._longest.get(name)
+                    for chunk in _chunks(spool) if width is None else _texts(spool, width):
+                        member.write(chunk)
+                    spool.close()  # gives its space back before the next column needs some
+
+    def _discard(self) -> None:
+        for spool in self._columns.values():
+            with contextlib.suppress(OSError):  # closing writes the rest, for which no space may be
+                spool.close()
+
+
+def _spool(folder: Path) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=folder, prefix=".loev.", suffix=".tmp")
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    while chunk := stream.read(_CHUNK_N_BYTES):
+        yield chunk
+
+
+def _texts(stream: IO[bytes], width: int) -> Iterator[bytes]:
+    while head := stream.read(_COUNT.size):
+        yield stream.read(_COUNT.unpack(head)[0]).ljust(4 * width, b"\0")
+
+
+@contextlib.contextmanager
+def _member(
+    archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]
+) -> Iterator[IO[bytes]]:
+    """A member to write the values of an array to, behind the header that numpy reads."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        header = {"descr": dtype, "fortran_order": False, "shape": shape}
+        npy.write_array_header_1_0(member, header)
+        yield member
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        npy.write_array(member, array, allow_pickle=False)
 
 
 def read(path: Path) -> EmbeddingFile:
     """See :func:`loev_cli.writers.read`."""
+    meta = read_meta(path)
+    windows = keeps_windows(meta)
     try:
         with np.load(path, allow_pickle=False) as columns:
-            meta = _meta_of(columns, path)
-            windows = keeps_windows(meta)
             return EmbeddingFile(
                 paths=[str(name) for name in columns["path"]],
                 duration_s=columns["duration_s"],
@@ -57,9 +154,13 @@ def read(path: Path) -> EmbeddingFile:
                 meta=meta,
                 track=columns["track"] if windows else None,
                 start_s=columns["start_s"] if windows else None,
+                tags={
+                    tag: [str(text) for text in columns[column]]
+                    for column, tag in tag_columns(meta).items()
+                },
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is not a loev embedding file, or damaged: {error}") from error
+    except _ERRORS as error:
+        raise damaged(path, error) from error
 
 
 def read_meta(path: Path) -> Meta:
@@ -67,8 +168,88 @@ def read_meta(path: Path) -> Meta:
     try:
         with np.load(path, allow_pickle=False) as columns:
             return _meta_of(columns, path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _ERRORS as error:
         raise not_ours(str(path)) from error
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """See :func:`loev_cli.writers.rows`."""
+    meta = read_meta(path)
+    windows = keeps_windows(meta)
+    tag_of = tag_columns(meta)
+    per_record = [*meta["subspaces"], *(["track", "start_s"] if windows else [])]
+    try:
+        with contextlib.ExitStack() as stack:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            columns = {
+                name: _Column(stack.enter_context(archive.open(f"{name}.npy")))
+                for name in ("path", "duration_s", "silent", *tag_of, *per_record)
+            }
+            for track in range(columns["path"].n):
+                name, duration_s, silent = (
+                    columns[column].take() for column in ("path", "duration_s", "silent")
+                )
+                tags = {tag: str(columns[column].take()) for column, tag in tag_of.items()}
+                if windows:
+                    n_windows = columns["track"].run_of(track)
+                    vectors = {c: columns[c].take_many(n_windows) for c in meta["subspaces"]}
+                    start_s = columns["start_s"].take_many(n_windows)
+                else:
+                    vectors = {c: columns[c].take() for c in meta["subspaces"]}
+                    start_s = None
+                yield Row(str(name), float(duration_s), bool(silent), vectors, start_s, tags)
+    except _ERRORS as error:
+        raise damaged(path, error) from error
+
+
+class _Column:
+    """An array (n, ...) in a zip member, read from its beginning to its end a chunk at a time."""
+
+    def __init__(self, member: IO[bytes]) -> None:
+        npy.read_magic(member)
+        (self.n, *rest), fortran, self._dtype = npy.read_array_header_1_0(member)
+        if self._dtype.hasobject or fortran:
+            raise ValueError("a column is no plain array")
+        self._shape = tuple(rest)
+        self._member = member
+        self._n_left = self.n
+        n_bytes = self._dtype.itemsize * int(np.prod(self._shape, dtype=np.int64))
+        self._chunk_n = max(1, _CHUNK_N_BYTES // max(1, n_bytes))
+        self._chunk: NDArray[Any] = np.zeros((0, *self._shape), self._dtype)
+
+    def take(self) -> Any:
+        """The next value, or vector."""
+        return self.take_many(1)[0]
+
+    def take_many(self, n: int) -> NDArray[Any]:
+        """The next ``n``."""
+        self._fill(n)
+        taken, self._chunk = self._chunk[:n], self._chunk[n:]
+        if len(taken) < n:
+            raise ValueError("a column is too short")
+        return taken
+
+    def run_of(self, value: int) -> int:
+        """Take the values from here on that equal ``value``; how many there were."""
+        n = 0
+        while True:
+            self._fill(1)
+            differs = np.flatnonzero(self._chunk != value)
+            n_here = int(differs[0]) if len(differs) else len(self._chunk)
+            self._chunk = self._chunk[n_here:]
+            n += n_here
+            if n_here == 0 or len(self._chunk):
+                return n
+
+    def _fill(self, n: int) -> None:
+        """Have at least ``n`` in the chunk, or all there are."""
+        while len(self._chunk) < n and self._n_left:
+            n_read = min(self._n_left, self._chunk_n)
+            n_values = n_read * int(np.prod(self._shape, dtype=np.int64))
+            content = self._member.read(n_values * self._dtype.itemsize)
+            more = np.frombuffer(content, self._dtype, count=n_values)
+            self._chunk = np.concatenate([self._chunk, more.reshape(n_read, *self._shape)])
+            self._n_left -= n_read
 
 
 def _meta_of(columns: Any, path: Path) -> Meta:

@@ -29,7 +29,7 @@ from loev_cli.train.config import TrainConfig, from_mapping
 from loev_cli.train.data import Cache, Track
 from loev_cli.train.metrics import Progress
 
-N_STEPS = 40
+N_STEPS = 60
 
 
 def config_of(music: Path, **changes: object) -> TrainConfig:

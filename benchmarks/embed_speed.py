@@ -1,0 +1,162 @@
+"""What share of the speed of mere decoding does `loev embed` keep?
+
+    python benchmarks/embed_speed.py [--files 16] [--minutes 3] [--repeats 3] [--peers PYTHON]
+
+For a folder each of MP3 (192 kbit/s), FLAC and WAV (16 bit) files (stereo, 44.1 kHz, the example
+music joined to 3 minutes): the time of decoding and resampling them to the model's rate and nothing
+else, one process per core, which nothing that reads audio can beat; and the time of `embed` on the
+same cores, from the call to the finished file. Both in turns in the same run, so that a busy
+machine is busy for both; the share is of the medians. Others at work on the machine move it all the
+same; the share of CPU time, of all processes, they move little. The stage that limits is the one
+`--stats` names.
+
+With --peers, an interpreter that has some of librosa, essentia, openl3, torchopenl3 and musicnn:
+each of those that it can import runs on the same files, one process per core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from loev_cli import audio, bundle
+from loev_cli.backends.machine import usable_cpus
+from loev_cli.embed import Report, Request, embed
+
+ROOT = Path(__file__).parent.parent
+RATE_HZ = 44100
+# libsndfile spreads 0..1 over 320..32 kbit/s.
+MP3_192 = {"bitrate_mode": "CONSTANT", "compression_level": (320 - 192) / (320 - 32)}
+PEERS = ("librosa", "essentia", "openl3", "torchopenl3", "musicnn")
+
+
+def make_files(folder: Path, suffix: str, n_files: int, seconds: float) -> list[Path]:
+    """Each begins at another place of the examples, so that no two are alike."""
+    music = [audio.load(f, RATE_HZ) for f in sorted((ROOT / "examples" / "music").glob("*.mp3"))]
+    joined = np.concatenate(music)
+    folder.mkdir()
+    files = []
+    for i in range(n_files):
+        n_samples = round(seconds * RATE_HZ)
+        left = np.resize(np.roll(joined, i * RATE_HZ * 7), n_samples)
+        stereo = np.stack([left, np.roll(left, 400)], axis=1)
+        files.append(folder / f"{i:03}.{suffix}")
+        options = MP3_192 if suffix == "mp3" else {}
+        soundfile.write(files[-1], np.clip(stereo, -1, 1), RATE_HZ, **options)
+    return files
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds by the clock, and of CPU time over all processes."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def decode_only(job: tuple[str, int]) -> float:
+    """CPU seconds of decoding and resampling one file."""
+    file, rate_hz = job
+    began = time.process_time()
+    for _ in audio.decode(Path(file), rate_hz):
+        pass
+    return time.process_time() - began
+
+
+def floor(pool: ProcessPoolExecutor, files: list[Path], rate_hz: int) -> Took:
+    began = time.monotonic()
+    cpu_s = sum(pool.map(decode_only, [(str(file), rate_hz) for file in files]))
+    return Took(time.monotonic() - began, cpu_s)
+
+
+def embedding(folder: Path, out: Path, model: str) -> tuple[Took, Report]:
+    began, cpu_began = time.monotonic(), cpu_s()
+    report = embed(Request([str(folder)], str(out), model=model, overwrite=True))
+    return Took(time.monotonic() - began, cpu_s() - cpu_began), report
+
+
+def cpu_s() -> float:
+    """Of this process and its decoders, which have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def median(results: list[Took]) -> Took:
+    return Took(
+        statistics.median(took.wall_s for took in results),
+        statistics.median(took.cpu_s for took in results),
+    )
+
+
+def peer_times(python: str, files: list[Path]) -> dict[str, float | None]:
+    """Seconds that each peer takes for the files; None where it cannot be imported."""
+    times: dict[str, float | None] = {}
+    for peer in PEERS:
+        command = [python, str(ROOT / "benchmarks" / "embed_peers.py"), peer]
+        done = subprocess.run(
+            [*command, str(usable_cpus()), *map(str, files)], capture_output=True, text=True
+        )
+        times[peer] = json.loads(done.stdout)["seconds"] if done.returncode == 0 else None
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=bundle.DEFAULT_MODEL)
+    parser.add_argument("--files", type=int, default=16)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--formats", default="mp3,flac,wav")
+    parser.add_argument("--peers", metavar="PYTHON")
+    args = parser.parse_args()
+    rate_hz = bundle.find(args.model).sample_rate_hz
+    seconds = args.files * args.minutes * 60
+    n_cpus = usable_cpus()
+    print(f"{args.files} files of {args.minutes:g} min, {n_cpus} cores, {sys.platform}", flush=True)
+    print("| format | floor (x real time) | embed (same) | share | of CPU time | work | limits |")
+    print("|---|---|---|---|---|---|---|")
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        ProcessPoolExecutor(n_cpus, mp_context=get_context("spawn")) as pool,
+    ):
+        root = Path(temporary)
+        for suffix in args.formats.split(","):
+            files = make_files(root / suffix, suffix, args.files, args.minutes * 60)
+            floor(pool, files[:n_cpus], rate_hz)  # the processes start, the files are cached
+            floors, times = [], []
+            for _ in range(args.repeats):
+                floors.append(floor(pool, files, rate_hz))
+                took, report = embedding(root / suffix, root / "x.npz", args.model)
+                times.append(took)
+            least, took = median(floors), median(times)
+            shares = report.stats.shares()
+            work = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
+            print(
+                f"| {suffix.upper()} | {seconds / least.wall_s:.0f} | {seconds / took.wall_s:.0f} "
+                f"| {least.wall_s / took.wall_s:.2f} | {least.cpu_s / took.cpu_s:.2f} | {work} "
+                f"| {report.stats.limit} |",
+                flush=True,
+            )
+        if args.peers:
+            print("\n| on the MP3 files | x real time |\n|---|---|")
+            files = sorted((root / "mp3").iterdir())
+            for peer, took_or_none in peer_times(args.peers, files).items():
+                speed = "not installed" if took_or_none is None else f"{seconds / took_or_none:.0f}"
+                print(f"| {peer} | {speed} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

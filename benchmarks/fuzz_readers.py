@@ -1,0 +1,420 @@
+"""Does anything that loev reads bring it down? Mutated files of every kind, with a time bound.
+
+    python benchmarks/fuzz_readers.py [--minutes 10] [--seed 0] [--keep FOLDER] [--only KIND ...]
+
+Kinds: audio files of many formats (through a decoder process as `loev embed` uses it: a crash or a
+hang there is one failed file, and counted), embedding files of each format, model bundles, and the
+journal of a run. Seeds are made here; each round takes one, mutates it (bits, bytes, lengths,
+truncation, blocks moved, doubled or from another seed) and reads it.
+
+Allowed: the content, or a LoevError. A finding is any other exception, a read that takes longer
+than 20 s, memory beyond 1 GB, and any unpickling, which an audit hook watches for. Readers run in
+a child process of their own: if it dies, the input that did it is a finding too. Findings are
+kept. Prints a table of inputs tried and exits 1 if there was a finding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent.parent
+sys.path.insert(0, str(HERE))
+
+LIMIT_S = 20.0
+MEMORY_N_BYTES = 3 << 30  # address space that the child may add; libraries reserve much of it
+RATE_HZ = 8000
+OUTCOMES = ("read", "refused", "decoder died", "FINDING")
+
+
+@dataclass
+class Kind:
+    """One kind of input: its seeds, files or folders, and what happened so far."""
+
+    name: str
+    seeds: list[Path]
+    counts: Counter[str] = field(default_factory=Counter)
+    slowest_s: float = 0.0
+
+
+# ---------------------------------------------------------------- seeds
+
+
+def make_seeds(folder: Path) -> list[Kind]:
+    """Small files of every kind, made by the very code that makes users' files."""
+    return [
+        Kind("audio", list(audio_seeds(folder / "audio"))),
+        *embedding_seeds(folder / "embeddings"),
+        Kind("bundle", [bundle_seed(folder / "bundle")]),
+        Kind("journal", list(journal_seeds(folder / "journal"))),
+    ]
+
+
+def audio_seeds(folder: Path) -> Iterator[Path]:
+    from tests.audio import common
+    from tests.conftest import write_audio
+
+    folder.mkdir(parents=True)
+    for name, options in {
+        "x.wav": {},
+        "24.wav": {"subtype": "PCM_24"},
+        "law.wav": {"subtype": "ULAW"},
+        "adpcm.wav": {"subtype": "MS_ADPCM"},
+        "x.aiff": {},
+        "x.au": {},
+        "x.caf": {},
+        "x.w64": {},
+        "x.rf64": {},
+        "x.flac": {},
+        "x.ogg": {},
+        "x.mp3": {},
+        "x.opus": {"format": "OGG", "subtype": "OPUS"},
+    }.items():
+        yield write_audio(folder / name, 0.4, rate_hz=RATE_HZ, **options)
+    for name, codec, container in (
+        ("x.m4a", "aac", None),
+        ("alac.m4a", "alac", None),
+        ("x.aac", "aac", "adts"),
+        ("x.wma", "wmav2", "asf"),
+        ("x.wv", "wavpack", None),
+        ("x.tta", "tta", None),
+        ("x.mka", "flac", None),
+        ("x.webm", "libopus", None),
+        ("flac.ogg", "flac", "ogg"),
+        ("x.avi", "libmp3lame", None),
+        ("x.mpg", "mp2", None),
+        ("x.ac3", "ac3", None),
+    ):
+        tags = {"artist": "A", "title": "B" * 50, "MUSICBRAINZ_TRACKID": "C" * 36}
+        yield common.write_with_ffmpeg(
+            folder / name, codec, 48000, 0.2, container=container, tags=tags
+        )
+    (folder / "x.ape").write_bytes(common.silent_ape(100_000))
+    (folder / "x.dsf").write_bytes(common.dsf(np.zeros(200_000, np.float32), 2_822_400))
+    yield from (folder / "x.ape", folder / "x.dsf")
+
+
+def embedding_seeds(folder: Path) -> Iterator[Kind]:
+    from loev_cli.writers import FORMATS, Row, open_writer
+    from tests.conftest import make_bundle
+    from tests.test_writers import meta_of
+
+    folder.mkdir(parents=True)
+    bundle = make_bundle(folder / "model")
+    rng = np.random.default_rng(0)
+    for extension in FORMATS:
+        seeds = []
+        for per_window in (False, True):
+            out = folder / f"{per_window}{extension}"
+            meta = meta_of(bundle, per_window=per_window, tags=["artist"])
+            with open_writer(str(out), meta) as writer:
+                for i in range(12):
+                    n = (3,) if per_window else ()
+                    vectors = {
+                        name: rng.standard_normal((*n, dim)).astype(np.float32)
+                        for name, dim in meta["subspaces"].items()
+                    }
+                    starts = np.arange(3, dtype=np.float32) if per_window else None
+                    writer.add(Row(f"{i:02}.mp3", 1.0, False, vectors, starts, {"artist": "é" * i}))
+                writer.commit()
+            seeds.append(out)
+        yield Kind(extension, seeds)
+
+
+def bundle_seed(folder: Path) -> Path:
+    from tests.conftest import make_bundle
+
+    return make_bundle(folder).path
+
+
+def journal_seeds(folder: Path) -> Iterator[Path]:
+    """A folder with an output and its journal, finished; and one of a run that was killed."""
+    from loev_cli.embed.journal import Journal
+    from loev_cli.embed.parts import Stamp
+    from loev_cli.writers import Row
+    from tests.conftest import make_bundle
+    from tests.test_writers import meta_of
+
+    meta = meta_of(make_bundle(folder.with_name("journal-model")))
+    for name, finished in (("finished", True), ("killed", False)):
+        (folder / name).mkdir(parents=True)
+        with Journal(folder / name / "x.npz", meta) as journal:
+            for i in range(8):
+                vectors = {n: np.full(d, i, np.float32) for n, d in meta["subspaces"].items()}
+                journal.add(Row(f"{i}.mp3", 1.0, False, vectors), Stamp(i, i))
+            if finished:
+                finish(journal, meta)
+        (folder / name / "meta.json").write_text(json.dumps(meta))
+        yield folder / name
+
+
+def finish(journal: Any, meta: dict[str, Any]) -> None:
+    """Write the output of a journal, as a run does in the end."""
+    from loev_cli.writers import open_writer
+
+    def commit(before_replace: Callable[[Path], None]) -> None:
+        with open_writer(str(journal.out), meta, before_replace=before_replace) as writer:
+            for row in journal.merged():
+                writer.add(row)
+            writer.commit()
+
+    journal.settle(commit)
+
+
+# ---------------------------------------------------------------- mutations
+
+
+def mutated(content: bytes, others: list[bytes], chance: random.Random) -> bytes:
+    """One to six mutations after each other."""
+    data = bytearray(content)
+    for _ in range(chance.choice([1, 1, 1, 2, 3, 6])):
+        if not data:
+            break
+        at = chance.randrange(len(data))
+        match chance.randrange(9):
+            case 0:
+                data[at] ^= 1 << chance.randrange(8)
+            case 1:
+                data[at] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+            case 2:  # what may be a length, a count or a rate
+                value = chance.choice([0, 1, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, len(data)])
+                order = chance.choice(["little", "big"])
+                data[at : at + 4] = value.to_bytes(4, order)  # type: ignore[arg-type]
+            case 3:
+                del data[at:]
+            case 4:
+                del data[at : at + chance.randrange(1, 64)]
+            case 5:
+                block = data[at : at + chance.randrange(1, 256)]
+                data[at:at] = block * chance.choice([1, 2, 50])
+            case 6:
+                data[at : at + chance.randrange(1, 64)] = chance.randbytes(chance.randrange(64))
+            case 7:
+                other = chance.choice(others)
+                start = chance.randrange(len(other) or 1)
+                data[at : at + 128] = other[start : start + 128]
+            case 8:  # in the head, where the structure is
+                data[chance.randrange(min(len(data), 100))] = chance.randrange(256)
+    return bytes(data)
+
+
+def write_mutant(seed: Path, others: list[bytes], to: Path, chance: random.Random) -> Path:
+    """A mutant of a file, or of a folder of which one file is mutated, under ``to``."""
+    if to.exists():
+        shutil.rmtree(to)
+    to.mkdir()
+    mutant = to / seed.name
+    if seed.is_file():
+        mutant.write_bytes(mutated(seed.read_bytes(), others, chance))
+        return mutant
+    shutil.copytree(seed, mutant)
+    files = sorted(f for f in mutant.rglob("*") if f.is_file() and f.name not in ("meta.json",))
+    victim = chance.choice(files)
+    victim.write_bytes(mutated(victim.read_bytes(), others, chance))
+    return mutant
+
+
+# ---------------------------------------------------------------- reading, in a child
+
+
+def read_audio(file: Path, decoder: Any) -> str:
+    from loev_cli.errors import InputError
+
+    try:
+        decoder.probe(file)
+        for _ in decoder.decode(file, RATE_HZ, tags=True):
+            pass
+    except InputError as error:
+        return "decoder died" if error.kind in ("DecoderCrash", "DecoderTimeout") else "refused"
+    return "read"
+
+
+def read_embeddings(path: Path) -> str:
+    from loev_cli import writers
+
+    writers.read_meta(path)
+    writers.read(path)
+    for _ in writers.rows(path):
+        pass
+    return "read"
+
+
+def read_bundle(path: Path) -> str:
+    from loev_cli import bundle
+
+    found = bundle.load(path)
+    found.verified(bundle.ONNX_FILE)
+    found.verified(bundle.WEIGHTS_FILE)
+    return "read"
+
+
+def read_journal(path: Path) -> str:
+    from loev_cli.embed.journal import Journal
+
+    meta = json.loads((path / "meta.json").read_text())
+    with Journal(path / "x.npz", meta) as journal:
+        for _ in journal.merged():
+            pass
+    return "read"
+
+
+def child() -> None:
+    """Read the paths that come on stdin, one `kind<tab>path` a line, and say what came of each."""
+    import resource
+
+    from loev_cli.audio import DecoderProcess
+    from loev_cli.errors import LoevError
+
+    unpickled: list[str] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "pickle.find_class":
+            unpickled.append(".".join(map(str, arguments)))
+
+    sys.addaudithook(watch)
+    import pyarrow.parquet  # noqa: F401  (what it maps does not count)
+
+    size_n_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = size_n_bytes + MEMORY_N_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    decoder = DecoderProcess(timeout_s=LIMIT_S / 2)
+    readers: dict[str, Callable[[Path], str]] = {
+        "audio": lambda path: read_audio(path, decoder),
+        "bundle": read_bundle,
+        "journal": read_journal,
+    }
+    for line in sys.stdin:
+        kind, path = line.rstrip("\n").split("\t")
+        unpickled.clear()
+        try:
+            outcome = readers.get(kind, read_embeddings)(Path(path))
+        except LoevError as error:
+            outcome = "refused" if "\n" not in str(error) else "FINDING more than one line"
+        except BaseException as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            outcome = f"FINDING {type(error).__name__} at {where}: {error}".replace("\n", " ")
+        if unpickled:
+            outcome = f"FINDING unpickled {unpickled[0]}"
+        print(outcome, flush=True)
+
+
+class Child:
+    """The child process, started anew when it has died or hangs."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def read(self, kind: str, path: Path) -> str:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, "--child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        alarm = threading.Timer(2 * LIMIT_S, process.kill)
+        alarm.start()
+        began = time.monotonic()
+        try:
+            process.stdin.write(f"{kind}\t{path}\n")
+            process.stdin.flush()
+            outcome = process.stdout.readline().strip()
+        finally:
+            alarm.cancel()
+        if outcome:
+            took_s = time.monotonic() - began
+            return outcome if took_s < LIMIT_S else f"FINDING took {took_s:.0f} s"
+        process.wait()
+        self._process = None
+        return f"FINDING the reader died (exit code {process.returncode})"
+
+    def close(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.wait(timeout=LIMIT_S)
+
+
+# ---------------------------------------------------------------- the run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"))
+    parser.add_argument("--only", nargs="*", help="kinds, default all")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child()
+        return 0
+    chance = random.Random(options.seed)
+    found: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as name:
+        kinds = [k for k in make_seeds(Path(name)) if not options.only or k.name in options.only]
+        others = [
+            file.read_bytes()
+            for kind in kinds
+            for seed in kind.seeds
+            for file in ([seed] if seed.is_file() else seed.rglob("*"))
+            if file.is_file()
+        ]
+        reader = Child()
+        ends = time.monotonic() + 60 * options.minutes
+        while time.monotonic() < ends:
+            # Audio is half of it: that is foreign code, and what anybody may have written.
+            audio = [kind for kind in kinds if kind.name == "audio"]
+            kind = chance.choice(audio if audio and chance.random() < 0.5 else kinds)
+            mutant = write_mutant(chance.choice(kind.seeds), others, Path(name) / "mutant", chance)
+            began = time.monotonic()
+            outcome = reader.read(kind.name, mutant)
+            kind.slowest_s = max(kind.slowest_s, time.monotonic() - began)
+            counted = "FINDING" if outcome.startswith("FINDING") else outcome
+            kind.counts[counted] += 1
+            if counted in ("FINDING", "decoder died"):
+                keep(mutant, options.keep, f"{kind.name} {mutant.name}: {outcome}", found)
+        reader.close()
+    print("| kind | seeds | inputs | " + " | ".join(OUTCOMES) + " | slowest s |")
+    print("|---" * (len(OUTCOMES) + 4) + "|")
+    for kind in kinds:
+        cells = [str(kind.counts[outcome]) for outcome in OUTCOMES]
+        row = [kind.name, str(len(kind.seeds)), str(kind.counts.total()), *cells]
+        print(f"| {' | '.join(row)} | {kind.slowest_s:.1f} |")
+    for what, times in found.most_common():
+        print(f"{times} x {what}")
+    return 1 if any(kind.counts["FINDING"] for kind in kinds) else 0
+
+
+def keep(mutant: Path, folder: Path, what: str, found: Counter[str]) -> None:
+    """Keep the first three inputs of each sort of finding."""
+    found[what] += 1
+    if found[what] > 3:
+        return
+    number = len(list(folder.glob("*"))) if folder.exists() else 0
+    kept = folder / f"{number:04}"
+    shutil.copytree(mutant.parent, kept)
+    (kept / "what.txt").write_text(what + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

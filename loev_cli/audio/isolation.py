@@ -1,0 +1,282 @@
+"""Decoding in a process of its own: a file that crashes or hangs its decoder fails alone.
+
+    with DecoderProcess(timeout_s=300) as decoder:
+        for block in (decoding := decoder.decode(file, 16_000)): ...
+
+is :func:`loev_cli.audio.decode` with two failures more. Blocks come through a pipe: 64 kB per
+second of audio at 16 kHz, about 2 % of the time that decoding it takes. When nobody takes them the
+pipe fills and the process waits, so memory stays bounded and the clock of the time limit, which
+runs only while we wait for the process, stands still.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loev_cli.audio.decoding import FileInfo
+from loev_cli.audio.worker import BLOCK, END, HEAD, INFO
+from loev_cli.errors import InputError
+
+DEFAULT_TIMEOUT_S = 300.0
+
+_SERVE = "import sys; sys.path[:] = {path!r}; from loev_cli.audio.worker import main; main()"
+_PIPE_N_BYTES = 1 << 20
+_WATCH_EVERY_S = 0.2
+_PATIENCE_S = 2.0
+
+
+class RemoteDecoding:
+    """What :class:`loev_cli.audio.Decoding` is, of a file that another process decodes.
+
+    ``peak``, ``duration_s``, ``tags`` (empty unless asked for) and ``busy_s`` (CPU seconds it
+    took) are known once the blocks have ended. Who stops earlier closes ``blocks``.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0.0
+        self.duration_s = 0.0
+        self.busy_s = 0.0
+        self.tags: dict[str, str] = {}
+        self.blocks: Generator[NDArray[np.float32], None, None] = _nothing()
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return self.blocks
+
+
+class DecoderProcess:
+    """One decoding process, started when it is first needed and replaced when it has died.
+
+    Use it from one thread at a time.
+
+    Args:
+        timeout_s: how long a file may keep us waiting for its next block, and in all beyond the
+            playing time of what it has given.
+    """
+
+    def __init__(self, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watch = _Watch()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None while there is none."""
+        return self._process.pid if self._process else None
+
+    def decode(self, file: Path, sample_rate_hz: int, *, tags: bool = False) -> RemoteDecoding:
+        """As :func:`loev_cli.audio.decode`, and with ``tags`` :func:`loev_cli.audio.read_tags`.
+
+        Raises (while iterating):
+            InputError: as there; and stage ``decode``: the decoder crashed, or took too long.
+        """
+        decoding = RemoteDecoding()
+        decoding.blocks = self._blocks(decoding, file, sample_rate_hz, tags)
+        return decoding
+
+    def probe(self, file: Path) -> FileInfo:
+        """As :func:`loev_cli.audio.probe`, and the failures of :meth:`decode`."""
+        self._send({"op": "probe", "file": str(file)})
+        with self._watched(self._timeout_s):
+            kind, payload = self._receive(file)
+        content = json.loads(payload)
+        if kind == INFO:
+            return FileInfo(**content)
+        raise _failure(content)
+
+    def _blocks(
+        self, decoding: RemoteDecoding, file: Path, rate_hz: int, tags: bool
+    ) -> Generator[NDArray[np.float32], None, None]:
+        self._send({"op": "decode", "file": str(file), "rate_hz": rate_hz, "tags": tags})
+        n_samples, waited_s = 0, 0.0
+        whole = False
+        try:
+            while True:
+                # Neither a stop in the middle nor a trickle: a file may fall behind its playing
+                # time by the limit, and no block may take longer than that.
+                left_s = self._timeout_s + n_samples / rate_hz - waited_s
+                began = time.monotonic()
+                with self._watched(min(self._timeout_s, left_s)):
+                    kind, payload = self._receive(file)
+                waited_s += time.monotonic() - began
+                if kind == BLOCK:
+                    block: NDArray[np.float32] = np.frombuffer(payload, np.float32)
+                    n_samples += len(block)
+                    yield block
+                    continue
+                whole = True
+                content = json.loads(payload)
+                decoding.busy_s = content.pop("busy_s")
+                if kind != END:
+                    raise _failure(content)
+                decoding.duration_s, decoding.peak = content["duration_s"], content["peak"]
+                decoding.tags = content["tags"]
+                return
+        finally:
+            if not whole:  # what it still says would be taken for the next file
+                self._kill()
+
+    def _watched(self, seconds: float) -> contextlib.AbstractContextManager[None]:
+        assert self._process is not None
+        return self._watch.kills(self._process, seconds)
+
+    def _send(self, command: dict[str, Any]) -> None:
+        line = json.dumps(command).encode() + b"\n"
+        for attempt in ("the one there is", "a new one"):
+            if self._process is None:
+                self._process = _start()
+                self._watch.start()
+            assert self._process.stdin is not None
+            try:
+                self._process.stdin.write(line)
+                self._process.stdin.flush()
+                return
+            except OSError:  # it died between two files, which is no fault of this one
+                self._kill()
+                if attempt == "a new one":
+                    raise
+
+    def _receive(self, file: Path) -> tuple[bytes, bytearray]:
+        """The next message: kind and payload."""
+        assert self._process is not None
+        head = self._read(HEAD.size)
+        if len(head) == HEAD.size:
+            kind, n_bytes = HEAD.unpack(head)
+            payload = self._read(n_bytes)
+            if len(payload) == n_bytes:
+                return kind, payload
+        process, timed_out = self._process, self._watch.fired
+        self._kill()
+        raise _died(file, process.returncode, timed_out, self._timeout_s)
+
+    def _read(self, n_bytes: int) -> bytearray:
+        """So many bytes, or fewer if the process has ended."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        buffer = bytearray(n_bytes)
+        view, n_read = memoryview(buffer), 0
+        while n_read < n_bytes:
+            n_now = self._process.stdout.readinto(view[n_read:])  # type: ignore[attr-defined]
+            if not n_now:
+                view.release()
+                return buffer[:n_read]
+            n_read += n_now
+        return buffer
+
+    def _kill(self) -> None:
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        process.kill()
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # type: ignore[union-attr]
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel, on a dead disk
+            process.wait(timeout=_PATIENCE_S)
+        process.stdout.close()  # type: ignore[union-attr]
+
+    def interrupt(self) -> None:
+        """From any thread: end the process, so that who waits for it goes on with a failure."""
+        if process := self._process:
+            process.kill()
+
+    def close(self) -> None:
+        """End the process, whatever it is at."""
+        self._kill()
+        self._watch.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Watch:
+    """Kills a process for which we have waited too long. A thread, since pipes of every system
+    can be read and processes killed, but not every pipe can be waited for with a time limit."""
+
+    def __init__(self) -> None:
+        self.fired = False
+        self._target: tuple[subprocess.Popen[bytes], float] | None = None
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="decoder-watch", daemon=True)
+            self._thread.start()
+
+    @contextlib.contextmanager
+    def kills(self, process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+        self.fired = False
+        self._target = (process, time.monotonic() + seconds)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._target = None
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _work(self) -> None:
+        while not self._closed.wait(_WATCH_EVERY_S):
+            with self._lock:
+                if self._target and time.monotonic() > self._target[1]:
+                    self.fired = True
+                    self._target[0].kill()
+
+
+def _nothing() -> Generator[NDArray[np.float32], None, None]:
+    yield from ()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # Not multiprocessing: it would import the caller's main module again, and it pickles.
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE.format(path=sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        # A decoder is one thread among several processes: pools of threads in each are in the way.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        start_new_session=True,  # Ctrl-C is for us; we end it
+    )
+    if sys.platform == "linux":
+        import fcntl
+
+        assert process.stdout is not None
+        with contextlib.suppress(OSError):  # the system's limit for this user is reached
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_N_BYTES)
+    return process
+
+
+def _failure(content: dict[str, Any]) -> InputError:
+    return InputError(content["message"], stage=content["stage"], kind=content["kind"])
+
+
+def _died(file: Path, code: int | None, timed_out: bool, timeout_s: float) -> InputError:
+    if timed_out:
+        message = f"{file}: the decoder gave no audio for {timeout_s:g} s, or far too little"
+        return InputError(message, stage="decode", kind="DecoderTimeout")
+    if code is not None and code < 0:
+        what = f"crashed (signal {-code})"
+        if -code == getattr(signal, "SIGKILL", None):
+            what = "was killed (signal 9), perhaps for lack of memory"
+    else:
+        what = f"ended by itself (exit code {code})"
+    return InputError(f"{file}: the decoder {what}", stage="decode", kind="DecoderCrash")

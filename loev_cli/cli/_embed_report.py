@@ -1,0 +1,225 @@
+"""What ``loev embed`` shows: a bar on a terminal, a line per failed file, and the end's summary.
+With ``--log-json`` each of these is an event."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from typing import Self
+
+from loev_cli.cli._console import clock, on_terminal, plural, say, show, size, tell
+from loev_cli.embed import (
+    FAILURES_SUFFIX,
+    JOURNAL_SUFFIX,
+    DryRun,
+    Event,
+    Failure,
+    Notice,
+    Report,
+    Request,
+    RunStarted,
+    Stats,
+    TrackDone,
+)
+from loev_cli.writers import STDOUT
+
+_TELL_EVERY_S = 5.0
+
+
+class Progress:
+    """Takes the run's events; a context manager that clears its bar in the end."""
+
+    def __init__(self, *, quiet: bool, log_json: bool) -> None:
+        self._quiet = quiet
+        self._log_json = log_json
+        self._bar = None if quiet or log_json or not on_terminal() else _Bar()
+        self._n_tracks = 0
+        self._n_kept = 0
+        self._n_done = 0
+        self._n_failed = 0
+        self._audio_s = 0.0
+        self._began = self._told = time.monotonic()
+
+    def take(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._n_tracks, self._n_kept = event.n_tracks, event.n_kept
+                if self._bar:
+                    self._bar.start(event.n_tracks)
+                if self._log_json:
+                    tell("started", **asdict(event))
+                elif event.n_kept and not self._quiet:
+                    say(f"{plural(event.n_kept, 'file')} done before, {event.n_tracks} to do")
+            case TrackDone():
+                self._n_done += 1
+                self._audio_s += event.duration_s
+                if self._bar:
+                    self._bar.advance(event.duration_s)
+                if self._log_json and time.monotonic() - self._told > _TELL_EVERY_S:
+                    self._tell_progress()
+            case Failure():
+                self._n_failed += 1
+                if self._log_json:
+                    tell("failed", **asdict(event))
+                else:
+                    say(f"loev: failed ({event.stage}): {event.message}")
+                if self._bar:
+                    self._bar.advance(0.0)
+            case Notice():
+                if not self._quiet:
+                    say(f"loev: warning: {event.text}")
+
+    def how_to_go_on(self, out: str) -> str:
+        """After an interruption: what is kept, and what to do."""
+        if out == STDOUT:
+            return "the lines so far are whole, the same command starts again"
+        n_done = self._n_kept + self._n_done
+        if not n_done:
+            return "nothing was done yet, the same command starts again"
+        return (
+            f"{n_done} of {plural(self._n_kept + self._n_tracks, 'file')} are done and kept in "
+            f"{out}{JOURNAL_SUFFIX}, the same command goes on"
+        )
+
+    def _tell_progress(self) -> None:
+        self._told = time.monotonic()
+        tell(
+            "progress",
+            n_tracks=self._n_tracks,
+            n_done=self._n_done,
+            n_failed=self._n_failed,
+            audio_s=round(self._audio_s, 1),
+            wall_s=round(self._told - self._began, 1),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def report(result: Report, request: Request, *, quiet: bool, stats: bool, log_json: bool) -> None:
+    """The end of a run."""
+    out = request.out or ""
+    n_failed = len(result.failures)
+    listed = "" if out == STDOUT else f", listed in {out}{FAILURES_SUFFIX}"
+    if log_json:
+        tell("finished", out=out, n_failed=n_failed, **_figures(result))
+        return
+    if result.n_rows == 0 and n_failed and request.shard is None:
+        all_failed = "the only file" if n_failed == 1 else f"all {n_failed} files"
+        say(f"loev: error: nothing written: {all_failed} failed{listed}")
+        return
+    if not quiet:
+        say(_summary(result, "standard output" if out == STDOUT else out))
+        if result.n_orphans:
+            rows = plural(result.n_orphans, "row")
+            say(f"{rows} kept of files that are not among the inputs (--prune drops them)")
+        if result.n_pruned:
+            say(f"{plural(result.n_pruned, 'row')} dropped of files that are gone")
+        if n_failed:
+            say(f"{plural(n_failed, 'file')} failed{listed}")
+    if stats:
+        for line in _stats_lines(result.stats):
+            say(line)
+
+
+def plan(found: DryRun) -> None:
+    """What ``--dry-run`` shows."""
+    for failure in found.unreadable:
+        say(f"loev: failed ({failure.stage}): {failure.message}")
+    unknown = f" and {plural(found.n_unknown_length, 'file')} of unknown length"
+    show(f"files:      {found.n_files}")
+    show(f"audio:      {clock(found.audio_s)}{unknown if found.n_unknown_length else ''}")
+    show(f"unreadable: {len(found.unreadable)}")
+    show(f"vectors:    {found.n_vectors}")
+    show(f"output:     {size(found.out_n_bytes)}")
+    if found.run_s is not None:
+        show(f"time:       about {clock(found.run_s)} on this machine, by a trial")
+
+
+def _summary(result: Report, where: str) -> str:
+    if not result.n_rows:
+        return f"no track in this part -> {where}"
+    if not result.n_done:
+        return f"nothing new: {plural(result.n_rows, 'track')} in {where}"
+    speed = result.audio_s / max(result.wall_s, 1e-9)
+    total = f", which has {result.n_rows}" if result.n_rows != result.n_done else ""
+    return (
+        f"{plural(result.n_done, 'track')}, {clock(result.audio_s)} of audio in "
+        f"{result.wall_s:.1f} s ({speed:.0f} x real time; {_shares(result.stats)}) -> "
+        f"{where}{total}"
+    )
+
+
+def _shares(stats: Stats) -> str:
+    return ", ".join(f"{stage} {share:.0%}" for stage, share in stats.shares().items())
+
+
+def _stats_lines(stats: Stats) -> list[str]:
+    if not stats.wall_s:
+        return []
+    places = stats.n_decoders + stats.n_encoders
+    busy = (stats.decode_s + stats.encode_s) / stats.wall_s
+    return [
+        f"work: {_shares(stats)}; {busy:.1f} of {plural(stats.n_decoders, 'decoder')} and "
+        f"{plural(stats.n_encoders, 'encoder')} at work on average, waiting "
+        f"{stats.waiting_s / (places * stats.wall_s):.0%} of their time",
+        f"what limits the speed: {stats.limit} (decoders waited for the encoder "
+        f"{stats.decoders_blocked:.0%} of the time)",
+    ]
+
+
+def _figures(result: Report) -> dict[str, object]:
+    stats = result.stats
+    return {
+        "n_done": result.n_done,
+        "n_rows": result.n_rows,
+        "n_orphans": result.n_orphans,
+        "n_pruned": result.n_pruned,
+        "audio_s": round(result.audio_s, 3),
+        "wall_s": round(result.wall_s, 3),
+        "audio_s_per_s": round(result.audio_s / max(result.wall_s, 1e-9), 1),
+        "decode_s": round(stats.decode_s, 3),
+        "encode_s": round(stats.encode_s, 3),
+        "write_s": round(stats.write_s, 3),
+        "waiting_s": round(stats.waiting_s, 3),
+        "n_decoders": stats.n_decoders,
+        "n_encoders": stats.n_encoders,
+        "limit": stats.limit if stats.wall_s else None,
+    }
+
+
+class _Bar:
+    def __init__(self) -> None:
+        # rich's own imports take a tenth of a second; pipes do not need them.
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        self._bar = Progress(
+            TextColumn("embedding"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[audio]}"),
+            TimeLeft(),
+            console=Console(file=sys.stderr),
+            transient=True,
+        )
+        self._task = self._bar.add_task("embed", total=None, audio="")
+        self._audio_s = 0.0
+
+    def start(self, n_tracks: int) -> None:
+        self._bar.update(self._task, total=n_tracks)
+        self._bar.start()
+
+    def advance(self, audio_s: float) -> None:
+        self._audio_s += audio_s
+        speed = self._audio_s / max(self._bar.tasks[0].elapsed or 0.0, 1e-3)
+        self._bar.update(self._task, advance=1, audio=f"{speed:.0f} x real time")
+
+    def stop(self) -> None:
+        self._bar.stop()

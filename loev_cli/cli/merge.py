@@ -1,0 +1,73 @@
+"""``loev merge``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from loev_cli.cli import _options as options
+from loev_cli.cli._console import log_to_stderr, plural, say
+
+
+def merge(
+    parts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PART",
+            help="Embedding files of any format, made by the same model with the same settings.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            help="A .npz, .parquet, .lance or .jsonl file.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="So many parts make the whole: each must be there once. Parts made with --shard "
+            "know this themselves.",
+            metavar="N",
+            show_default=False,
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Merge though parts of an array job are missing.",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace an --out that exists.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Join embedding files: the parts of an array job, or libraries that were embedded alike.
+
+    Example: loev merge part-*.npz --out emb.npz
+    """
+    from loev_cli import embed as job
+
+    if debug:
+        log_to_stderr()
+    merged = job.merge(parts, out, shards=shards, allow_missing=allow_missing, overwrite=overwrite)
+    if quiet:
+        return
+    repeated = f", {merged.n_repeated} in several of them alike" if merged.n_repeated else ""
+    say(f"{plural(merged.n_rows, 'track')} of {plural(merged.n_parts, 'part')}{repeated} -> {out}")

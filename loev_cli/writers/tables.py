@@ -1,0 +1,177 @@
+"""Rows <-> Arrow tables, for the formats that hold those: Parquet and Lance.
+
+Without windows there is one record per track; with windows one per window, which repeats its
+track's ``path``, ``duration_s``, ``silent`` and tags, and adds ``track`` and ``start_s``. Vectors
+are fixed-size lists of float32. ``meta`` is under ``loev`` in the schema's metadata.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from loev_cli.writers.base import EmbeddingFile, Row
+from loev_cli.writers.meta import Meta, from_json, keeps_windows, not_ours, tag_columns, to_json
+
+_META_KEY = b"loev"
+# Small enough to be held in memory on either side, large enough to be read fast.
+_TABLE_N_RECORDS = 4096
+_TABLE_N_BYTES = 8 << 20
+
+
+def schema_of(meta: Meta) -> pa.Schema:
+    """The columns of a file with this ``meta``."""
+    fields = [("path", pa.string()), ("duration_s", pa.float32()), ("silent", pa.bool_())]
+    fields += [(column, pa.string()) for column in tag_columns(meta)]
+    if keeps_windows(meta):
+        fields += [("track", pa.int64()), ("start_s", pa.float32())]
+    fields += [(name, pa.list_(pa.float32(), dim)) for name, dim in meta["subspaces"].items()]
+    return pa.schema(fields, metadata={_META_KEY: to_json(meta)})
+
+
+def meta_of(schema: pa.Schema, *, name: str) -> Meta:
+    """The ``meta`` of the file called ``name``.
+
+    Raises:
+        UsageError: it has none, or a newer one.
+    """
+    metadata = schema.metadata or {}
+    if _META_KEY not in metadata:
+        raise not_ours(name)
+    return from_json(metadata[_META_KEY], name=name)
+
+
+class Tabulator:
+    """Collects rows and makes a table of them whenever enough have come together."""
+
+    def __init__(self, meta: Meta) -> None:
+        self.schema = schema_of(meta)
+        self._meta = meta
+        self._rows: list[Row] = []
+        self._n_records = 0
+        self._n_tracks = 0
+        record_n_bytes = 4 * sum(meta["subspaces"].values())
+        self._table_n_records = min(_TABLE_N_RECORDS, max(1, _TABLE_N_BYTES // record_n_bytes))
+
+    def add(self, row: Row) -> pa.Table | None:
+        """Take a row; a table of those since the last one, if they are enough."""
+        self._rows.append(row)
+        self._n_records += 1 if row.start_s is None else len(row.start_s)
+        return self.flush() if self._n_records >= self._table_n_records else None
+
+    def flush(self) -> pa.Table | None:
+        """A table of the rows since the last one, if there are any."""
+        rows, self._rows, self._n_records = self._rows, [], 0
+        if not rows:
+            return None
+        columns = self._columns(rows)
+        self._n_tracks += len(rows)
+        return pa.Table.from_arrays(
+            [columns[field.name].cast(field.type) for field in self.schema], schema=self.schema
+        )
+
+    def _columns(self, rows: Sequence[Row]) -> dict[str, pa.Array]:
+        counts = [1 if row.start_s is None else len(row.start_s) for row in rows]
+        of_record = np.repeat(np.arange(len(rows)), counts)
+        row_of = [rows[i] for i in of_record.tolist()]
+        columns: dict[str, pa.Array] = {
+            "path": pa.array([row.path for row in row_of], pa.string()),
+            "duration_s": pa.array([row.duration_s for row in row_of], pa.float32()),
+            "silent": pa.array([row.silent for row in row_of], pa.bool_()),
+        }
+        for column, tag in tag_columns(self._meta).items():
+            columns[column] = pa.array([row.tags.get(tag, "") for row in row_of], pa.string())
+        if keeps_windows(self._meta):
+            columns["track"] = pa.array(of_record + self._n_tracks, pa.int64())
+            starts = [row.start_s for row in rows if row.start_s is not None]
+            columns["start_s"] = pa.array(np.concatenate(starts), pa.float32())
+        for name, dim in self._meta["subspaces"].items():
+            flat = np.concatenate([row.vectors[name].reshape(-1) for row in rows])
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dim)
+        return columns
+
+
+def embedding_file(table: pa.Table, meta: Meta) -> EmbeddingFile:
+    """A whole file. Raises KeyError, ValueError or ArrowException where the table is damaged."""
+    vectors = {name: _matrix(table, name, dim) for name, dim in meta["subspaces"].items()}
+    paths = table["path"].to_pylist()
+    tags = {tag: table[column].to_pylist() for column, tag in tag_columns(meta).items()}
+    duration_s = table["duration_s"].to_numpy()
+    silent = table["silent"].to_numpy()
+    if not keeps_windows(meta):
+        return EmbeddingFile(paths, duration_s, silent, vectors, meta, tags=tags)
+    track = table["track"].to_numpy()
+    _, first = np.unique(track, return_index=True)
+    return EmbeddingFile(
+        paths=[paths[i] for i in first],
+        duration_s=duration_s[first],
+        silent=silent[first],
+        vectors=vectors,
+        meta=meta,
+        track=track,
+        start_s=table["start_s"].to_numpy(),
+        tags={tag: [texts[i] for i in first] for tag, texts in tags.items()},
+    )
+
+
+def rows_of(batches: Iterable[pa.RecordBatch], meta: Meta) -> Iterator[Row]:
+    """The rows of a file's batches, one by one. Raises as :func:`embedding_file`."""
+    tables = (pa.Table.from_batches([batch]) for batch in batches)
+    if keeps_windows(meta):
+        yield from _joined(stretch for table in tables for stretch in _by_track(table, meta))
+    else:
+        for table in tables:
+            yield from _by_record(table, meta)
+
+
+def _by_record(table: pa.Table, meta: Meta) -> Iterator[Row]:
+    paths = table["path"].to_pylist()
+    duration_s, silent = table["duration_s"].to_pylist(), table["silent"].to_pylist()
+    vectors = {name: _matrix(table, name, dim) for name, dim in meta["subspaces"].items()}
+    texts = {tag: table[column].to_pylist() for column, tag in tag_columns(meta).items()}
+    for i, path in enumerate(paths):
+        tags = {tag: texts[tag][i] for tag in texts}
+        vectors_here = {name: v[i] for name, v in vectors.items()}
+        yield Row(path, duration_s[i], silent[i], vectors_here, tags=tags)
+
+
+def _by_track(table: pa.Table, meta: Meta) -> Iterator[tuple[int, Row]]:
+    """(track, row) for every stretch of windows of one track; a track may go on in the next
+    table."""
+    track, start_s = table["track"].to_numpy(), table["start_s"].to_numpy()
+    firsts = [0, *(np.flatnonzero(np.diff(track)) + 1), len(track)]
+    vectors = {name: _matrix(table, name, dim) for name, dim in meta["subspaces"].items()}
+    tag_of = tag_columns(meta)
+    for first, end in itertools.pairwise(firsts):
+        yield (
+            int(track[first]),
+            Row(
+                table["path"][first].as_py(),
+                table["duration_s"][first].as_py(),
+                table["silent"][first].as_py(),
+                {name: v[first:end] for name, v in vectors.items()},
+                start_s[first:end],
+                {tag: table[column][first].as_py() for column, tag in tag_of.items()},
+            ),
+        )
+
+
+def _joined(stretches: Iterator[tuple[int, Row]]) -> Iterator[Row]:
+    for _, group in itertools.groupby(stretches, key=lambda stretch: stretch[0]):
+        parts = [row for _, row in group]
+        starts = [row.start_s for row in parts if row.start_s is not None]
+        vectors = {
+            name: np.concatenate([r.vectors[name] for r in parts]) for name in parts[0].vectors
+        }
+        yield replace(parts[0], vectors=vectors, start_s=np.concatenate(starts))
+
+
+def _matrix(table: pa.Table, name: str, dim: int) -> NDArray[np.float32]:
+    column = table[name].combine_chunks()
+    flat: NDArray[np.float32] = np.asarray(column.flatten(), dtype=np.float32)
+    return flat.reshape(len(table), dim)
