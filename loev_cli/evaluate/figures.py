@@ -206,7 +206,7 @@ def subspace_map(
                 _dots(axes, places[mode], c=mpl.colormaps["hsv"](hue), marker=marker)
         elif column.kind in ("tempo", "number"):
             shown = np.log(values[known]) if column.kind == "tempo" else values[known]
-            dots = _dots(axes, places[known], c=shown, cmap="plasma")
+            dots = _dots(axes, places[known], c=shown, cmap="cool")
             if column.kind == "tempo" and len(shown):
                 bar = figure.colorbar(dots, ax=axes, fraction=0.05, label="BPM")
                 ticks = np.linspace(shown.min(), shown.max(), 4)
@@ -279,4 +279,4 @@ def key_errors(probe: ProbeResult) -> Figure:
 
 
 def _short(value: float) -> str:
-    return "–" if not np.isfinite(value) else f"{value:.2f}"
+    return "–" if not np.isfinite(value) else f"{round(value, 2) + 0.0:.2f}"

@@ -22,7 +22,8 @@ def shown(estimate: Estimate) -> str:
     """``0.82 [0.76, 0.87]``."""
     if not np.isfinite(estimate.value):
         return "not defined"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    value, low, high = (round(x, 2) + 0.0 for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"  # adding 0 makes -0 0
 
 
 def beats_chance(estimate: Estimate) -> bool:
@@ -125,8 +126,10 @@ def of_retrieval(results: Sequence[RetrievalResult]) -> list[str]:
         best = max(of, key=lambda name: of[name].value)
         top = of[best]
         if beats_chance(top):
+            equal = [name for name in of if name != best and of[name].high >= top.low]
+            where = " or ".join([best, *equal])
             said.append(
-                f"{question}: search by {best}; the first answer is right in "
+                f"{question}: search by {where}; the first answer is right in "
                 f"{100 * top.value:.0f} % of cases [{100 * top.low:.0f}, {100 * top.high:.0f}], "
                 f"by chance in {100 * (top.chance or 0):.0f} %."
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,18 @@ def test_labels_for_files_that_are_not_there(
     assert f"m.csv line 2: no file {tmp_path / '0.wav'}, and 8 more like it" in done.lines[-1]
     done = loev("evaluate", "--data", manifest, "--embeddings", embeddings, "--out", out)
     assert done.code == 2 and "line 2: no embedding of 0.wav in" in done.lines[-1]
+
+
+def test_without_the_extra_it_says_which_to_install(
+    loev: Loev, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("loev_cli.evaluate")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for name in [name for name in sys.modules if name.startswith("sklearn.")]:
+        monkeypatch.delitem(sys.modules, name)
+    done = loev("evaluate", "--data", corpus, "--out", tmp_path / "out")
+    assert done.code == 2 and "pip install 'loev-cli[eval]'" in done.lines[-1]
 
 
 def test_what_lies_at_out_is_not_overwritten_unasked(
