@@ -44,22 +44,27 @@ STDIN = "-"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One input file.
+    """One input file. There may be a million of them, so it is kept small.
 
     Attributes:
         path: its row name in the output, ``/`` separated, unique in a run.
-        file: where it lies.
+        location: where it lies.
         remote: where it lies if that is not on this machine; ``file`` means nothing then.
     """
 
     path: str
-    file: Path
+    location: str
     remote: RemoteFile | None = None
+
+    @property
+    def file(self) -> Path:
+        """Where it lies, as a path: several times the size of its text."""
+        return Path(self.location)
 
     @property
     def place(self) -> str:
         """Where it lies, for people."""
-        return str(self.file) if self.remote is None else self.remote.url
+        return self.location if self.remote is None else self.remote.url
 
 
 def find(
@@ -135,21 +140,21 @@ def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Sou
     if must_exist:
         _check_exists(path)
     if not os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where it may not look)
-        yield Source(_row_name(given), path)
+        yield Source(_row_name(given), str(path))
         return
     root = given.rstrip("/" + os.sep) or given[:1]
     for file in _walk(path):
         if file == path:  # the input itself cannot be read
-            yield Source(_row_name(root), file)
+            yield Source(_row_name(root), str(file))
             continue
         relative = str(file.relative_to(path))
         full = f"{root}/{relative}" if root != "/" else f"/{relative}"
-        yield Source(_row_name(full if prefixed else relative), file)
+        yield Source(_row_name(full if prefixed else relative), str(file))
 
 
 def _remote_sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Source]:
     if not must_exist and PurePosixPath(given).suffix.lower() in AUDIO_EXTENSIONS:
-        yield Source(given, Path(given), describe(given))  # not there: its own failure, later
+        yield Source(given, given, describe(given))  # not there: its own failure, later
         return
     files = files_below(given)
     if not files and must_exist:
@@ -158,9 +163,9 @@ def _remote_sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Itera
     for file in files:
         relative = unquote(file.url.removeprefix(root))
         if file.url == given:
-            yield Source(given, Path(given), file)
+            yield Source(given, given, file)
         elif _is_audio_name(relative):
-            yield Source(file.url if prefixed else relative, Path(file.url), file)
+            yield Source(file.url if prefixed else relative, file.url, file)
 
 
 def _is_audio_name(relative: str) -> bool:

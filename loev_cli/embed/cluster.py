@@ -119,7 +119,7 @@ def on_cluster(
         context.enable_progress_bars = False
         context.execution_options.preserve_order = workers.settings.in_order
         items = [
-            {"track": i, "source": json.dumps(asdict(source), default=str)}
+            {"track": i, "source": json.dumps(asdict(source))}
             for i, source in enumerate(sources)
         ]
         # A block is a handful of files, and what is done again if its worker dies.
@@ -186,7 +186,7 @@ def _source(text: str) -> Source:
     content = json.loads(text)
     elsewhere = content["remote"]
     remote = None if elsewhere is None else RemoteFile(**elsewhere)
-    return Source(content["path"], Path(content["file"]), remote)
+    return Source(content["path"], content["location"], remote)
 
 
 def _packed(outcome: Row | InputError) -> tuple[dict[str, Any], bytes]:

@@ -80,7 +80,7 @@ def test_a_batch_beyond_memory_is_one_clear_error(
 def test_the_reader_keeps_a_bounded_number_of_windows(tmp_path: Path) -> None:
     for i in range(3):
         write_audio(tmp_path / f"{i}.wav", 60.0)
-    sources = [Source(f"{i}", tmp_path / f"{i}.wav") for i in range(3)]
+    sources = [Source(f"{i}", str(tmp_path / f"{i}.wav")) for i in range(3)]
     reader = Reader(
         sources,
         sample_rate_hz=RATE_HZ,
@@ -102,7 +102,7 @@ def test_the_reader_keeps_a_bounded_number_of_windows(tmp_path: Path) -> None:
 def test_leaving_the_reader_early_ends_its_threads(tmp_path: Path) -> None:
     write_audio(tmp_path / "x.wav", 60.0)
     reader = Reader(
-        [Source("x", tmp_path / "x.wav")] * 8,
+        [Source("x", str(tmp_path / "x.wav"))] * 8,
         sample_rate_hz=RATE_HZ,
         window_n_samples=WINDOW_N,
         hop_n_samples=WINDOW_N,
@@ -121,7 +121,7 @@ def test_in_order_a_slow_track_holds_the_others_back(tmp_path: Path) -> None:
     write_audio(tmp_path / "long.wav", 60.0)
     write_audio(tmp_path / "short.wav", 0.1)
     names = ["long.wav", *["short.wav"] * 50]
-    sources = [Source(f"{i}", tmp_path / name) for i, name in enumerate(names)]
+    sources = [Source(f"{i}", str(tmp_path / name)) for i, name in enumerate(names)]
     reader = Reader(
         sources,
         sample_rate_hz=RATE_HZ,
