@@ -354,8 +354,8 @@ def test_the_c_libraries_are_not_heard(bundle: Bundle, tmp_path: Path) -> None:
 
 @posix_only
 def test_a_broken_pipe_ends_quietly(bundle: Bundle, tmp_path: Path) -> None:
-    for i in range(60):
-        write_audio(tmp_path / f"{i:02}.wav", 0.3)
+    for i in range(300):  # three times what a pipe holds: nobody can write it all and leave
+        write_audio(tmp_path / f"{i:03}.wav", 0.3)
     options = ["--out", "-", "--model", str(bundle.path), "--hop-s", "0.001", "--per-window"]
     process = subprocess.Popen(
         command("embed", tmp_path, *options),
@@ -365,7 +365,7 @@ def test_a_broken_pipe_ends_quietly(bundle: Bundle, tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    assert json.loads(process.stdout.readline())["path"] == "00.wav"
+    assert json.loads(process.stdout.readline())["path"] == "000.wav"
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=30) == 0
