@@ -119,8 +119,7 @@ def on_cluster(
         context.enable_progress_bars = False
         context.execution_options.preserve_order = workers.settings.in_order
         items = [
-            {"track": i, "source": json.dumps(asdict(source))}
-            for i, source in enumerate(sources)
+            {"track": i, "source": json.dumps(asdict(source))} for i, source in enumerate(sources)
         ]
         # A block is a handful of files, and what is done again if its worker dies.
         dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // _HANDFUL))
