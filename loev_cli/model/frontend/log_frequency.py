@@ -133,12 +133,12 @@ class LogFrequency(nn.Module):
         Low octaves would need 250 ms for their full frequency resolution; an onset detector
         wants to know when, not which note.
         """
-        return min(64, self.config.sample_rate_hz // 2**octave * 64 // 1000)
+        return min(64, (self.config.sample_rate_hz >> octave) * 64 // 1000)
 
     @property
     def block_n_samples(self) -> int:
         """A waveform's length must be a multiple of this (and of ``spectrum_hop``)."""
-        return _BLOCK * 2 ** (self.config.n_octaves - 1)
+        return _BLOCK << self.config.n_octaves - 1
 
     def forward(self, waveform: Tensor) -> Features:
         """(B, N) -> spectrum (B, F + 2 margins, T), bands (B, S, 4 T), both log power."""
@@ -303,7 +303,7 @@ class _PowerBank(nn.Module):
 
     def forward(self, blocks: Tensor, n_blocks: int) -> Tensor:
         """(B, 16, 1, blocks) -> (B, n_bins, N / hop)."""
-        parts = self.filters(blocks)
+        parts: Tensor = self.filters(blocks)
         power = parts * parts  # not square(), which ONNX has no operator for
         n_frames = n_blocks // self.filters.stride
         if power.shape[3] > n_frames:
