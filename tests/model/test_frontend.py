@@ -111,3 +111,59 @@ def test_every_sample_is_seen(frontend: LogFrequency) -> None:
         energies.append(power[96:].sum(dim=1))
     energy = torch.stack(energies)  # (clicks, bins)
     assert (energy.amin(dim=0) > 0.2 * energy.amax(dim=0)).all()
+
+
+def at_steps(signal: np.ndarray, taps: np.ndarray, step: int) -> np.ndarray:
+    """Filters (n_filters, n_taps) every ``step`` samples of a signal (N,) reflected at its edges.
+
+    -> (n_filters, N / step), frame t centred on sample ``(t + 0.5) * step``.
+    """
+    n_missing = taps.shape[1] - step
+    padded = np.pad(signal, (n_missing // 2, n_missing - n_missing // 2), mode="reflect")
+    seen = np.lib.stride_tricks.sliding_window_view(padded, taps.shape[1])[::step]
+    return np.asarray(taps @ seen.T)
+
+
+def powers(
+    signal: np.ndarray, frequencies: np.ndarray, n_taps: int, n_cycles: float, hop: int
+) -> np.ndarray:
+    """Power of Hann-windowed complex exponentials, the mean over each hop: (n_bins, N / hop)."""
+    time = np.arange(n_taps) - (n_taps - 1) / 2
+    width = np.minimum(n_taps, n_cycles / frequencies)[:, None]
+    window = np.where(abs(time) < width / 2, np.cos(np.pi * time / width) ** 2, 0)
+    window /= window.sum(axis=1, keepdims=True)
+    step = min(hop, 2 ** int(np.log2(0.6 * width.min())))
+    found = at_steps(signal, window * np.exp(2j * np.pi * np.outer(frequencies, time)), step)
+    power = abs(found) ** 2
+    return np.asarray(power.reshape(len(power), -1, hop // step).mean(axis=2))
+
+
+def test_it_equals_its_kernels_applied_one_by_one(frontend: LogFrequency) -> None:
+    """In double precision, without blocks: edges, steps and averages of every octave."""
+    n_samples = 32 * CONFIG.spectrum_hop
+    waveform = 0.1 * np.random.default_rng(0).standard_normal(n_samples).astype(np.float32)
+    top = CONFIG.top_hz / CONFIG.sample_rate_hz
+    bins = top / 2 * 2 ** (np.arange(CONFIG.bins_per_octave) / CONFIG.bins_per_octave)
+    edges = np.linspace(top / 2, top, CONFIG.bands_per_octave + 1)
+    time = np.arange(96) - 47.5
+    low_pass = np.sinc(time / 2) * np.kaiser(96, 5.0)
+    signal, spectrum, bands = waveform.astype(np.float64), [], []
+    for i in range(CONFIG.n_octaves):
+        hop = CONFIG.spectrum_hop >> i
+        spectrum.append(powers(signal, bins, CONFIG.kernel_n_samples, CONFIG.kernel_n_cycles, hop))
+        if i < CONFIG.n_band_octaves:
+            n_taps = min(64, (CONFIG.sample_rate_hz >> i) * 64 // 1000)
+            middles = (edges[:-1] + edges[1:]) / 2
+            bands.append(powers(signal, middles, n_taps, np.inf, CONFIG.band_hop >> i))
+        signal = at_steps(signal, low_pass[None] / low_pass.sum(), 2)[0]
+    features = frontend(torch.from_numpy(np.stack([waveform, 0 * waveform])))
+    for got, expected in zip(features, (spectrum, bands), strict=True):
+        expected_power = np.concatenate(expected[::-1]) + EPSILON_POWER
+        relative = got[0].exp().numpy() / expected_power - 1
+        assert abs(relative).max() < 1e-4
+        assert np.sqrt((relative**2).mean()) < 5e-6
+
+
+def test_it_has_no_weights(frontend: LogFrequency) -> None:
+    """Nothing of it is in a bundle's weights, so its inner layout is free to change."""
+    assert not frontend.state_dict()

@@ -104,17 +104,33 @@ def test_chroma_finds_the_note() -> None:
         assert int(chroma.argmax()) == (midi - 64) % 12, name
 
 
-def test_autocorrelation_equals_the_sum_it_stands_for() -> None:
+def test_registers_keep_the_pitch_class_and_overlap_smoothly() -> None:
+    registers = PitchBranch(8, 7, 24).registers.reshape(3, 12, 7, 12)
+    for pitch_class in range(12):
+        others = [i for i in range(12) if i != pitch_class]
+        assert (registers[:, pitch_class, :, others] == 0).all()
+    weights = registers.sum(dim=1).flatten(1)  # (registers, rows)
+    np.testing.assert_allclose(weights.sum(dim=1), 12.0, rtol=1e-5)
+    assert (weights.argmax(dim=1) == torch.tensor([0, weights[1].argmax(), 83])).all()
+    assert (weights[:, 1:] - weights[:, :-1]).abs().max() < 0.05 * weights.max()
+    branch = PitchBranch(8, 7, 24)
+    x = torch.randn(2, 5, 84, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.einsum("rpq,bcqt->brcpt", registers.flatten(2), x).flatten(1, 2)
+    torch.testing.assert_close(branch._fold(x), expected)
+
+
+@pytest.mark.parametrize("n_frames", [64, 63])
+def test_autocorrelation_equals_the_sum_it_stands_for(n_frames: int) -> None:
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, 3, 64))
+    x = rng.standard_normal((2, 3, n_frames))
     lags = np.array([1.0, 5.0, 17.0, 40.0])
-    module = Autocorrelation(64, lags)
+    module = Autocorrelation(n_frames, lags)
     got = module(torch.tensor(x, dtype=torch.float32)).numpy()
     centred = x - x.mean(axis=2, keepdims=True)
     energy = (centred**2).sum(axis=2)
     for i, lag in enumerate(lags.astype(int)):
         products = (centred[:, :, lag:] * centred[:, :, :-lag]).sum(axis=2)
-        expected = products / (1 - lag / 64) / (energy + 1e-3)
+        expected = products / (1 - lag / n_frames) / (energy + 1e-3)
         np.testing.assert_allclose(got[:, :, i], expected, atol=1e-4)
 
 

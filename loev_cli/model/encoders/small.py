@@ -164,13 +164,14 @@ class PitchBranch(nn.Module):
         height = np.linspace(0, 1, n_octaves * _N_PITCH_CLASSES)
         distance = abs(height - np.linspace(0, 1, self.N_REGISTERS)[:, None])
         masks = np.cos(math.pi / 2 * np.clip(distance * (self.N_REGISTERS - 1), 0, 1)) ** 2
+        weights = (masks / masks.sum(axis=1, keepdims=True) * _N_PITCH_CLASSES).reshape(
+            self.N_REGISTERS, n_octaves, _N_PITCH_CLASSES
+        )
+        by_row = np.einsum("rop,pq->rqop", weights, np.eye(_N_PITCH_CLASSES))
         self.register_buffer(
-            "registers",
+            "registers",  # (registers 12, 12 n_octaves)
             torch.tensor(
-                (masks / masks.sum(axis=1, keepdims=True) * _N_PITCH_CLASSES).reshape(
-                    self.N_REGISTERS, n_octaves, _N_PITCH_CLASSES, 1
-                ),
-                dtype=torch.float32,
+                by_row.reshape(self.N_REGISTERS * _N_PITCH_CLASSES, -1), dtype=torch.float32
             ),
             persistent=False,
         )
@@ -197,10 +198,11 @@ class PitchBranch(nn.Module):
 
     def _fold(self, x: Tensor) -> Tensor:
         """Semitone rows (B, C, 12 n_octaves, T) -> (B, registers C, 12, T)."""
-        by_octave = x.reshape(
-            x.shape[0], x.shape[1], self.registers.shape[1], _N_PITCH_CLASSES, x.shape[3]
+        # Mostly zeros, but one product costs less than a pass over the rows for every register.
+        folded = (self.registers @ x).reshape(
+            x.shape[0], x.shape[1], self.N_REGISTERS, _N_PITCH_CLASSES, x.shape[3]
         )
-        return torch.cat([(by_octave * mask).sum(dim=2) for mask in self.registers], dim=1)
+        return folded.transpose(1, 2).flatten(1, 2)
 
 
 class TempoBranch(nn.Module):
@@ -294,38 +296,47 @@ class Autocorrelation(nn.Module):
 
     Wiener-Khinchin with fixed matrices: a DFT zero-padded to 2 T, the power spectrum, and a
     cosine transform at the wanted lags, divided by the share of frames that overlap at each lag.
+    Every kernel of the DFT is even or odd about T / 2, so it is computed on the sums and the
+    differences of frames n and T - n, half as long.
 
     Args:
         n_frames: T, length of the input in frames.
         lags: lags in frames, need not be whole.
     """
 
-    dft: Tensor
+    of_sums: Tensor
+    of_differences: Tensor
     at_lags: Tensor
 
     def __init__(self, n_frames: int, lags: np.ndarray) -> None:
         super().__init__()
         n_fft = 2 * n_frames
-        phase = 2 * math.pi / n_fft * np.outer(np.arange(n_frames), np.arange(n_frames + 1))
-        self.register_buffer(
-            "dft",
-            torch.tensor(np.concatenate([np.cos(phase), np.sin(phase)], 1), dtype=torch.float32),
-            persistent=False,
-        )
+        bins = np.arange(n_frames + 1)
+        self.n_half = n_frames // 2 + 1
+        phase = 2 * math.pi / n_fft * np.outer(np.arange(self.n_half), bins)
+        # About T / 2 the cosines of even bins and the sines of odd ones are even.
+        is_even = bins % 2 == 0
+        of_sums = np.where(is_even, np.cos(phase), np.sin(phase))
+        of_differences = np.where(is_even, np.sin(phase), np.cos(phase))
+        if n_frames % 2 == 0:
+            of_sums[-1] /= 2  # frame T / 2 is its own partner
         # A real signal's spectrum is symmetric: bins between the ends stand for two.
         weight = np.full(n_frames + 1, 2.0)
         weight[[0, -1]] = 1.0
-        cosine = np.cos(2 * math.pi / n_fft * np.outer(np.arange(n_frames + 1), lags))
+        cosine = np.cos(2 * math.pi / n_fft * np.outer(bins, lags))
         overlap = 1 - lags / n_frames
-        self.register_buffer(
-            "at_lags",
-            torch.tensor(weight[:, None] * cosine / overlap / n_fft, dtype=torch.float32),
-            persistent=False,
-        )
+        for name, matrix in (
+            ("of_sums", of_sums),
+            ("of_differences", of_differences),
+            ("at_lags", weight[:, None] * cosine / overlap / n_fft),
+        ):
+            self.register_buffer(name, torch.tensor(matrix, dtype=torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x - x.mean(dim=2, keepdim=True)
-        real, imaginary = (x @ self.dft).chunk(2, dim=2)
+        partner = F.pad(x.flip(2), (1, 0))[:, :, : self.n_half]  # frame 0 has none
+        ahead = x[:, :, : self.n_half]
+        one, other = (ahead + partner) @ self.of_sums, (ahead - partner) @ self.of_differences
         energy = x.square().sum(dim=2, keepdim=True)
-        out: Tensor = (real.square() + imaginary.square()) @ self.at_lags
+        out: Tensor = (one.square() + other.square()) @ self.at_lags
         return out / (energy + 1e-3)
