@@ -31,7 +31,15 @@ from typing import Any
 from loev_cli.embed.lock import Lock
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.writers import AtomicFile, Meta, Row, fingerprint, rows
+from loev_cli.writers import (
+    ANNOTATIONS,
+    AtomicFile,
+    Meta,
+    Row,
+    describe_annotations,
+    fingerprint,
+    rows,
+)
 
 JOURNAL_SUFFIX = ".journal"
 FORMAT_VERSION = 1
@@ -405,10 +413,14 @@ def _owner(settings: dict[str, Any]) -> bytes:
 
 
 def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    def said(settings: dict[str, Any], key: str) -> Any:
+        value = settings.get(key)
+        return describe_annotations(value) if key == ANNOTATIONS else value
+
     return ", ".join(
-        f"{key} {theirs.get(key)} and not {value}"
-        for key, value in ours.items()
-        if theirs.get(key) != value
+        f"{key} {said(theirs, key)} and not {said(ours, key)}"
+        for key in ours | theirs
+        if theirs.get(key) != ours.get(key)
     )
 
 
