@@ -169,9 +169,7 @@ def _open_session(file: Path, providers: list[Any], n_threads: int | None) -> or
         ) from error
 
 
-def _check_contract(
-    bundle: Bundle, session: ort.InferenceSession, outputs: dict[str, int]
-) -> None:
+def _check_contract(bundle: Bundle, session: ort.InferenceSession, outputs: dict[str, int]) -> None:
     """Compare the graph's names and sizes with the config; a size it leaves open is trusted."""
     nodes = {node.name: node.shape for node in (*session.get_inputs(), *session.get_outputs())}
     for name, size in {_INPUT: bundle.window_n_samples, **outputs}.items():

@@ -53,7 +53,9 @@ class _Track:
             logits = {name: vectors.pop(name) for name in self._annotator.outputs}
             annotations = self._annotator.answer(logits, silent=self.end.silent)
         if self._per_window:
-            vectors = {name: np.stack([w[name] for w in self._windows]) for name in self._windows[0]}
+            vectors = {
+                name: np.stack([w[name] for w in self._windows]) for name in self._windows[0]
+            }
             start_s = (np.array(self._starts) / sample_rate_hz).astype(np.float32)
         return Row(
             path,

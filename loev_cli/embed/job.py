@@ -241,17 +241,19 @@ def annotate(
 ) -> Report:
     """Give the answers of a model's readouts for every track, in the order of the inputs.
 
-    Of the request ``out`` and ``subspaces`` are not looked at: rows hold what is read from, and
-    nothing is written or kept.
+    Nothing is written or kept: the request's ``out`` is only checked to be none of the inputs.
+    Rows hold the subspaces that are read.
 
     Raises: as :func:`embed`.
     """
     began = time.monotonic()
     bundle = bundles.find(request.model)
     read = open_annotator(bundle).subspaces
+    out = request.out or STDOUT
     request = replace(request, out=STDOUT, annotate=True, subspaces=read)
     planned_meta(request, bundle)
     sources = find_sources(request, stdin)
+    _check_is_no_input(out, sources)
     on_event(RunStarted(len(sources), n_kept=0))
     with _engine(request, bundle, sources, on_event) as (_, stats, results):
         report = _hand_over(request, sources, stats, results, on_row, on_event)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,16 @@ from loev_cli.annotations import (
     TempoReadout,
     softmax,
 )
-from loev_cli.errors import UsageError
+from loev_cli.backends import open_encoder
+from loev_cli.bundle import Bundle
+from loev_cli.errors import InputError, UsageError
 from loev_cli.evaluate.calibration import Reliability, best_temperature, reliability
 from loev_cli.evaluate.labels import Column
-from loev_cli.evaluate.manifest import Manifest
+from loev_cli.evaluate.manifest import Manifest, check_files
 from loev_cli.evaluate.splits import Fold, split
 from loev_cli.evaluate.statistics import Bootstrap, Estimate
 from loev_cli.evaluate.tasks import ACC1_FACTORS, ACC2_FACTORS, key_weights, tempo_hits
+from loev_cli.evaluate.vectors import Ear, Subspaces, embed_manifest, read_embeddings
 from loev_cli.model.names import GLOBAL
 
 # Readout -> the subspace made for it; a model that has none is read where everything is.
@@ -217,9 +221,7 @@ def _fit(
             logits = (prepared[fold.val] @ weight.T + bias).numpy()
             right = _right(readout, truth[fold.val])
 
-            def log_loss(
-                temperature: float, logits: Array = logits, right: Array = right
-            ) -> float:
+            def log_loss(temperature: float, logits: Array = logits, right: Array = right) -> float:
                 p = (softmax(logits, temperature) * right).sum(axis=1)
                 return float(-np.log(np.maximum(p, _LEAST_P)).mean())
 
@@ -269,7 +271,7 @@ def _path(design: _Design, x: Tensor, targets: Tensor) -> Iterator[tuple[float, 
             value = F.cross_entropy(x @ weight.T + bias, targets)
             value = value + strength * design.penalised.square().sum()
             value.backward()  # type: ignore[no-untyped-call]
-            return float(value)
+            return value.item()
 
         optimiser.step(loss)  # type: ignore[no-untyped-call]
         weight, bias = design.linear()
@@ -336,3 +338,36 @@ def _tempo_scores(answers: Sequence[Answer], truth: Array) -> dict[str, NDArray[
         "Acc1": tempo_hits(truth, said, ACC1_FACTORS).astype(np.float64),
         "Acc2": tempo_hits(truth, said, ACC2_FACTORS).astype(np.float64),
     }
+
+
+# ---------------------------------------------------------------- the vectors
+
+
+def vectors_for(
+    bundle: Bundle,
+    manifest: Manifest,
+    embeddings: Sequence[Path] = (),
+    *,
+    on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
+) -> tuple[Manifest, Subspaces]:
+    """The manifest's tracks that can be used, and what the model gives for them.
+
+    Args:
+        embeddings: files of this model that hold them; without any the files are embedded.
+        on_track: as of :func:`loev_cli.evaluate.vectors.embed_manifest`.
+
+    Raises:
+        UsageError: files that are missing, or embeddings that another model made.
+    """
+    if embeddings:
+        vectors = read_embeddings(manifest, embeddings)
+        if vectors.model["sha256"] != bundle.sha256:
+            raise UsageError(
+                f"{', '.join(map(str, embeddings))}: made by {vectors.model['name']}, "
+                f"not by {bundle.name}",
+                hint=f"embed the tracks with --model {bundle.path}",
+            )
+        return manifest, vectors.subspaces
+    check_files(manifest)
+    vectors, rows = embed_manifest(manifest, Ear(open_encoder(bundle)), on_track=on_track)
+    return manifest.select(rows), vectors.subspaces

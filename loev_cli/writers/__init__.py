@@ -52,6 +52,7 @@ __all__ = [
     "check_agree",
     "check_output",
     "check_replaceable",
+    "check_target",
     "describe_annotations",
     "fingerprint",
     "keeps_windows",

@@ -158,9 +158,7 @@ def _by_record(table: pa.Table, meta: Meta) -> Iterator[Row]:
         tags = {tag: texts[tag][i] for tag in texts}
         vectors_here = {name: v[i] for name, v in vectors.items()}
         annotations = {name: _or_missing(name, said[name][i]) for name in said}
-        yield Row(
-            path, duration_s[i], silent[i], vectors_here, tags=tags, annotations=annotations
-        )
+        yield Row(path, duration_s[i], silent[i], vectors_here, tags=tags, annotations=annotations)
 
 
 def _by_track(table: pa.Table, meta: Meta) -> Iterator[tuple[int, Row]]:
