@@ -53,7 +53,8 @@ class Encoder(Protocol):
     def encode(self, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Windows (B, N) -> subspace name -> vectors (B, D), float32.
 
-        With an annotator also each of its outputs -> logits (B, n). ``N`` is the bundle's ``window_n_samples``; full scale is 1.
+        With an annotator also each of its outputs -> logits (B, n). ``N`` is the bundle's
+        ``window_n_samples``; full scale is 1.
 
         Raises:
             LoevError: the backend failed, for instance for lack of memory.
@@ -97,7 +98,8 @@ def open_encoder(
         annotate: compute the logits of the model's readouts too.
 
     Raises:
-        UsageError: an unknown name, a model without readouts that is to annotate, or a device or precision that is not to be had here.
+        UsageError: an unknown name, a model without readouts that is to annotate, or a device or
+            precision that is not to be had here.
         BundleError: the bundle's files are missing or damaged.
         MissingExtraError: the torch backend without torch.
     """

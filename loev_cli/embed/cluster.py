@@ -50,7 +50,8 @@ class Workers:
 
     Attributes:
         bundle: the model's folder.
-        subspaces, annotate, backend, device, precision: as for :func:`loev_cli.backends.open_encoder`.
+        subspaces, annotate, backend, device, precision: as for
+            :func:`loev_cli.backends.open_encoder`.
         cpu_settings, gpu_settings: how a worker runs that has a core, or a GPU.
         count: how many; None: as many as the cluster has cores for, or GPUs.
     """

@@ -55,8 +55,9 @@ _SUBSPACE = {"key": "pitch", "tempo": "tempo"}
 _N_PITCH_CLASSES = 12
 # Of the mean square of the weights, for vectors of mean variance 1; strong to weak, so that each
 # fit starts from a simpler one.
-_STRENGTHS = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
-_MAX_ITERATIONS = 200
+_STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4)
+_MAX_ITERATIONS = 100
+_LEAST_GAIN = 1e-6  # of the loss in an iteration; below that it has converged
 _TEMPO_SPREAD = 0.02
 _LEAST_P = 1e-9
 
@@ -261,7 +262,7 @@ def _path(design: _Design, x: Tensor, targets: Tensor) -> Iterator[tuple[float, 
         optimiser = torch.optim.LBFGS(
             design.parameters,
             max_iter=_MAX_ITERATIONS,
-            tolerance_change=1e-7,
+            tolerance_change=_LEAST_GAIN,
             line_search_fn="strong_wolfe",
         )
 

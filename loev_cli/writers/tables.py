@@ -1,8 +1,9 @@
 """Rows <-> Arrow tables, for the formats that hold those: Parquet and Lance.
 
 Without windows there is one record per track; with windows one per window, which repeats its
-track's ``path``, ``duration_s``, ``silent``, tags and annotations, and adds ``track`` and ``start_s``. Vectors
-are fixed-size lists of float32. Annotations that a track does not have are null. ``meta`` is under ``loev`` in the schema's metadata.
+track's ``path``, ``duration_s``, ``silent``, tags and annotations, and adds ``track`` and
+``start_s``. Vectors are fixed-size lists of float32. Annotations that a track does not have are
+null. ``meta`` is under ``loev`` in the schema's metadata.
 """
 
 from __future__ import annotations
