@@ -34,6 +34,7 @@ KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONIC
 
 TEMPO_TOLERANCE = 0.04  # of MIREX: a tempo this near is right
 _MAX_N_BINS = 10_000
+_NAMES = ("subspace", "output")  # what a readout has beside numbers
 
 # Column -> what stands in it for a track without an answer, which tells its type too.
 COLUMNS: dict[str, float | str] = {
@@ -208,7 +209,7 @@ def camelot(key: str) -> str:
 
 
 def _is_sound(readout: Readout, bundle: Bundle) -> bool:
-    numbers = [value for value in vars(readout).values() if not isinstance(value, str)]
+    numbers = [value for name, value in vars(readout).items() if name not in _NAMES]
     return (
         readout.subspace in bundle.subspaces
         and isinstance(readout.output, str)

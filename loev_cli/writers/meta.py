@@ -176,7 +176,8 @@ def check_agree(metas: Mapping[str, Meta], *, keys: Iterable[str] = AGREEING_KEY
 
 def _readable(key: str, first: Meta, other: Meta) -> tuple[str, Any, Any]:
     if key == ANNOTATIONS:
-        return key, *(describe_annotations(meta.get(key)) for meta in (first, other))
+        said = [describe_annotations(meta.get(key)) for meta in (first, other)]
+        return key, said[0], said[1]
     if key != "model_sha256":
         return key, first.get(key), other.get(key)
     named = [f"{meta['model']} ({str(meta[key])[:12]})" for meta in (first, other)]

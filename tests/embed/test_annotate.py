@@ -199,9 +199,9 @@ def test_what_does_not_go_together(annotating: Bundle, tracks: Path, tmp_path: P
     embedded(annotating, plain, tracks)
     with pytest.raises(UsageError, match=r"do not agree on annotations: bpm, .* and none"):
         merge([str(told), str(plain)], str(tmp_path / "x.npz"))
-    with pytest.raises(UsageError, match="will not replace .* annotations"):
+    with pytest.raises(UsageError, match=r"will not replace .* annotations"):
         embedded(annotating, told, tracks)
-    with pytest.raises(UsageError, match="will not replace .* annotations"):
+    with pytest.raises(UsageError, match=r"will not replace .* annotations"):
         embedded(annotating, plain, tracks, annotate=True)
     other = with_random_readouts(annotating, tmp_path / "other", seed=2)
     with pytest.raises(UsageError, match="annotations"):
