@@ -132,10 +132,7 @@ def add_readouts(
 
 
 def with_readouts(graph: onnx.ModelProto, readouts: Mapping[str, Weighted]) -> onnx.ModelProto:
-    """The graph with an output of logits (B, n) per readout, instead of those it may have had.
-
-    A session that asks for the subspaces only does not compute them.
-    """
+    """The graph with an output of logits (B, n) per readout, instead of those it may have had."""
     graph = copy.deepcopy(graph)
     old = [node for node in graph.graph.node if node.name.startswith(_READOUT)]
     outputs = {name for node in old for name in node.output}

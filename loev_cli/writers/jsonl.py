@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.annotations import COLUMNS
 from loev_cli.errors import UsageError
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target, as_column
 from loev_cli.writers.meta import (
@@ -149,8 +148,7 @@ def _row(record: dict[str, Any]) -> Row:
     starts = np.asarray(record["start_s"], dtype=np.float32) if windows else None
     tags = {tag: str(record[column]) for column, tag in tag_columns(meta).items()}
     annotations = {
-        name: COLUMNS[name] if record[name] is None else type(COLUMNS[name])(record[name])
-        for name in annotation_columns(meta)
+        name: as_column(name, [record[name]])[0].item() for name in annotation_columns(meta)
     }
     return Row(
         str(record["path"]),
