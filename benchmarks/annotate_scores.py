@@ -1,7 +1,7 @@
 """How right and how honest `loev annotate` is, beside plain signal processing.
 
     python benchmarks/annotate_scores.py CORPUS/manifest.csv [--model M] [--embeddings EMB]
-        [--floors floors.npz] [--librosa] [--changed FOLDER] --out DIR
+        [--floors floors.npz] [--librosa] [--changed FOLDER [--stretcher S]] --out DIR
 
 Judges the rows with split=test. DIR gets results.json and reliability.png. --embeddings is a file
 of `loev embed --annotate` that holds the tracks; without it they are annotated. Floors, on the same
@@ -28,7 +28,7 @@ from loev_cli.annotations import KEYS, TONICS, Answer
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.embed import Request, annotate
 from loev_cli.evaluate import calibration, readouts
-from loev_cli.evaluate.changes import STRETCH_RATE_HZ, Stretcher, open_stretcher
+from loev_cli.evaluate.changes import STRETCH_RATE_HZ, STRETCHERS, Stretcher, open_stretcher
 from loev_cli.evaluate.figures import save_png
 from loev_cli.evaluate.manifest import Manifest, read_manifests
 from loev_cli.evaluate.tasks import ACC1_FACTORS, ACC2_FACTORS, tempo_hits
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--floors", type=Path)
     parser.add_argument("--librosa", action="store_true")
     parser.add_argument("--changed", type=Path)
+    parser.add_argument("--stretcher", default="auto", choices=STRETCHERS)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -80,10 +81,10 @@ def main() -> None:
             line = ", ".join(
                 f"{m} {e.value:.3f} [{e.low:.2f}, {e.high:.2f}]" for m, e in scores.items()
             )
-            print(f"{who}: {name}: {line}" + (f", ECE {curve.ece:.3f}" if name in curves else ""))
+            print(f"{who}: {name}: {line}" + (f", ECE {curve.ece:.3f}" if "ece" in record else ""))
     save_png(calibration.draw(curves), args.out / "reliability.png")
     if args.changed:
-        results["changed"] = _changed(args.changed, args.model)
+        results["changed"] = _changed(args.changed, args.model, args.stretcher)
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
@@ -150,8 +151,8 @@ def _by_librosa(file: Path) -> Answer:
     return {"bpm": float(np.ravel(bpm)[0]), "bpm_confidence": 0.0}
 
 
-def _changed(folder: Path, model: str) -> dict[str, object]:
-    stretcher = open_stretcher("auto")
+def _changed(folder: Path, model: str, name: str) -> dict[str, object]:
+    stretcher = open_stretcher(name)
     with tempfile.TemporaryDirectory(prefix="loev-") as scratch:
         made = [
             change

@@ -17,10 +17,11 @@ from loev_cli import bundle as bundles
 from loev_cli.annotations import COLUMNS, KEYS, KeyReadout, TempoReadout, open_annotator
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
+from loev_cli.embed import cluster
 from loev_cli.embed.merge import merge
 from loev_cli.errors import UsageError
 from loev_cli.export import add_readouts
-from loev_cli.writers import EmbeddingFile, read, rows
+from loev_cli.writers import EmbeddingFile, Row, read, rows
 from tests.conftest import RATE_HZ, SUBSPACES, WINDOW_N, Loev, music
 from tests.embed.common import assert_same, embedded, left_in
 from tests.embed.test_tags import every_format
@@ -174,6 +175,16 @@ def test_later_runs_and_merged_parts_keep_the_answers(
     merged = read(tmp_path / "merged.jsonl")
     assert merged.paths == whole.paths
     assert_annotated_alike(merged, whole)
+
+
+def test_answers_travel_between_machines(annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
+    """As rows of --engine ray do."""
+    embedded(annotating, tmp_path / "x.npz", tracks, annotate=True)
+    for row in rows(tmp_path / "x.npz"):
+        head, values = cluster._packed(row)
+        arrived = cluster._unpacked(json.loads(json.dumps(head)), values, row.path)
+        assert isinstance(arrived, Row)
+        np.testing.assert_equal(dict(arrived.annotations), dict(row.annotations))
 
 
 def test_what_does_not_go_together(annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
