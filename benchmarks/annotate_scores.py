@@ -4,7 +4,8 @@
         [--floors floors.npz] [--librosa] [--changed FOLDER [--stretcher S]] --out DIR
 
 Judges the rows with split=test. DIR gets results.json and reliability.png. --embeddings is a file
-of `loev embed --annotate` that holds the tracks; without it they are annotated. Floors, on the same
+of `loev embed` with that model that holds the tracks, whose pooled vectors give the very answers
+(readouts are linear); without it the tracks are annotated. Floors, on the same
 tracks: from the features of benchmarks/floor_features.py a key by correlation with the profiles of
 Krumhansl & Kessler (1982), and a tempo by the highest peak of the autocorrelation under librosa's
 log-normal prior around 120 BPM; with --librosa also librosa.feature.tempo.
@@ -22,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 
 from loev_cli import audio
-from loev_cli.annotations import KEYS, TONICS, Answer
-from loev_cli.bundle import DEFAULT_MODEL
+from loev_cli.annotations import KEYS, TONICS, Answer, open_annotator
+from loev_cli.bundle import DEFAULT_MODEL, find
 from loev_cli.embed import Request, annotate
 from loev_cli.evaluate import calibration, readouts
 from loev_cli.evaluate.changes import STRETCH_RATE_HZ, STRETCHERS, Stretcher, open_stretcher
@@ -33,6 +35,7 @@ from loev_cli.evaluate.figures import save_png
 from loev_cli.evaluate.manifest import Manifest, read_manifests
 from loev_cli.evaluate.tasks import ACC1_FACTORS, ACC2_FACTORS, tempo_hits
 from loev_cli.model.encoders.small import PitchBranch, TempoBranch
+from loev_cli.model.readouts import load_readouts
 from loev_cli.writers import read
 
 # Mean ratings of the 12 tones after a context in the key, from its tonic on.
@@ -61,8 +64,9 @@ def main() -> None:
     whole = read_manifests(args.manifest)
     manifest = whole.select(np.flatnonzero(whole.splits == "test"))
     truth = {name: manifest.column(name).values for name in ("key", "tempo")}
-    said = {f"loev {args.model}": _from_file(manifest, args.embeddings)}
-    if args.embeddings is None:
+    if args.embeddings:
+        said = {f"loev {args.model}": _from_vectors(manifest, args.embeddings, args.model)}
+    else:
         said = {f"loev {args.model}": _annotated([str(f) for f in manifest.files], args.model)}
     if args.floors:
         said["plain features"] = _from_features(manifest, args.floors)
@@ -97,14 +101,23 @@ def _annotated(files: list[str], model: str) -> list[Answer]:
     return [answers[file] for file in files]
 
 
-def _from_file(manifest: Manifest, path: Path | None) -> list[Answer]:
-    """The answers that an embedding file keeps of the manifest's tracks, found by file name."""
-    if path is None:
-        return []
-    file = read(path)
+def _from_vectors(manifest: Manifest, path: Path, model: str) -> list[Answer]:
+    """The readouts applied to the manifest's tracks in an embedding file, found by file name."""
+    file, bundle = read(path), find(model)
+    if file.meta["model_sha256"] != bundle.sha256:
+        raise SystemExit(f"{path} was made by another model than {model}")
+    annotator = open_annotator(bundle)
     row_of = {Path(name).name: i for i, name in enumerate(file.paths)}
     rows = [row_of[f.name] for f in manifest.files]
-    return [{c: values[i].item() for c, values in file.annotations.items()} for i in rows]
+    with torch.inference_mode():
+        logits = load_readouts(bundle, annotator)(
+            {name: torch.from_numpy(file.vectors[name][rows]) for name in annotator.subspaces}
+        )
+    by_output = {name: x.numpy() for name, x in logits.items()}
+    return [
+        annotator.answer({name: x[i] for name, x in by_output.items()}, silent=False)
+        for i in range(len(rows))
+    ]
 
 
 def _from_features(manifest: Manifest, path: Path) -> list[Answer]:

@@ -114,12 +114,12 @@ def add_readouts(
     with _new_bundle(out, overwrite=overwrite) as draft:
         shutil.copyfile(bundle.verified(WEIGHTS_FILE), draft / WEIGHTS_FILE)
         weights = {}
-        for name, (_, weight, bias) in readouts.items():
-            weights |= {f"{name}.weight": weight, f"{name}.bias": bias}
+        for key, (_, weight, bias) in readouts.items():
+            weights |= {f"{key}.weight": weight, f"{key}.bias": bias}
         (draft / ANNOTATIONS_FILE).write_bytes(save_arrays(weights))
         graph = with_readouts(onnx.load(bundle.verified(ONNX_FILE)), readouts)
         onnx.save(graph, draft / ONNX_FILE)
-        described = to_config({name: readout for name, (readout, _, _) in readouts.items()})
+        described = to_config({key: readout for key, (readout, _, _) in readouts.items()})
         files = {f: file_record(draft / f) for f in (WEIGHTS_FILE, ONNX_FILE, ANNOTATIONS_FILE)}
         config = bundle.config | {
             "name": name,

@@ -65,6 +65,7 @@ def assert_annotated_alike(a: EmbeddingFile, b: EmbeddingFile) -> None:
 
 def test_the_rest_of_the_model_stays(bundle: Bundle, annotating: Bundle) -> None:
     assert annotating.sha256 == bundle.sha256
+    assert (bundle.name, annotating.name) == ("tiny", "telling")
     assert (annotating.path / WEIGHTS_FILE).read_bytes() == (
         bundle.path / WEIGHTS_FILE
     ).read_bytes()
