@@ -113,7 +113,7 @@ def add_readouts(
     """
     with _new_bundle(out, overwrite=overwrite) as draft:
         shutil.copyfile(bundle.verified(WEIGHTS_FILE), draft / WEIGHTS_FILE)
-        weights = {}
+        weights: dict[str, NDArray[np.float32]] = {}
         for key, (_, weight, bias) in readouts.items():
             weights |= {f"{key}.weight": weight, f"{key}.bias": bias}
         (draft / ANNOTATIONS_FILE).write_bytes(save_arrays(weights))

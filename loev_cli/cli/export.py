@@ -118,7 +118,7 @@ def export(
                 embeddings=embeddings or [],
                 overwrite=overwrite,
                 command=context.obj,
-                export_checkpoint=_export_trained,
+                export_checkpoint=lambda file, folder: export_trained(file, folder, quiet=True),
                 quiet=quiet,
             )
         )
@@ -129,16 +129,18 @@ def export(
         raise UsageError("--augs is for --from-mulooc", hint="a run's checkpoint knows its own")
     if debug:
         log_to_stderr()
-    bundle = _export_trained(checkpoint, out, name=name, overwrite=overwrite)
-    if not quiet:
-        training = bundle.config["training"]
-        steps, minutes = training["steps"], training["minutes"]
-        say(f"{bundle.name}: {steps} steps in {minutes} min -> {bundle.path}")
+    export_trained(checkpoint, out, name=name, overwrite=overwrite, quiet=quiet)
 
 
-def _export_trained(
-    checkpoint: Path, out: Path, *, name: str | None = None, overwrite: bool = False
+def export_trained(
+    checkpoint: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
 ) -> Bundle:
+    """The bundle ``out`` of a run's checkpoint; says so."""
     with needs_extra("loev export", "train"):
         from loev_cli.export import export_bundle
         from loev_cli.train import pipeline
@@ -146,7 +148,7 @@ def _export_trained(
 
     trained = pipeline.read_checkpoint(checkpoint)
     model_name = name or out.name
-    return export_bundle(
+    bundle = export_bundle(
         trained.model,
         out,
         name=model_name,
@@ -155,6 +157,10 @@ def _export_trained(
         card=model_card(model_name, trained.model.spec, trained.facts, trained.validation),
         overwrite=overwrite,
     )
+    if not quiet:
+        steps, minutes = trained.facts["steps"], trained.facts["minutes"]
+        say(f"{model_name}: {steps} steps in {minutes} min -> {bundle.path}")
+    return bundle
 
 
 def _export_mulooc(
