@@ -31,15 +31,7 @@ from typing import Any
 from loev_cli.embed.lock import Lock
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.writers import (
-    ANNOTATIONS,
-    AtomicFile,
-    Meta,
-    Row,
-    describe_annotations,
-    fingerprint,
-    rows,
-)
+from loev_cli.writers import AtomicFile, Meta, Row, difference, fingerprint, rows
 
 JOURNAL_SUFFIX = ".journal"
 FORMAT_VERSION = 1
@@ -228,7 +220,7 @@ class Journal:
             if not overwrite:
                 raise UsageError(
                     f"{self.folder} holds rows made with other settings: "
-                    f"{_difference(state['fingerprint'], self._fingerprint)}",
+                    f"{difference(state['fingerprint'], self._fingerprint)}",
                     hint="--overwrite discards them",
                 )
             state = None
@@ -410,18 +402,6 @@ def _owner(settings: dict[str, Any]) -> bytes:
     return hashlib.sha256(
         json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()
     ).digest()
-
-
-def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    def said(settings: dict[str, Any], key: str) -> Any:
-        value = settings.get(key)
-        return describe_annotations(value) if key == ANNOTATIONS else value
-
-    return ", ".join(
-        f"{key} {said(theirs, key)} and not {said(ours, key)}"
-        for key in ours | theirs
-        if theirs.get(key) != ours.get(key)
-    )
 
 
 def _identity(file: Path) -> str | None:

@@ -83,7 +83,21 @@ def fingerprint(meta: Meta) -> dict[str, Any]:
     return settings
 
 
-def describe_annotations(annotations: dict[str, Any] | None) -> str:
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """What two fingerprints do not agree on, for messages."""
+
+    def said(settings: Mapping[str, Any], key: str) -> Any:
+        value = settings.get(key)
+        return _annotations_in_short(value) if key == ANNOTATIONS else value
+
+    return ", ".join(
+        f"{key} {said(theirs, key)} and not {said(ours, key)}"
+        for key in {**ours, **theirs}
+        if theirs.get(key) != ours.get(key)
+    )
+
+
+def _annotations_in_short(annotations: dict[str, Any] | None) -> str:
     """What ``meta`` says of them, in short, for messages."""
     if annotations is None:
         return "none"
@@ -176,7 +190,7 @@ def check_agree(metas: Mapping[str, Meta], *, keys: Iterable[str] = AGREEING_KEY
 
 def _readable(key: str, first: Meta, other: Meta) -> tuple[str, Any, Any]:
     if key == ANNOTATIONS:
-        said = [describe_annotations(meta.get(key)) for meta in (first, other)]
+        said = [_annotations_in_short(meta.get(key)) for meta in (first, other)]
         return key, said[0], said[1]
     if key != "model_sha256":
         return key, first.get(key), other.get(key)
