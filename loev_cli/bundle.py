@@ -5,6 +5,7 @@
       model.safetensors   weights for torch
       model.onnx          waveform (B, N) -> one output (B, D) per subspace
       README.md           model card
+      annotations.safetensors   weights of key and tempo readouts, in models that have them
 
 Reading a bundle never unpickles and never imports torch. Sizes and SHA-256 sums of the two
 weight files stand in ``config.json``; a file is checked against them before it is used.
@@ -26,6 +27,7 @@ DEFAULT_MODEL = "loevpp-small"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 ONNX_FILE = "model.onnx"
+ANNOTATIONS_FILE = "annotations.safetensors"
 CARD_FILE = "README.md"
 
 _REQUIRED_KEYS: dict[str, type] = {

@@ -1,4 +1,5 @@
-"""A trained model -> a bundle: safetensors, an ONNX graph that takes the waveform, a card."""
+"""A trained model -> a bundle: safetensors, an ONNX graph that takes the waveform, a card.
+A bundle -> the same with readouts of key and tempo."""
 
 from __future__ import annotations
 
@@ -9,18 +10,23 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from loev_cli import __version__
+from loev_cli.annotations import Readout, to_config
 from loev_cli.bundle import (
+    ANNOTATIONS_FILE,
     CARD_FILE,
     CONFIG_FILE,
     FORMAT_VERSION,
@@ -35,6 +41,9 @@ from loev_cli.model import LoevModel
 from loev_cli.model.layers import fold_weights
 
 OPSET_VERSION = 18
+_READOUT = "readout."  # how the names of their parts begin in a graph
+
+Weighted = tuple[Readout, NDArray[np.float32], NDArray[np.float32]]
 
 
 def export_bundle(
@@ -58,13 +67,7 @@ def export_bundle(
         UsageError: ``out`` exists and ``overwrite`` was not asked for, or its parent does not.
         OutputError: it cannot be written.
     """
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists", hint="choose another --out or add --overwrite")
-    if not out.parent.is_dir():
-        raise UsageError(f"no folder {out.parent}", hint="create it first")
-    draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        draft.mkdir()
+    with _new_bundle(out, overwrite=overwrite) as draft:
         model = model.eval()
         weights = {key: value.contiguous() for key, value in model.state_dict().items()}
         (draft / WEIGHTS_FILE).write_bytes(save(weights))
@@ -79,8 +82,111 @@ def export_bundle(
             "training": {"loev_version": __version__, **training},
             "files": {f: file_record(draft / f) for f in (WEIGHTS_FILE, ONNX_FILE)},
         }
-        (draft / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _write_config(draft, config)
         (draft / CARD_FILE).write_text(card, encoding="utf-8")
+    return load(out)
+
+
+def add_readouts(
+    bundle: Bundle,
+    readouts: Mapping[str, Weighted],
+    out: Path,
+    *,
+    name: str,
+    fitted: Mapping[str, Any],
+    card: str,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write ``bundle`` with these readouts, and no others, as the bundle ``out``.
+
+    Nothing else of it changes: ``model.safetensors`` is copied, so the model stays who it is, and
+    the readouts' logits become further outputs of the graph as it is.
+
+    Args:
+        readouts: name -> readout, its weight (n, D) and its bias (n,).
+        fitted: what they were fitted to and what they are worth, kept in ``config.json``.
+        card: text of the model card.
+        out: may be ``bundle`` itself, with ``overwrite``.
+
+    Raises: as :func:`export_bundle`, and
+        BundleError: the bundle's files are missing or damaged.
+    """
+    with _new_bundle(out, overwrite=overwrite) as draft:
+        shutil.copyfile(bundle.verified(WEIGHTS_FILE), draft / WEIGHTS_FILE)
+        weights: dict[str, NDArray[np.float32]] = {}
+        for key, (_, weight, bias) in readouts.items():
+            weights |= {f"{key}.weight": weight, f"{key}.bias": bias}
+        (draft / ANNOTATIONS_FILE).write_bytes(save_arrays(weights))
+        graph = with_readouts(onnx.load(bundle.verified(ONNX_FILE)), readouts)
+        onnx.save(graph, draft / ONNX_FILE)
+        described = to_config({key: readout for key, (readout, _, _) in readouts.items()})
+        files = {f: file_record(draft / f) for f in (WEIGHTS_FILE, ONNX_FILE, ANNOTATIONS_FILE)}
+        config = bundle.config | {
+            "name": name,
+            "annotations": {"readouts": described, "fitted": dict(fitted)},
+            "files": files,
+        }
+        _write_config(draft, config)
+        (draft / CARD_FILE).write_text(card, encoding="utf-8")
+    return load(out)
+
+
+def with_readouts(graph: onnx.ModelProto, readouts: Mapping[str, Weighted]) -> onnx.ModelProto:
+    """The graph with an output of logits (B, n) per readout, instead of those it may have had."""
+    graph = copy.deepcopy(graph)
+    old = [node for node in graph.graph.node if node.name.startswith(_READOUT)]
+    outputs = {name for node in old for name in node.output}
+    for node in old:
+        graph.graph.node.remove(node)
+    for values in (graph.graph.initializer, graph.graph.output):
+        for value in [v for v in values if v.name.startswith(_READOUT) or v.name in outputs]:
+            values.remove(value)
+    shapes = {value.name: value.type.tensor_type.shape for value in graph.graph.output}
+    for name, (readout, weight, bias) in readouts.items():
+        parts = {f"{_READOUT}{name}.weight": weight, f"{_READOUT}{name}.bias": bias}
+        graph.graph.initializer.extend(
+            onnx.numpy_helper.from_array(np.asarray(array, np.float32), part)
+            for part, array in parts.items()
+        )
+        graph.graph.node.append(
+            onnx.helper.make_node(
+                "Gemm",
+                [readout.subspace, *parts],
+                [readout.output],
+                name=f"{_READOUT}{name}",
+                transB=1,
+            )
+        )
+        batch = shapes[readout.subspace].dim[0].dim_param or None
+        graph.graph.output.append(
+            onnx.helper.make_tensor_value_info(
+                readout.output, onnx.TensorProto.FLOAT, [batch, readout.n_logits]
+            )
+        )
+    onnx.checker.check_model(graph)
+    return graph
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Whether a bundle may be made at ``out``.
+
+    Raises:
+        UsageError: something is there and ``overwrite`` was not asked for, or its parent is not.
+    """
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists", hint="choose another --out or add --overwrite")
+    if not out.parent.is_dir():
+        raise UsageError(f"no folder {out.parent}", hint="create it first")
+
+
+@contextmanager
+def _new_bundle(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill, which becomes ``out`` unless something is raised."""
+    check_out(out, overwrite=overwrite)
+    draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        draft.mkdir()
+        yield draft
         if out.exists():
             shutil.rmtree(out)
         draft.rename(out)
@@ -88,7 +194,11 @@ def export_bundle(
         raise OutputError(f"cannot write bundle {out}: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return load(out)
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    text = json.dumps(config, indent=2) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
 def write_onnx(model: LoevModel, file: Path) -> None:

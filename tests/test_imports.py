@@ -20,6 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     ["errors", "interrupts"],
     ["bundle", "remote"],
+    ["annotations"],
     ["model", "audio", "windows"],
     ["backends", "writers"],
     ["embed", "evaluate", "search", "export", "train", "hear"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import soundfile
 
 from loev_cli import bundle as bundles
+from loev_cli.annotations import KEYS
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import CARD_FILE, ONNX_FILE, WEIGHTS_FILE, Bundle
-from loev_cli.embed import Request, embed
+from loev_cli.embed import Request, annotate, embed
+from loev_cli.evaluate.labels import parse_key
 from loev_cli.writers import EmbeddingFile, read
 from tests.conftest import music
-from tests.reference.freeze import MUSIC, first_windows, frozen_file
+from tests.reference.freeze import MUSIC, annotates, first_windows, frozen_file
 
 TOLERANCE = 1e-5
 
@@ -100,11 +103,40 @@ def test_torch_and_onnx_agree_on_real_audio(model: Bundle, tmp_path: Path) -> No
 @every_model
 def test_it_gives_what_it_gave_when_it_was_shipped(model: Bundle) -> None:
     """Frozen by tests/reference/freeze.py."""
-    vectors = open_encoder(model, device="cpu").encode(first_windows(model))
+    encoder = open_encoder(model, device="cpu", annotate=annotates(model))
+    vectors = encoder.encode(first_windows(model))
     with np.load(frozen_file(model)) as frozen:
         assert str(frozen["sha256"]) == model.sha256
         for name in model.subspaces:
             np.testing.assert_allclose(vectors[name], frozen[name], atol=1e-4, rtol=0)
+        if encoder.annotator is not None:
+            assert str(frozen["readouts_sha256"]) == encoder.annotator.sha256
+            for name in encoder.annotator.outputs:  # logits: differences of 0.01 tell nothing apart
+                np.testing.assert_allclose(vectors[name], frozen[name], atol=3e-3, rtol=0)
+
+
+@every_model
+def test_its_answers_are_right_on_the_examples(model: Bundle) -> None:
+    """Every key but two; every tempo but two, octaves allowed. Confidences are probabilities."""
+    if not annotates(model):
+        pytest.skip("this model has no readouts")
+    answers: dict[str, dict[str, float | str]] = {}
+    annotate(
+        Request([str(MUSIC)], None, model=str(model.path), device="cpu"),
+        lambda row: answers.update({row.path: dict(row.annotations)}),
+    )
+    with (MUSIC / "manifest.csv").open(encoding="utf-8") as lines:
+        truth = {row["path"]: row for row in csv.DictReader(lines)}
+    assert set(answers) == set(truth)
+    right_keys, right_tempi = 0, 0
+    for path, answer in answers.items():
+        for name in ("bpm_confidence", "key_confidence"):
+            assert 0 < float(answer[name]) <= 1
+        right_keys += parse_key(truth[path]["key"]) == KEYS.index(str(answer["key"]))
+        ratio = float(answer["bpm"]) / float(truth[path]["tempo"])
+        right_tempi += min(abs(ratio / f - 1) for f in (1, 2, 3, 1 / 2, 1 / 3)) <= 0.04
+    assert right_keys >= len(truth) - 2
+    assert right_tempi >= len(truth) - 2
 
 
 @every_model

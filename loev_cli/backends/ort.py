@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from loev_cli.annotations import Annotator
 from loev_cli.backends.machine import cuda_driver, usable_cpus
 from loev_cli.bundle import ONNX_FILE, Bundle
 from loev_cli.errors import BundleError, LoevError, UsageError
@@ -38,19 +39,25 @@ class OnnxEncoder:
     unused_gpu: str | None = None
 
     def __init__(
-        self, bundle: Bundle, session: ort.InferenceSession, device: str, subspaces: dict[str, int]
+        self,
+        bundle: Bundle,
+        session: ort.InferenceSession,
+        device: str,
+        subspaces: dict[str, int],
+        annotator: Annotator | None,
     ) -> None:
         self.bundle = bundle
         self.device = device
         self.subspaces = subspaces
+        self.annotator = annotator
         self._session = session
         self._options = ort.RunOptions()
         self._options.log_severity_level = _FATAL_ONLY
-        # Branches of subspaces that nobody asked for are not computed.
+        # Meant to leave out what nobody asked for; builds for inference (1.31) take no notice.
         self._options.only_execute_path_to_fetches = True
 
     def encode(self, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        names = list(self.subspaces)
+        names = [*self.subspaces, *(self.annotator.outputs if self.annotator else ())]
         try:
             vectors = self._session.run(names, {_INPUT: windows}, self._options)
         except _ORT_ERRORS as error:
@@ -69,6 +76,7 @@ def open_encoder(
     precision: str,
     n_threads: int | None,
     subspaces: dict[str, int],
+    annotator: Annotator | None,
 ) -> OnnxEncoder:
     """See :func:`loev_cli.backends.open_encoder`; ``device`` is ``auto``, ``cpu`` or ``cuda:N``.
 
@@ -100,8 +108,9 @@ def open_encoder(
             )
     if session is None:
         session = _open_session(file, ["CPUExecutionProvider"], n_threads)
-    _check_contract(bundle, session)
-    encoder = OnnxEncoder(bundle, session, opened, subspaces)
+    outputs = bundle.subspaces | (annotator.outputs if annotator else {})
+    _check_contract(bundle, session, outputs)
+    encoder = OnnxEncoder(bundle, session, opened, subspaces, annotator)
     if problem is not None and cuda_driver().problem is None:
         encoder.unused_gpu = problem
     return encoder
@@ -160,10 +169,10 @@ def _open_session(file: Path, providers: list[Any], n_threads: int | None) -> or
         ) from error
 
 
-def _check_contract(bundle: Bundle, session: ort.InferenceSession) -> None:
+def _check_contract(bundle: Bundle, session: ort.InferenceSession, outputs: dict[str, int]) -> None:
     """Compare the graph's names and sizes with the config; a size it leaves open is trusted."""
     nodes = {node.name: node.shape for node in (*session.get_inputs(), *session.get_outputs())}
-    for name, size in {_INPUT: bundle.window_n_samples, **bundle.subspaces}.items():
+    for name, size in {_INPUT: bundle.window_n_samples, **outputs}.items():
         shape = nodes.get(name)
         if shape is None:
             problem = f"it has no {name}"

@@ -20,6 +20,7 @@ from loev_cli.cli._console import stop_logging
 COMMANDS = [
     ("loev_cli.cli.embed", "embed"),
     ("loev_cli.cli.merge", "merge"),
+    ("loev_cli.cli.annotate", "annotate"),
     ("loev_cli.cli.train", "train"),
     ("loev_cli.cli.export", "export"),
     ("loev_cli.cli.evaluate", "evaluate"),

@@ -6,9 +6,9 @@ import io
 import sys
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table as text, drawn with lines if stdout is a terminal."""
-    if sys.stdout is None or not sys.stdout.isatty():
+def table(header: list[str], rows: list[list[str]], *, drawn: bool = True) -> str:
+    """A table as text, drawn with lines if stdout is a terminal, unless that is not wanted."""
+    if not drawn or sys.stdout is None or not sys.stdout.isatty():
         lines = [header, *rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
         return "\n".join(
@@ -19,11 +19,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table()
+    grid = Table()
     for name in header:
-        drawn.add_column(name, overflow="fold")  # a path that is cut short is of no use
+        grid.add_column(name, overflow="fold")  # a path that is cut short is of no use
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(cell) for cell in row))
     text = io.StringIO()
-    Console(file=text, force_terminal=True).print(drawn)
+    Console(file=text, force_terminal=True).print(grid)
     return text.getvalue().rstrip("\n")

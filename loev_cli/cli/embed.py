@@ -73,6 +73,15 @@ def embed(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    annotate: Annotated[
+        bool,
+        typer.Option(
+            "--annotate",
+            help="Keep what the model says of each track as columns bpm, bpm_confidence, key, mode "
+            "and key_confidence.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
     hop_s: Annotated[
         float | None,
         typer.Option(
@@ -210,6 +219,7 @@ def embed(
         subspaces=None if subspaces is None else _split(subspaces),
         per_window=per_window,
         tags=tags,
+        annotate=annotate,
         hop_s=hop_s,
         device=device,
         backend=backend.value,

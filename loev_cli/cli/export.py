@@ -1,9 +1,9 @@
-"""``loev export``: a training checkpoint -> a model bundle."""
+"""``loev export``: a training checkpoint -> a model bundle; with readouts of key and tempo."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,15 +11,21 @@ from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr, plural, say
 from loev_cli.errors import UsageError, needs_extra
 
+if TYPE_CHECKING:
+    from loev_cli.bundle import Bundle
+
+_ANNOTATIONS = "Annotations"
 _FOREIGN = "Weights of the paper's research code"
 
 
 def export(
+    context: typer.Context,
     checkpoint: Annotated[
         Path,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A run's checkpoints/last.pt; with --from-mulooc a Lightning checkpoint.",
+            help="A run's checkpoints/last.pt; with --from-mulooc a Lightning checkpoint; with "
+            "--annotate also a bundle or a shipped model.",
             show_default=False,
         ),
     ],
@@ -49,6 +55,27 @@ def export(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    annotate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Fit readouts of bpm, key and mode to the columns key and tempo of this manifest "
+            "(path,key,tempo,split): train rows teach, val rows calibrate, test rows judge. May be "
+            "given several times.",
+            metavar="CSV",
+            show_default=False,
+            rich_help_panel=_ANNOTATIONS,
+        ),
+    ] = None,
+    embeddings: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The manifest's tracks as 'loev embed' gave them with this model, which saves "
+            "embedding them. May be given several times.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=_ANNOTATIONS,
+        ),
+    ] = None,
     from_mulooc: Annotated[
         bool,
         typer.Option(
@@ -73,18 +100,52 @@ def export(
 
     Example: loev export runs/mine/checkpoints/last.pt --out models/mine
     """
+    if embeddings and not annotate:
+        raise UsageError("--embeddings is for --annotate", hint="name the labels with --annotate")
+    if annotate:
+        if from_mulooc:
+            raise UsageError("--annotate with --from-mulooc", hint="export first, then annotate")
+        from loev_cli.cli import _fit_readouts
+
+        if debug:
+            log_to_stderr()
+        raise typer.Exit(
+            _fit_readouts.fit_and_write(
+                checkpoint,
+                out,
+                name=name or out.name,
+                manifests=annotate,
+                embeddings=embeddings or [],
+                overwrite=overwrite,
+                command=context.obj,
+                export_checkpoint=lambda file, folder: export_trained(file, folder, quiet=True),
+                quiet=quiet,
+            )
+        )
     if from_mulooc:
         _export_mulooc(checkpoint, out, name or out.name, augs, overwrite, quiet)
         return
     if augs is not None:
         raise UsageError("--augs is for --from-mulooc", hint="a run's checkpoint knows its own")
+    if debug:
+        log_to_stderr()
+    export_trained(checkpoint, out, name=name, overwrite=overwrite, quiet=quiet)
+
+
+def export_trained(
+    checkpoint: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Bundle:
+    """The bundle ``out`` of a run's checkpoint; says so."""
     with needs_extra("loev export", "train"):
         from loev_cli.export import export_bundle
         from loev_cli.train import pipeline
         from loev_cli.train.card import model_card
 
-    if debug:
-        log_to_stderr()
     trained = pipeline.read_checkpoint(checkpoint)
     model_name = name or out.name
     bundle = export_bundle(
@@ -99,6 +160,7 @@ def export(
     if not quiet:
         steps, minutes = trained.facts["steps"], trained.facts["minutes"]
         say(f"{model_name}: {steps} steps in {minutes} min -> {bundle.path}")
+    return bundle
 
 
 def _export_mulooc(

@@ -9,7 +9,7 @@ import typer
 
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr, say
-from loev_cli.cli.export import export
+from loev_cli.cli.export import export_trained
 from loev_cli.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
@@ -270,7 +270,9 @@ def train(
             interrupt.add_note(f"go on from {out} with the same command and --resume")
         raise
     if checkpoint is not None:
-        export(checkpoint, out / "bundle", name or out.name, overwrite=True, quiet=quiet)
+        export_trained(
+            checkpoint, out / "bundle", name=name or out.name, overwrite=True, quiet=quiet
+        )
 
 
 def _cache(folder: Path | None, max_gb: float | None) -> Cache:

@@ -13,7 +13,7 @@ plan       what a run would meet and take, without it
 
 from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
 from loev_cli.embed.failures import FAILURES_SUFFIX, Failure
-from loev_cli.embed.job import embed
+from loev_cli.embed.job import annotate, embed
 from loev_cli.embed.journal import JOURNAL_SUFFIX
 from loev_cli.embed.merge import Merged, merge
 from loev_cli.embed.plan import DryRun, dry_run
@@ -35,6 +35,7 @@ __all__ = [
     "Shard",
     "Stats",
     "TrackDone",
+    "annotate",
     "dry_run",
     "embed",
     "merge",

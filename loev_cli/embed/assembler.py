@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.annotations import Annotator
 from loev_cli.audio import Source
 from loev_cli.embed.mapper import Encoded
 from loev_cli.embed.reader import TrackEnd
@@ -18,22 +19,28 @@ from loev_cli.writers import Row
 class _Track:
     """What has come of one track so far."""
 
-    def __init__(self, per_window: bool) -> None:
+    def __init__(self, per_window: bool, annotator: Annotator | None) -> None:
         self.end: TrackEnd | None = None
         self.n_encoded = 0
         self.finite = True
-        self._pool = None if per_window else MeanPool()
+        self._per_window = per_window
+        self._annotator = annotator
+        self._pool = MeanPool()  # of the logits too, which annotations are read from
         self._starts: list[int] = []
         self._windows: list[dict[str, NDArray[np.float32]]] = []
 
     def add(self, encoded: Encoded) -> None:
         self.n_encoded += 1
         self.finite &= all(bool(np.isfinite(v).all()) for v in encoded.vectors.values())
-        if self._pool is not None:
+        if not self._per_window:
             self._pool.add(encoded.vectors)
-        else:
-            self._starts.append(encoded.start_n)
-            self._windows.append({name: v.copy() for name, v in encoded.vectors.items()})
+            return
+        logits = self._annotator.outputs if self._annotator else ()
+        self._pool.add({name: v for name, v in encoded.vectors.items() if name in logits})
+        self._starts.append(encoded.start_n)
+        self._windows.append(
+            {name: v.copy() for name, v in encoded.vectors.items() if name not in logits}
+        )
 
     @property
     def complete(self) -> bool:
@@ -41,16 +48,23 @@ class _Track:
 
     def row(self, path: str, sample_rate_hz: int) -> Row:
         assert self.end is not None
-        if self._pool is not None:
-            vectors = self._pool.mean()
-            return Row(path, self.end.duration_s, self.end.silent, vectors, tags=self.end.tags)
+        vectors, start_s, annotations = self._pool.mean(), None, {}
+        if self._annotator is not None:
+            logits = {name: vectors.pop(name) for name in self._annotator.outputs}
+            annotations = self._annotator.answer(logits, silent=self.end.silent)
+        if self._per_window:
+            vectors = {
+                name: np.stack([w[name] for w in self._windows]) for name in self._windows[0]
+            }
+            start_s = (np.array(self._starts) / sample_rate_hz).astype(np.float32)
         return Row(
             path,
             self.end.duration_s,
             self.end.silent,
-            {name: np.stack([w[name] for w in self._windows]) for name in self._windows[0]},
-            (np.array(self._starts) / sample_rate_hz).astype(np.float32),
+            vectors,
+            start_s,
             self.end.tags,
+            annotations,
         )
 
 
@@ -61,6 +75,7 @@ class Assembler:
         sources: the tracks; ``track`` is an index here.
         sample_rate_hz: the model's.
         per_window: rows keep their windows.
+        annotator: reads annotations from the mean of the tracks' logits.
         in_order: a finished track waits for those before it. What waits is vectors, not audio.
 
     Attributes:
@@ -73,12 +88,14 @@ class Assembler:
         sample_rate_hz: int,
         *,
         per_window: bool = False,
+        annotator: Annotator | None = None,
         in_order: bool = False,
     ) -> None:
         self.n_settled = 0
         self._sources = sources
         self._sample_rate_hz = sample_rate_hz
         self._per_window = per_window
+        self._annotator = annotator
         self._in_order = in_order
         self._tracks: dict[int, _Track] = {}
         self._failed: set[int] = set()
@@ -112,7 +129,7 @@ class Assembler:
             yield track, outcome
 
     def _track(self, track: int) -> _Track:
-        return self._tracks.setdefault(track, _Track(self._per_window))
+        return self._tracks.setdefault(track, _Track(self._per_window, self._annotator))
 
     def _settle(self, index: int) -> None:
         track = self._tracks[index]

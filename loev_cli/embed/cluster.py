@@ -50,7 +50,8 @@ class Workers:
 
     Attributes:
         bundle: the model's folder.
-        subspaces, backend, device, precision: as for :func:`loev_cli.backends.open_encoder`.
+        subspaces, annotate, backend, device, precision: as for
+            :func:`loev_cli.backends.open_encoder`.
         cpu_settings, gpu_settings: how a worker runs that has a core, or a GPU.
         count: how many; None: as many as the cluster has cores for, or GPUs.
     """
@@ -62,6 +63,7 @@ class Workers:
     precision: str
     cpu_settings: Settings
     gpu_settings: Settings
+    annotate: bool = False
     count: int | None = None
 
     @property
@@ -80,6 +82,7 @@ class Workers:
             device="cuda" if self.use_gpus else "cpu",
             precision=self.precision,
             subspaces=list(self.subspaces),
+            annotate=self.annotate,
             n_threads=1 if self.backend != "torch" else None,
         )
 
@@ -201,6 +204,7 @@ def _packed(outcome: Row | InputError) -> tuple[dict[str, Any], bytes]:
         "silent": outcome.silent,
         "shapes": {name: vector.shape for name, vector in outcome.vectors.items()},
         "tags": dict(outcome.tags),
+        "annotations": dict(outcome.annotations),
         "per_window": outcome.start_s is not None,
     }
     return head, b"".join(np.ascontiguousarray(a, "<f4").tobytes() for a in arrays)
@@ -219,7 +223,15 @@ def _unpacked(head: dict[str, Any], values: bytes, path: str) -> Row | InputErro
         vectors[name] = flat[at : at + n].reshape(shape)
         at += n
     start_s = flat[at:] if head["per_window"] else None
-    return Row(path, head["duration_s"], head["silent"], vectors, start_s, head["tags"])
+    return Row(
+        path,
+        head["duration_s"],
+        head["silent"],
+        vectors,
+        start_s,
+        head["tags"],
+        head["annotations"],
+    )
 
 
 # ---------------------------------------------------------------- Ray itself

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from loev_cli import bundle as bundles
+from loev_cli.annotations import open_annotator
 from loev_cli.audio import STDIN, TAGS, Source, find
 from loev_cli.backends import Encoder, open_encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
@@ -101,6 +102,7 @@ def planned_meta(request: Request, bundle: Bundle) -> Meta:
         precision=_SETTLED_PRECISION.get(request.precision, request.precision),
         shard=None if request.shard is None else str(request.shard),
         tags=TAGS if request.tags else (),
+        annotator=open_annotator(bundle) if request.annotate else None,
     )
 
 
@@ -220,33 +222,74 @@ def _to_stdout(
     """JSON lines in the order of the inputs, as they come. Nothing is kept of them."""
     began = time.monotonic()
     on_event(RunStarted(len(sources), n_kept=0))
-    failures: list[Failure] = []
-    n_done, audio_s = 0, 0.0
     with (
         _engine(request, bundle, sources, on_event) as (origin, stats, results),
         open_writer(STDOUT, meta | origin, stdout=stdout) as writer,
     ):
-        for track, outcome in results:
-            if isinstance(outcome, Row):
-                began_writing = time.monotonic()
-                writer.add(outcome)
-                stats.write_s += time.monotonic() - began_writing
-                n_done += 1
-                audio_s += outcome.duration_s
-                on_event(TrackDone(outcome.path, outcome.duration_s))
-            elif request.strict:
-                raise outcome
-            else:
-                failures.append(describe(sources[track].path, outcome))
-                on_event(failures[-1])
-        if n_done or not sources:
+        report = _hand_over(request, sources, stats, results, writer.add, on_event)
+        if report.n_done or not sources:
             writer.commit()
+    return replace(report, wall_s=time.monotonic() - began)
+
+
+def annotate(
+    request: Request,
+    on_row: Callable[[Row], None],
+    *,
+    stdin: BinaryIO | None = None,
+    on_event: Callable[[Event], None] = _ignore,
+) -> Report:
+    """Give the answers of a model's readouts for every track, in the order of the inputs.
+
+    Nothing is written or kept: the request's ``out`` is only checked to be none of the inputs.
+    Rows hold the subspaces that are read.
+
+    Raises: as :func:`embed`.
+    """
+    began = time.monotonic()
+    bundle = bundles.find(request.model)
+    read = open_annotator(bundle).subspaces
+    out = request.out or STDOUT
+    request = replace(request, out=STDOUT, annotate=True, subspaces=read)
+    planned_meta(request, bundle)
+    sources = find_sources(request, stdin)
+    _check_is_no_input(out, sources)
+    on_event(RunStarted(len(sources), n_kept=0))
+    with _engine(request, bundle, sources, on_event) as (_, stats, results):
+        report = _hand_over(request, sources, stats, results, on_row, on_event)
+    return replace(report, wall_s=time.monotonic() - began)
+
+
+def _hand_over(
+    request: Request,
+    sources: Sequence[Source],
+    stats: Stats,
+    results: Iterator[tuple[int, Row | InputError]],
+    on_row: Callable[[Row], None],
+    on_event: Callable[[Event], None],
+) -> Report:
+    """Rows as they come, to somebody who keeps them."""
+    failures: list[Failure] = []
+    n_done, audio_s = 0, 0.0
+    for track, outcome in results:
+        if isinstance(outcome, Row):
+            began_writing = time.monotonic()
+            on_row(outcome)
+            stats.write_s += time.monotonic() - began_writing
+            n_done += 1
+            audio_s += outcome.duration_s
+            on_event(TrackDone(outcome.path, outcome.duration_s))
+        elif request.strict:
+            raise outcome
+        else:
+            failures.append(describe(sources[track].path, outcome))
+            on_event(failures[-1])
     return Report(
         n_done=n_done,
         n_rows=n_done,
         failures=tuple(failures),
         audio_s=audio_s,
-        wall_s=time.monotonic() - began,
+        wall_s=stats.wall_s,
         stats=stats,
     )
 
@@ -261,6 +304,7 @@ def _engine(
         workers = Workers(
             bundle=bundle.path,
             subspaces=tuple(select_subspaces(bundle, request.subspaces)),
+            annotate=request.annotate,
             backend=request.backend,
             device=request.device,
             precision=request.precision,
@@ -294,6 +338,7 @@ def prepare(
         device=request.device,
         precision=request.precision,
         subspaces=list(select_subspaces(bundle, request.subspaces)),
+        annotate=request.annotate,
         n_threads=1 if request.backend != "torch" else None,
     )
     if encoder.unused_gpu is not None and request.device == "auto":

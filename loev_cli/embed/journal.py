@@ -31,7 +31,7 @@ from typing import Any
 from loev_cli.embed.lock import Lock
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.writers import AtomicFile, Meta, Row, fingerprint, rows
+from loev_cli.writers import AtomicFile, Meta, Row, difference, fingerprint, rows
 
 JOURNAL_SUFFIX = ".journal"
 FORMAT_VERSION = 1
@@ -220,7 +220,7 @@ class Journal:
             if not overwrite:
                 raise UsageError(
                     f"{self.folder} holds rows made with other settings: "
-                    f"{_difference(state['fingerprint'], self._fingerprint)}",
+                    f"{difference(state['fingerprint'], self._fingerprint)}",
                     hint="--overwrite discards them",
                 )
             state = None
@@ -402,14 +402,6 @@ def _owner(settings: dict[str, Any]) -> bytes:
     return hashlib.sha256(
         json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()
     ).digest()
-
-
-def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {theirs.get(key)} and not {value}"
-        for key, value in ours.items()
-        if theirs.get(key) != value
-    )
 
 
 def _identity(file: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from loev_cli.embed.shards import Shard, parse_shard
 from loev_cli.errors import UsageError
 from loev_cli.writers import (
     AGREEING_KEYS,
+    ANNOTATIONS,
     STDOUT,
     Meta,
     Row,
@@ -70,7 +72,7 @@ def merge(
         raise UsageError("parts are merged into a file", hint="name a file with --out")
     check_output(out)
     metas = {part: read_meta(Path(part)) for part in parts}
-    check_agree(metas, keys=(*AGREEING_KEYS, "subspaces", "tags"))
+    check_agree(metas, keys=(*AGREEING_KEYS, "subspaces", "tags", ANNOTATIONS))
     if not allow_missing:
         _check_complete(metas, shards)
     if Path(out).exists():
@@ -137,7 +139,14 @@ def _are_equal(row: Row, other: Row) -> bool:
         and all(same(row.vectors[name], other.vectors[name]) for name in row.vectors)
         and (row.start_s is None or same(row.start_s, other.start_s))
         and row.tags == other.tags
+        and all(_say_the_same(value, other.annotations[c]) for c, value in row.annotations.items())
     )
+
+
+def _say_the_same(value: float | str, other: float | str) -> bool:
+    if isinstance(value, str) or isinstance(other, str):
+        return value == other
+    return math.isclose(value, other, rel_tol=1e-3) or (math.isnan(value) and math.isnan(other))
 
 
 def _check_complete(metas: Mapping[str, Meta], n_shards: int | None) -> None:

@@ -3,6 +3,7 @@
     file     LOEVROW1 (8 bytes), sha256 of what it belongs to (32 bytes), record, record, ...
     record   length and CRC-32 of the rest (2 x uint32), length of the JSON (uint32),
              JSON: path, size and mtime_ns of the file, duration_s, silent, n_windows, tags,
+             annotations,
              then float32, little-endian: the subspaces in the model's order, and start_s
 
 A record is appended by one write, so it is there whole once it is done, whatever happens to the
@@ -81,6 +82,8 @@ class PartWriter:
             head |= {"duration_s": row.duration_s, "silent": row.silent, "n_windows": n_windows}
             if row.tags:
                 head["tags"] = dict(row.tags)
+            if row.annotations:
+                head["annotations"] = dict(row.annotations)
             arrays = [_to_bytes(vector) for vector in row.vectors.values()]
             if row.start_s is not None:
                 arrays.append(_to_bytes(row.start_s))
@@ -170,8 +173,15 @@ class Part:
             vectors[name] = values[at : at + n_values].reshape(shape).astype(np.float32, copy=False)
             at += n_values
         start_s = None if n_windows is None else values[at:].astype(np.float32, copy=False)
-        tags = head.get("tags", {})
-        return Row(head["path"], head["duration_s"], head["silent"], vectors, start_s, tags)
+        return Row(
+            head["path"],
+            head["duration_s"],
+            head["silent"],
+            vectors,
+            start_s,
+            head.get("tags", {}),
+            head.get("annotations", {}),
+        )
 
     def _body(self, offset: int) -> bytes | None:
         """The checksummed part of the record at ``offset``; None at the end or at damage."""

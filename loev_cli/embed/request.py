@@ -23,6 +23,7 @@ class Request:
     subspaces: Sequence[str] | None = None
     per_window: bool = False
     tags: bool = False
+    annotate: bool = False
     hop_s: float | None = None
     device: str = "auto"
     backend: str = "auto"

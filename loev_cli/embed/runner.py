@@ -76,6 +76,7 @@ def outcomes(
         sources,
         model.sample_rate_hz,
         per_window=settings.per_window,
+        annotator=encoder.annotator,
         in_order=settings.in_order,
     )
     reader = Reader(

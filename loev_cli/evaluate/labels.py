@@ -20,13 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.annotations import KEYS as KEYS
 from loev_cli.errors import UsageError
 
 KINDS = ("key", "tempo", "class", "multilabel", "number")
 
-TONICS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-# mir_eval's own spelling, pitch class first, minor keys after the twelve major ones.
-KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONICS)
 _LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _KEY = re.compile(r"([A-Ga-g])(#|b|♯|♭)?[\s:_-]*(major|maj|minor|min|M|m)?", re.ASCII)
 _SEPARATOR = re.compile(r"[;|]")

@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from loev_cli.annotations import TEMPO_TOLERANCE as TEMPO_TOLERANCE
 from loev_cli.evaluate.labels import KEYS, Column
 
 Array = NDArray[Any]
 Metric = Callable[[Array, Array], float]
 
-TEMPO_TOLERANCE = 0.04
 _TEMPO_BIN = math.log(1.03)
 ACC1_FACTORS = (1.0,)
 ACC2_FACTORS = (1.0, 2.0, 3.0, 1 / 2, 1 / 3)  # the octave errors of Gouyon et al. 2006

@@ -26,8 +26,11 @@ from loev_cli.writers.atomic import AtomicFile, AtomicFolder, StreamTarget, chec
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
 from loev_cli.writers.meta import (
     AGREEING_KEYS,
+    ANNOTATIONS,
     Meta,
+    annotation_columns,
     check_agree,
+    difference,
     fingerprint,
     keeps_windows,
     make_meta,
@@ -36,6 +39,7 @@ from loev_cli.writers.meta import (
 
 __all__ = [
     "AGREEING_KEYS",
+    "ANNOTATIONS",
     "FOLDERS",
     "FORMATS",
     "STDOUT",
@@ -44,9 +48,12 @@ __all__ = [
     "Meta",
     "Row",
     "RowWriter",
+    "annotation_columns",
     "check_agree",
     "check_output",
     "check_replaceable",
+    "check_target",
+    "difference",
     "fingerprint",
     "keeps_windows",
     "make_meta",
@@ -116,7 +123,8 @@ def check_replaceable(out: str, meta: Meta) -> None:
         return
     try:
         existing = read_meta(path)
-        check_agree({out: existing, "this run": meta}, keys=fingerprint(meta))
+        keys = fingerprint(meta) | fingerprint(existing)
+        check_agree({out: existing, "this run": meta}, keys=keys)
     except UsageError as error:
         raise UsageError(
             f"will not replace {out}: {error.message}", hint="--overwrite discards it"

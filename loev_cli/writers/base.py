@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.annotations import COLUMNS
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.writers.meta import TAG_PREFIX, Meta, keeps_windows
+from loev_cli.writers.meta import TAG_PREFIX, Meta, annotation_columns, keeps_windows
 
 # Column names that a subspace must not take.
 RESERVED = frozenset({"path", "duration_s", "silent", "meta", "track", "start_s", "file"})
@@ -29,6 +30,8 @@ class Row:
         vectors: subspace -> (D,) float32, or (M, D) where windows are kept.
         start_s: (M,) float32, where each kept window starts; None without windows.
         tags: name -> what the file says; those that the ``meta`` names are kept.
+        annotations: column -> what the model says, text or a number; NaN and empty text for a
+            track of which it says nothing.
     """
 
     path: str
@@ -37,6 +40,7 @@ class Row:
     vectors: dict[str, NDArray[np.float32]]
     start_s: NDArray[np.float32] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class EmbeddingFile:
         track: (M,) int64, indexes ``paths``; None without windows.
         start_s: (M,) float32; None without windows.
         tags: name -> N strings, empty where a track's file does not say.
+        annotations: column -> (N,) float32 or str; NaN and empty where the model says nothing.
     """
 
     paths: list[str]
@@ -62,6 +67,14 @@ class EmbeddingFile:
     track: NDArray[np.int64] | None = None
     start_s: NDArray[np.float32] | None = None
     tags: dict[str, list[str]] = field(default_factory=dict)
+    annotations: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def as_column(name: str, values: Sequence[float | str | None]) -> NDArray[Any]:
+    """An annotation's values, None where there is none -> (N,) float32 or str."""
+    missing = COLUMNS[name]
+    filled = [missing if value is None else value for value in values]
+    return np.array(filled, dtype=np.str_ if isinstance(missing, str) else np.float32)
 
 
 class Target(Protocol):
@@ -84,8 +97,9 @@ class RowWriter(ABC):
     """
 
     def __init__(self, target: Target, meta: Meta) -> None:
+        reserved = RESERVED.union(annotation_columns(meta))
         for name in meta["subspaces"]:
-            if name in RESERVED or name.startswith(TAG_PREFIX):
+            if name in reserved or name.startswith(TAG_PREFIX):
                 target.abort()
                 raise UsageError(f"a subspace cannot be called '{name}' in an embedding file")
         self.meta = meta

@@ -2,8 +2,9 @@
 
     {"path": "a.mp3", "duration_s": 3.0, "silent": false, "pitch": [...], ..., "meta": {...}}
 
-With windows ``start_s`` is a list and each subspace a list of vectors. Numbers are the shortest
-that give the same float32 back. A file without tracks has one line with nothing but ``meta``.
+Annotations that a track does not have are null. With windows ``start_s`` is a list and each
+subspace a list of vectors. Numbers are the shortest that give the same float32 back. A file without
+tracks has one line with nothing but ``meta``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError
-from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
+from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target, as_column
 from loev_cli.writers.meta import (
+    ANNOTATIONS,
     Meta,
+    annotation_columns,
     check_agree,
     checked,
     damaged,
@@ -37,6 +40,7 @@ class Writer(RowWriter):
     def __init__(self, target: Target, meta: Meta) -> None:
         super().__init__(target, meta)
         self._tags = tag_columns(meta)
+        self._annotations = annotation_columns(meta)
 
     def _add(self, row: Row) -> None:
         record: dict[str, Any] = {
@@ -45,6 +49,11 @@ class Writer(RowWriter):
             "silent": row.silent,
         }
         record |= {column: row.tags.get(tag, "") for column, tag in self._tags.items()}
+        for column in self._annotations:
+            value = row.annotations[column]
+            if isinstance(value, float):
+                value = _shortest(np.float32(value))
+            record[column] = None if value != value or value == "" else value
         if row.start_s is not None:
             record["start_s"] = _shortest(row.start_s)
         for name in self.meta["subspaces"]:
@@ -104,6 +113,10 @@ def _assemble(records: list[dict[str, Any]], meta: Meta) -> EmbeddingFile:
         track=track if windows else None,
         start_s=np.concatenate([np.zeros(0, np.float32), *starts]) if windows else None,
         tags={tag: [row.tags[tag] for row in found] for tag in tag_columns(meta).values()},
+        annotations={
+            name: as_column(name, [row.annotations[name] for row in found])
+            for name in annotation_columns(meta)
+        },
     )
 
 
@@ -134,7 +147,18 @@ def _row(record: dict[str, Any]) -> Row:
         vectors[name] = vector.reshape(-1, dim) if windows else vector.reshape(dim)
     starts = np.asarray(record["start_s"], dtype=np.float32) if windows else None
     tags = {tag: str(record[column]) for column, tag in tag_columns(meta).items()}
-    return Row(str(record["path"]), record["duration_s"], record["silent"], vectors, starts, tags)
+    annotations = {
+        name: as_column(name, [record[name]])[0].item() for name in annotation_columns(meta)
+    }
+    return Row(
+        str(record["path"]),
+        record["duration_s"],
+        record["silent"],
+        vectors,
+        starts,
+        tags,
+        annotations,
+    )
 
 
 def _agreeing_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -144,7 +168,7 @@ def _agreeing_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         meta = meta or record["meta"]
         if record["meta"] != meta:
             check_agree({f"{path} line 1": meta, f"line {number}": record["meta"]})
-            for key in ("subspaces", "tags"):
+            for key in ("subspaces", "tags", ANNOTATIONS):
                 if record["meta"].get(key) != meta.get(key):
                     raise UsageError(f"{path} line {number} has other {key} than line 1")
         yield offset, record

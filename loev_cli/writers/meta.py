@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loev_cli import __version__
+from loev_cli.annotations import COLUMNS, Annotator
 from loev_cli.bundle import Bundle
 from loev_cli.errors import UsageError
 
@@ -16,6 +17,7 @@ FORMAT_VERSION = 1
 Meta = dict[str, Any]
 
 TAG_PREFIX = "tag_"
+ANNOTATIONS = "annotations"
 POOLED = "mean"
 PER_WINDOW = "none"
 
@@ -37,12 +39,14 @@ def make_meta(
     precision: str,
     shard: str | None = None,
     tags: Sequence[str] = (),
+    annotator: Annotator | None = None,
 ) -> Meta:
     """The ``meta`` of a run that starts now.
 
     Args:
         shard: as ``3/8``, if it makes a part.
         tags: names of tags to keep, as columns ``tag_<name>``.
+        annotator: whose answers are kept, as columns ``bpm``, ``key`` and so on.
     """
     meta: Meta = {
         "format_version": FORMAT_VERSION,
@@ -63,12 +67,41 @@ def make_meta(
         meta["shard"] = shard
     if tags:
         meta["tags"] = list(tags)
+    if annotator is not None:
+        meta[ANNOTATIONS] = {"columns": list(annotator.columns), "sha256": annotator.sha256}
     return meta
 
 
 def fingerprint(meta: Meta) -> dict[str, Any]:
-    """What decides a row's values and which rows there are; not where and when it was made."""
-    return {key: meta.get(key) for key in _SETTINGS_KEYS}
+    """What decides a row's values and which rows there are; not where and when it was made.
+
+    ``annotations`` is in it only where there are some: journals of before they were stay ours.
+    """
+    settings = {key: meta.get(key) for key in _SETTINGS_KEYS}
+    if ANNOTATIONS in meta:
+        settings[ANNOTATIONS] = meta[ANNOTATIONS]
+    return settings
+
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """What two fingerprints do not agree on, for messages."""
+
+    def said(settings: Mapping[str, Any], key: str) -> Any:
+        value = settings.get(key)
+        return _annotations_in_short(value) if key == ANNOTATIONS else value
+
+    return ", ".join(
+        f"{key} {said(theirs, key)} and not {said(ours, key)}"
+        for key in {**ours, **theirs}
+        if theirs.get(key) != ours.get(key)
+    )
+
+
+def _annotations_in_short(annotations: dict[str, Any] | None) -> str:
+    """What ``meta`` says of them, in short, for messages."""
+    if annotations is None:
+        return "none"
+    return f"{', '.join(annotations['columns'])} ({str(annotations['sha256'])[:12]})"
 
 
 def keeps_windows(meta: Meta) -> bool:
@@ -79,6 +112,11 @@ def keeps_windows(meta: Meta) -> bool:
 def tag_columns(meta: Meta) -> dict[str, str]:
     """Column -> tag: ``tag_artist`` -> ``artist`` for every tag that the file keeps."""
     return {TAG_PREFIX + name: name for name in meta.get("tags", ())}
+
+
+def annotation_columns(meta: Meta) -> tuple[str, ...]:
+    """Those of ``bpm``, ``bpm_confidence``, ``key``, ``mode``, ``key_confidence`` in the file."""
+    return tuple(meta.get(ANNOTATIONS, {}).get("columns", ()))
 
 
 def to_json(meta: Meta) -> str:
@@ -113,6 +151,12 @@ def checked(meta: Any, *, name: str) -> Meta:
     tags = meta.get("tags", [])
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise UsageError(f"{name} is damaged: its meta has no list of tags")
+    try:
+        unknown = set(annotation_columns(meta)) - set(COLUMNS)
+    except (AttributeError, TypeError):
+        unknown = {ANNOTATIONS}
+    if unknown:
+        raise UsageError(f"{name} is damaged: its meta does not say what its annotations are")
     return meta
 
 
@@ -145,6 +189,9 @@ def check_agree(metas: Mapping[str, Meta], *, keys: Iterable[str] = AGREEING_KEY
 
 
 def _readable(key: str, first: Meta, other: Meta) -> tuple[str, Any, Any]:
+    if key == ANNOTATIONS:
+        said = [_annotations_in_short(meta.get(key)) for meta in (first, other)]
+        return key, said[0], said[1]
     if key != "model_sha256":
         return key, first.get(key), other.get(key)
     named = [f"{meta['model']} ({str(meta[key])[:12]})" for meta in (first, other)]

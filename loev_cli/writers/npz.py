@@ -20,10 +20,12 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from loev_cli.annotations import COLUMNS
 from loev_cli.errors import OutputError
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
 from loev_cli.writers.meta import (
     Meta,
+    annotation_columns,
     damaged,
     from_json,
     keeps_windows,
@@ -46,11 +48,14 @@ class Writer(RowWriter):
         self._n_tracks = 0
         self._n_records = 0
         self._tags = tag_columns(meta)
-        self._longest = dict.fromkeys(("path", *self._tags), 1)  # characters
+        self._annotations = annotation_columns(meta)
+        texts = [name for name in self._annotations if isinstance(COLUMNS[name], str)]
+        self._longest = dict.fromkeys(("path", *self._tags, *texts), 1)  # characters
         columns: dict[str, tuple[int, ...]] = {
             **dict.fromkeys(self._longest, ()),
             "duration_s": (),
             "silent": (),
+            **{name: () for name in self._annotations if name not in texts},
         }
         if self.keeps_windows:
             columns |= {"track": (), "start_s": ()}
@@ -68,6 +73,12 @@ class Writer(RowWriter):
         self._append_text("path", row.path)
         for column, tag in self._tags.items():
             self._append_text(column, row.tags.get(tag, ""))
+        for column in self._annotations:
+            value = row.annotations[column]
+            if isinstance(value, str):
+                self._append_text(column, value)
+            else:
+                self._append(column, np.float32(value))
         self._append("duration_s", np.float32(row.duration_s))
         self._append("silent", np.bool_(row.silent))
         n_records = 1
@@ -91,7 +102,7 @@ class Writer(RowWriter):
     def _finish(self) -> None:
         types = {"silent": "|b1", "track": "<i8"}
         types |= {column: f"<U{longest}" for column, longest in self._longest.items()}
-        per_track = {*self._longest, "duration_s", "silent"}
+        per_track = {*self._longest, "duration_s", "silent", *self._annotations}
         with zipfile.ZipFile(self._target.stream, "w", zipfile.ZIP_STORED) as archive:
             _write_array(archive, "meta", np.array(to_json(self.meta)))
             for name, shape in self._shapes.items():
@@ -158,6 +169,7 @@ def read(path: Path) -> EmbeddingFile:
                     tag: [str(text) for text in columns[column]]
                     for column, tag in tag_columns(meta).items()
                 },
+                annotations={name: columns[name] for name in annotation_columns(meta)},
             )
     except _ERRORS as error:
         raise damaged(path, error) from error
@@ -176,20 +188,21 @@ def rows(path: Path) -> Iterator[Row]:
     """See :func:`loev_cli.writers.rows`."""
     meta = read_meta(path)
     windows = keeps_windows(meta)
-    tag_of = tag_columns(meta)
+    tag_of, annotated = tag_columns(meta), annotation_columns(meta)
     per_record = [*meta["subspaces"], *(["track", "start_s"] if windows else [])]
     try:
         with contextlib.ExitStack() as stack:
             archive = stack.enter_context(zipfile.ZipFile(path))
             columns = {
                 name: _Column(stack.enter_context(archive.open(f"{name}.npy")))
-                for name in ("path", "duration_s", "silent", *tag_of, *per_record)
+                for name in ("path", "duration_s", "silent", *tag_of, *annotated, *per_record)
             }
             for track in range(columns["path"].n):
                 name, duration_s, silent = (
                     columns[column].take() for column in ("path", "duration_s", "silent")
                 )
                 tags = {tag: str(columns[column].take()) for column, tag in tag_of.items()}
+                annotations = {c: columns[c].take().item() for c in annotated}
                 if windows:
                     n_windows = columns["track"].run_of(track)
                     vectors = {c: columns[c].take_many(n_windows) for c in meta["subspaces"]}
@@ -197,7 +210,15 @@ def rows(path: Path) -> Iterator[Row]:
                 else:
                     vectors = {c: columns[c].take() for c in meta["subspaces"]}
                     start_s = None
-                yield Row(str(name), float(duration_s), bool(silent), vectors, start_s, tags)
+                yield Row(
+                    str(name),
+                    float(duration_s),
+                    bool(silent),
+                    vectors,
+                    start_s,
+                    tags,
+                    annotations,
+                )
     except _ERRORS as error:
         raise damaged(path, error) from error
 

@@ -1,8 +1,9 @@
 """Rows <-> Arrow tables, for the formats that hold those: Parquet and Lance.
 
 Without windows there is one record per track; with windows one per window, which repeats its
-track's ``path``, ``duration_s``, ``silent`` and tags, and adds ``track`` and ``start_s``. Vectors
-are fixed-size lists of float32. ``meta`` is under ``loev`` in the schema's metadata.
+track's ``path``, ``duration_s``, ``silent``, tags and annotations, and adds ``track`` and
+``start_s``. Vectors are fixed-size lists of float32. Annotations that a track does not have are
+null. ``meta`` is under ``loev`` in the schema's metadata.
 """
 
 from __future__ import annotations
@@ -15,8 +16,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from loev_cli.writers.base import EmbeddingFile, Row
-from loev_cli.writers.meta import Meta, from_json, keeps_windows, not_ours, tag_columns, to_json
+from loev_cli.annotations import COLUMNS
+from loev_cli.writers.base import EmbeddingFile, Row, as_column
+from loev_cli.writers.meta import (
+    Meta,
+    annotation_columns,
+    from_json,
+    keeps_windows,
+    not_ours,
+    tag_columns,
+    to_json,
+)
 
 _META_KEY = b"loev"
 # Small enough to be held in memory on either side, large enough to be read fast.
@@ -28,6 +38,7 @@ def schema_of(meta: Meta) -> pa.Schema:
     """The columns of a file with this ``meta``."""
     fields = [("path", pa.string()), ("duration_s", pa.float32()), ("silent", pa.bool_())]
     fields += [(column, pa.string()) for column in tag_columns(meta)]
+    fields += [(name, _type_of(name)) for name in annotation_columns(meta)]
     if keeps_windows(meta):
         fields += [("track", pa.int64()), ("start_s", pa.float32())]
     fields += [(name, pa.list_(pa.float32(), dim)) for name, dim in meta["subspaces"].items()]
@@ -86,6 +97,9 @@ class Tabulator:
         }
         for column, tag in tag_columns(self._meta).items():
             columns[column] = pa.array([row.tags.get(tag, "") for row in row_of], pa.string())
+        for name in annotation_columns(self._meta):
+            said = [_or_none(row.annotations[name]) for row in row_of]
+            columns[name] = pa.array(said, _type_of(name))
         if keeps_windows(self._meta):
             columns["track"] = pa.array(of_record + self._n_tracks, pa.int64())
             starts = [row.start_s for row in rows if row.start_s is not None]
@@ -101,10 +115,15 @@ def embedding_file(table: pa.Table, meta: Meta) -> EmbeddingFile:
     vectors = {name: _matrix(table, name, dim) for name, dim in meta["subspaces"].items()}
     paths = table["path"].to_pylist()
     tags = {tag: table[column].to_pylist() for column, tag in tag_columns(meta).items()}
+    annotations = {
+        name: as_column(name, table[name].to_pylist()) for name in annotation_columns(meta)
+    }
     duration_s = table["duration_s"].to_numpy()
     silent = table["silent"].to_numpy()
     if not keeps_windows(meta):
-        return EmbeddingFile(paths, duration_s, silent, vectors, meta, tags=tags)
+        return EmbeddingFile(
+            paths, duration_s, silent, vectors, meta, tags=tags, annotations=annotations
+        )
     track = table["track"].to_numpy()
     _, first = np.unique(track, return_index=True)
     return EmbeddingFile(
@@ -116,6 +135,7 @@ def embedding_file(table: pa.Table, meta: Meta) -> EmbeddingFile:
         track=track,
         start_s=table["start_s"].to_numpy(),
         tags={tag: [texts[i] for i in first] for tag, texts in tags.items()},
+        annotations={name: said[first] for name, said in annotations.items()},
     )
 
 
@@ -134,10 +154,12 @@ def _by_record(table: pa.Table, meta: Meta) -> Iterator[Row]:
     duration_s, silent = table["duration_s"].to_pylist(), table["silent"].to_pylist()
     vectors = {name: _matrix(table, name, dim) for name, dim in meta["subspaces"].items()}
     texts = {tag: table[column].to_pylist() for column, tag in tag_columns(meta).items()}
+    said = {name: table[name].to_pylist() for name in annotation_columns(meta)}
     for i, path in enumerate(paths):
         tags = {tag: texts[tag][i] for tag in texts}
         vectors_here = {name: v[i] for name, v in vectors.items()}
-        yield Row(path, duration_s[i], silent[i], vectors_here, tags=tags)
+        annotations = {name: _or_missing(name, said[name][i]) for name in said}
+        yield Row(path, duration_s[i], silent[i], vectors_here, tags=tags, annotations=annotations)
 
 
 def _by_track(table: pa.Table, meta: Meta) -> Iterator[tuple[int, Row]]:
@@ -157,6 +179,7 @@ def _by_track(table: pa.Table, meta: Meta) -> Iterator[tuple[int, Row]]:
                 {name: v[first:end] for name, v in vectors.items()},
                 start_s[first:end],
                 {tag: table[column][first].as_py() for column, tag in tag_of.items()},
+                {c: _or_missing(c, table[c][first].as_py()) for c in annotation_columns(meta)},
             ),
         )
 
@@ -169,6 +192,19 @@ def _joined(stretches: Iterator[tuple[int, Row]]) -> Iterator[Row]:
             name: np.concatenate([r.vectors[name] for r in parts]) for name in parts[0].vectors
         }
         yield replace(parts[0], vectors=vectors, start_s=np.concatenate(starts))
+
+
+def _type_of(annotation: str) -> pa.DataType:
+    return pa.string() if isinstance(COLUMNS[annotation], str) else pa.float32()
+
+
+def _or_none(value: float | str) -> float | str | None:
+    """A null where there is no answer: NaN would count as a number to whoever filters."""
+    return None if value != value or value == "" else value
+
+
+def _or_missing(name: str, value: float | str | None) -> float | str:
+    return COLUMNS[name] if value is None else value
 
 
 def _matrix(table: pa.Table, name: str, dim: int) -> NDArray[np.float32]:

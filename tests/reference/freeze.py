@@ -32,11 +32,21 @@ def first_windows(model: Bundle) -> np.ndarray:
     return np.stack([windows.cut(w, window, window)[0].samples for w in waveforms])
 
 
+def annotates(model: Bundle) -> bool:
+    """Whether the model has readouts of key and tempo."""
+    return "annotations" in model.config
+
+
 def main() -> None:
     for model in bundle.shipped():
-        encoder = open_encoder(model, backend="onnx", device="cpu", precision="fp32")
+        encoder = open_encoder(
+            model, backend="onnx", device="cpu", precision="fp32", annotate=annotates(model)
+        )
         vectors = encoder.encode(first_windows(model))
-        np.savez_compressed(frozen_file(model), sha256=model.sha256, **vectors)
+        readouts = encoder.annotator.sha256 if encoder.annotator else ""
+        np.savez_compressed(
+            frozen_file(model), sha256=model.sha256, readouts_sha256=readouts, **vectors
+        )
         print(f"{frozen_file(model)}: {', '.join(vectors)}")
 
 

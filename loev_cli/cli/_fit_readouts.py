@@ -1,0 +1,107 @@
+"""``loev export --annotate``: a model with readouts of key and tempo."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from loev_cli import bundle as bundles
+from loev_cli.bundle import CARD_FILE, Bundle
+from loev_cli.cli._console import plural, say
+from loev_cli.errors import EXIT_DONE, EXIT_SOME_FAILED, InputError, UsageError, needs_extra
+
+with needs_extra("loev export", "train"):
+    from loev_cli import export
+with needs_extra("loev export --annotate", "eval"):
+    from loev_cli.evaluate.manifest import read_manifests
+    from loev_cli.evaluate.readout_card import card_with_readouts
+    from loev_cli.evaluate.readouts import FittedReadout, fit_readouts, vectors_for
+
+
+def fit_and_write(
+    source: Path,
+    out: Path,
+    *,
+    name: str,
+    manifests: Sequence[Path],
+    embeddings: Sequence[Path],
+    overwrite: bool,
+    command: Sequence[str],
+    export_checkpoint: Callable[[Path, Path], Bundle],
+    quiet: bool,
+) -> int:
+    """Fit, and write the bundle ``out``; the exit code.
+
+    Args:
+        source: a bundle's folder, a shipped model's name, or a checkpoint.
+        export_checkpoint: checkpoint and folder -> bundle.
+        command: how we were called, for the record.
+    """
+    export.check_out(out, overwrite=overwrite)
+    manifest = read_manifests(manifests)
+    n_failed = 0
+
+    def on_track(row: int, error: InputError | None) -> None:
+        nonlocal n_failed
+        if error is not None:
+            n_failed += 1
+            say(f"loev: skipped: {error.message}")
+
+    def on_fitted(fitted: FittedReadout) -> None:
+        if quiet:
+            return
+        scores = ", ".join(
+            f"{metric} {e.value:.3f} [{e.low:.2f}, {e.high:.2f}]"
+            for metric, e in fitted.scores.items()
+        )
+        kind = "one template turned to 12 tonics" if fitted.tied else "linear"
+        say(
+            f"{fitted.name} from {fitted.readout.subspace} ({kind}), "
+            f"{plural(fitted.n_tracks['test'], 'test track')}: {scores}, "
+            f"calibration error {fitted.curve.ece:.3f}"
+        )
+
+    with _bundle_of(source, name, export_checkpoint) as bundle:
+        if not quiet and not embeddings:
+            say(f"embedding {plural(len(manifest), 'track')} ...")
+        usable, vectors = vectors_for(bundle, manifest, embeddings, on_track=on_track)
+        fitted = fit_readouts(usable, vectors, on_fitted=on_fitted)
+        data = f"`{'`, `'.join(f'{path.parent.name}/{path.name}' for path in manifests)}`"
+        card = bundle.path / CARD_FILE
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        annotated = export.add_readouts(
+            bundle,
+            {each.name: (each.readout, each.weight, each.bias) for each in fitted},
+            out,
+            name=name,
+            fitted={
+                "command": shlex.join(["loev", *command]),
+                **{each.name: each.facts() for each in fitted},
+            },
+            card=card_with_readouts(text, fitted, data=data),
+            overwrite=overwrite,
+        )
+    if not quiet:
+        say(f"{name}: annotates {', '.join(each.name for each in fitted)} -> {annotated.path}")
+    return EXIT_SOME_FAILED if n_failed else EXIT_DONE
+
+
+@contextlib.contextmanager
+def _bundle_of(
+    source: Path, name: str, export_checkpoint: Callable[[Path, Path], Bundle]
+) -> Iterator[Bundle]:
+    """The bundle that is meant; one of a checkpoint lasts as long as the context."""
+    if not source.is_file():
+        try:
+            found = bundles.find(str(source))
+        except UsageError as error:
+            raise UsageError(
+                f"{source} is no checkpoint, bundle folder or shipped model", hint=error.hint
+            ) from error
+        yield found
+        return
+    with tempfile.TemporaryDirectory(prefix="loev-") as folder:
+        yield export_checkpoint(source, Path(folder) / name)

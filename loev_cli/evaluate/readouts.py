@@ -1,0 +1,374 @@
+"""Fit the readouts of :mod:`loev_cli.annotations` to labelled tracks, calibrate and judge them.
+
+A readout is a multinomial logistic regression, fitted to the train rows. Of several strengths of
+regularisation the one is kept that gives the truth of the val rows the best log loss, after its
+temperature was chosen on them too; nothing is chosen on the test rows, which are judged last.
+
+`pitch` may be made of 12 equal parts, one per pitch class, that a transposition turns (see
+:mod:`loev_cli.model.encoders.small`). Then one template per mode, turned to 12 tonics, has twelve
+times the examples, and a recording that is transposed has its key transposed:
+
+    logit of tonic t, mode m = sum over pitch class p of vector[p] . template[m][p - t] + bias[m]
+
+Whether it is so made need not be known: wherever D is a multiple of 12 the tied readout is fitted
+beside the free one, and the better one is kept. Tempi are fitted to as soft targets, a bell of 2 %
+around the true one, since neighbouring tempi are no different answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from loev_cli.annotations import (
+    KEYS,
+    KINDS,
+    Answer,
+    KeyReadout,
+    Readout,
+    TempoReadout,
+    softmax,
+)
+from loev_cli.backends import open_encoder
+from loev_cli.bundle import Bundle
+from loev_cli.errors import InputError, UsageError
+from loev_cli.evaluate.calibration import Reliability, best_temperature, reliability
+from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.manifest import Manifest, check_files
+from loev_cli.evaluate.splits import Fold, split
+from loev_cli.evaluate.statistics import Bootstrap, Estimate
+from loev_cli.evaluate.tasks import ACC1_FACTORS, ACC2_FACTORS, key_weights, tempo_hits
+from loev_cli.evaluate.vectors import Ear, Subspaces, embed_manifest, read_embeddings
+from loev_cli.model.names import GLOBAL
+
+# Readout -> the subspace made for it; a model that has none is read where everything is.
+_SUBSPACE = {"key": "pitch", "tempo": "tempo"}
+_N_PITCH_CLASSES = 12
+# Of the mean square of the weights, for vectors of mean variance 1; strong to weak, so that each
+# fit starts from a simpler one.
+_STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4)
+_MAX_ITERATIONS = 100
+_LEAST_GAIN = 1e-6  # of the loss in an iteration; below that it has converged
+_TEMPO_SPREAD = 0.02
+_LEAST_P = 1e-9
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class FittedReadout:
+    """One readout with its weights.
+
+    Attributes:
+        weight, bias: (n, D) and (n,) float32, of the model's vectors as they are.
+        tied: whether it is a template turned to 12 tonics.
+        strength: of the regularisation chosen.
+        n_tracks: train, val, test -> labelled tracks used.
+        label_range: least and greatest label of the train rows, for tempo.
+        scores: metric -> figure on the test rows.
+        curve: reliability on the test rows.
+        log_loss: of the truth on the val rows; what was chosen by.
+        rivals: other readouts tried -> their log loss on the val rows.
+    """
+
+    name: str
+    readout: Readout
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    tied: bool
+    strength: float
+    n_tracks: dict[str, int]
+    label_range: tuple[float, float] | None
+    scores: dict[str, Estimate]
+    curve: Reliability
+    log_loss: float
+    rivals: dict[str, float]
+
+    def facts(self) -> dict[str, Any]:
+        """What ``config.json`` and the card say of how it came about and what it is worth."""
+        return {
+            "tied": self.tied,
+            "regularisation": self.strength,
+            "n_tracks": self.n_tracks,
+            "label_range": self.label_range,
+            "val_log_loss": round(self.log_loss, 4),
+            "rivals_val_log_loss": {name: round(loss, 4) for name, loss in self.rivals.items()},
+            "test": {name: estimate.as_dict() for name, estimate in self.scores.items()},
+            "test_ece": round(self.curve.ece, 4),
+            "test_reliability": self.curve.records(),
+        }
+
+
+def fit_readouts(
+    manifest: Manifest,
+    vectors: Mapping[str, NDArray[np.float32]],
+    *,
+    on_fitted: Callable[[FittedReadout], None] = lambda fitted: None,
+) -> list[FittedReadout]:
+    """A readout for each of the columns ``key`` and ``tempo`` that the manifest has.
+
+    Args:
+        vectors: subspace -> (N, D), of the manifest's tracks.
+
+    Raises:
+        UsageError: neither column, labels of one kind only, or splits without labels.
+    """
+    wanted = [name for name in KINDS if name in manifest.cells]
+    if not wanted:
+        raise UsageError(
+            "the manifest has neither a 'key' nor a 'tempo' column to fit annotations to",
+            hint="as in path,key,tempo,split",
+        )
+    whole = split(manifest).folds[0]
+    fitted = []
+    for name in wanted:
+        column = manifest.columns([name])[0][0]
+        subspace = _SUBSPACE[name] if _SUBSPACE[name] in vectors else GLOBAL
+        if subspace not in vectors:
+            raise UsageError(
+                f"the vectors have no subspace '{_SUBSPACE[name]}' to read {name} from",
+                hint=f"they have {', '.join(vectors)}",
+            )
+        fold = whole.only(_usable(name, column))
+        for part in ("train", "val", "test"):
+            if len(getattr(fold, part)) == 0:
+                raise UsageError(f"column '{name}' has no usable labels among the {part} rows")
+        fitted.append(_fit(name, subspace, vectors[subspace], column, fold, manifest.groups))
+        on_fitted(fitted[-1])
+    return fitted
+
+
+def _usable(name: str, column: Column) -> NDArray[np.bool_]:
+    """(N,): known, and within what the readout can say."""
+    if name != "tempo":
+        return column.known
+    grid = TempoReadout("").log2_bpm
+    with np.errstate(invalid="ignore"):
+        log2 = np.log2(column.values)
+        return np.asarray(column.known & (log2 >= grid[0]) & (log2 <= grid[-1]))
+
+
+# ---------------------------------------------------------------- one readout
+
+
+@dataclass(frozen=True)
+class _Design:
+    """Parameters -> weights and bias of the linear readout that they stand for."""
+
+    parameters: list[Tensor]
+    linear: Callable[[], tuple[Tensor, Tensor]]  # (n, D), (n,)
+
+    @property
+    def penalised(self) -> Tensor:
+        return self.parameters[0]
+
+
+def _free(n_logits: int, dim: int) -> _Design:
+    weight = torch.zeros(n_logits, dim, requires_grad=True)
+    bias = torch.zeros(n_logits, requires_grad=True)
+    return _Design([weight, bias], lambda: (weight, bias))
+
+
+def _tied(n_logits: int, dim: int) -> _Design:
+    n_modes = n_logits // _N_PITCH_CLASSES
+    per_class = dim // _N_PITCH_CLASSES
+    template = torch.zeros(n_modes, _N_PITCH_CLASSES, per_class, requires_grad=True)
+    bias = torch.zeros(n_modes, requires_grad=True)
+
+    def linear() -> tuple[Tensor, Tensor]:
+        return turned(template), bias.repeat_interleave(_N_PITCH_CLASSES)
+
+    return _Design([template, bias], linear)
+
+
+def turned(template: Tensor) -> Tensor:
+    """Templates (modes, 12, D / 12) -> weights (modes x 12, D), one row per mode and tonic."""
+    tonics = [torch.roll(template, tonic, dims=1) for tonic in range(_N_PITCH_CLASSES)]
+    return torch.stack(tonics, dim=1).flatten(0, 1).flatten(1)
+
+
+def _fit(
+    name: str,
+    subspace: str,
+    x: NDArray[np.float32],
+    column: Column,
+    fold: Fold,
+    groups: Array,
+) -> FittedReadout:
+    readout: Readout = KINDS[name](subspace)
+    truth = column.values
+    # One centre and one scale, which go into weights and bias in the end.
+    centre = x[fold.train].mean(axis=0, dtype=np.float64)
+    scale = float(np.sqrt(x[fold.train].var(axis=0, dtype=np.float64).mean())) or 1.0
+    prepared = torch.from_numpy(((x - centre) / scale).astype(np.float32))
+    targets = torch.from_numpy(_targets(readout, truth[fold.train]))
+
+    designs = {"free": _free(readout.n_logits, x.shape[1])}
+    if name == "key" and x.shape[1] % _N_PITCH_CLASSES == 0:
+        designs["tied"] = _tied(readout.n_logits, x.shape[1])
+    losses: dict[str, float] = {}
+    best: tuple[str, float, float, Tensor, Tensor] | None = None
+    for kind, design in designs.items():
+        for strength, weight, bias in _path(design, prepared[fold.train], targets):
+            logits = (prepared[fold.val] @ weight.T + bias).numpy()
+            right = _right(readout, truth[fold.val])
+
+            def log_loss(temperature: float, logits: Array = logits, right: Array = right) -> float:
+                p = (softmax(logits, temperature) * right).sum(axis=1)
+                return float(-np.log(np.maximum(p, _LEAST_P)).mean())
+
+            temperature, loss = best_temperature(log_loss)
+            if loss < losses.get(kind, math.inf):
+                losses[kind] = loss
+                if loss == min(losses.values()):
+                    best = (kind, strength, temperature, weight, bias)
+    assert best is not None
+    kind, strength, temperature, weight, bias = best
+    readout = replace(readout, temperature=round(temperature, 4))
+    weights = weight.numpy().astype(np.float64) / scale
+    offset = bias.numpy().astype(np.float64) - weights @ centre
+    logits = x @ weights.T.astype(np.float32) + offset.astype(np.float32)
+    answers = [readout.answer(row) for row in logits[fold.test]]
+    scores, curve = judge(answers, truth[fold.test], groups[fold.test])[name]
+    known = truth[fold.train]
+    return FittedReadout(
+        name=name,
+        readout=readout,
+        weight=weights.astype(np.float32),
+        bias=offset.astype(np.float32),
+        tied=kind == "tied",
+        strength=strength,
+        n_tracks={part: len(getattr(fold, part)) for part in ("train", "val", "test")},
+        label_range=(float(known.min()), float(known.max())) if name == "tempo" else None,
+        scores=scores,
+        curve=curve,
+        log_loss=losses[kind],
+        rivals={other: loss for other, loss in losses.items() if other != kind},
+    )
+
+
+def _path(design: _Design, x: Tensor, targets: Tensor) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """(strength, weights, bias) for every strength."""
+    for strength in _STRENGTHS:
+        optimiser = torch.optim.LBFGS(
+            design.parameters,
+            max_iter=_MAX_ITERATIONS,
+            tolerance_change=_LEAST_GAIN,
+            line_search_fn="strong_wolfe",
+        )
+
+        def loss(strength: float = strength, optimiser: torch.optim.LBFGS = optimiser) -> float:
+            optimiser.zero_grad()
+            weight, bias = design.linear()
+            value = F.cross_entropy(x @ weight.T + bias, targets)
+            value = value + strength * design.penalised.square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+            return value.item()
+
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
+        weight, bias = design.linear()
+        yield strength, weight.detach().clone(), bias.detach().clone()
+
+
+def _targets(readout: Readout, truth: Array) -> NDArray[np.float32]:
+    """(n, C): what the softmax is to give for each true label."""
+    if isinstance(readout, KeyReadout):
+        return np.eye(readout.n_logits, dtype=np.float32)[truth]
+    spread = math.log2(1 + _TEMPO_SPREAD)
+    distance = (np.log2(truth)[:, None] - readout.log2_bpm) / spread
+    bell = np.exp(-0.5 * np.square(distance))
+    return np.asarray(bell / bell.sum(axis=1, keepdims=True), np.float32)
+
+
+def _right(readout: Readout, truth: Array) -> NDArray[np.bool_]:
+    """(n, C): which answers count as right for each true label."""
+    if isinstance(readout, KeyReadout):
+        return np.eye(readout.n_logits, dtype=np.bool_)[truth]
+    return np.stack([readout.within(bpm) for bpm in truth])
+
+
+# ---------------------------------------------------------------- what answers are worth
+
+
+def judge(
+    answers: Sequence[Answer], truth: Array | Mapping[str, Array], groups: Array
+) -> dict[str, tuple[dict[str, Estimate], Reliability]]:
+    """Answers against labels: readout -> scores with intervals, and reliability.
+
+    Args:
+        answers: of n tracks; those of one readout, or of several.
+        truth: (n,) index into ``KEYS``, or BPM; or readout -> that.
+        groups: (n,), for the intervals.
+    """
+    columns = answers[0]
+    names = [name for name, kind in KINDS.items() if kind.columns[0] in columns]
+    judged = {}
+    bootstrap = Bootstrap(groups)
+    for name in names:
+        labels = truth[name] if isinstance(truth, Mapping) else truth
+        confidence = np.array([answer[KINDS[name].columns[-1]] for answer in answers], np.float64)
+        parts = _key_scores(answers, labels) if name == "key" else _tempo_scores(answers, labels)
+        scores = {metric: bootstrap.mean(values) for metric, values in parts.items()}
+        right = next(iter(parts.values())) > 0
+        judged[name] = (scores, reliability(confidence, right))
+    return judged
+
+
+def _key_scores(answers: Sequence[Answer], truth: Array) -> dict[str, NDArray[np.float64]]:
+    """Metric -> (n,); the first is what the confidence is the probability of."""
+    said = np.array([KEYS.index(str(answer["key"])) for answer in answers])
+    return {
+        "accuracy": (said == truth).astype(np.float64),
+        "weighted score": key_weights()[truth, said],
+        "mode": (said // 12 == truth // 12).astype(np.float64),
+    }
+
+
+def _tempo_scores(answers: Sequence[Answer], truth: Array) -> dict[str, NDArray[np.float64]]:
+    said = np.array([float(answer["bpm"]) for answer in answers])
+    return {
+        "Acc1": tempo_hits(truth, said, ACC1_FACTORS).astype(np.float64),
+        "Acc2": tempo_hits(truth, said, ACC2_FACTORS).astype(np.float64),
+    }
+
+
+# ---------------------------------------------------------------- the vectors
+
+
+def vectors_for(
+    bundle: Bundle,
+    manifest: Manifest,
+    embeddings: Sequence[Path] = (),
+    *,
+    on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
+) -> tuple[Manifest, Subspaces]:
+    """The manifest's tracks that can be used, and what the model gives for them.
+
+    Args:
+        embeddings: files of this model that hold them; without any the files are embedded.
+        on_track: as of :func:`loev_cli.evaluate.vectors.embed_manifest`.
+
+    Raises:
+        UsageError: files that are missing, or embeddings that another model made.
+    """
+    if embeddings:
+        vectors = read_embeddings(manifest, embeddings)
+        if vectors.model["sha256"] != bundle.sha256:
+            raise UsageError(
+                f"{', '.join(map(str, embeddings))}: made by {vectors.model['name']}, "
+                f"not by {bundle.name}",
+                hint=f"embed the tracks with --model {bundle.path}",
+            )
+        return manifest, vectors.subspaces
+    check_files(manifest)
+    vectors, rows = embed_manifest(manifest, Ear(open_encoder(bundle)), on_track=on_track)
+    return manifest.select(rows), vectors.subspaces

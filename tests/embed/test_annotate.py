@@ -1,0 +1,286 @@
+"""``--annotate`` through whole runs, ``loev annotate``, and the graph that has readouts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+
+from loev_cli import bundle as bundles
+from loev_cli.annotations import COLUMNS, KEYS, KeyReadout, TempoReadout, open_annotator
+from loev_cli.backends import open_encoder
+from loev_cli.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
+from loev_cli.embed import cluster
+from loev_cli.embed.merge import merge
+from loev_cli.errors import UsageError
+from loev_cli.export import add_readouts
+from loev_cli.writers import EmbeddingFile, Row, read, rows
+from tests.conftest import RATE_HZ, SUBSPACES, WINDOW_N, Loev, music
+from tests.embed.common import assert_same, embedded, left_in
+from tests.embed.test_tags import every_format
+
+TEMPO = TempoReadout("tempo", temperature=0.9)
+
+
+@pytest.fixture(scope="session")
+def annotating(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with random readouts."""
+    return with_random_readouts(bundle, tmp_path_factory.mktemp("annotating") / "telling")
+
+
+def with_random_readouts(bundle: Bundle, out: Path, *, seed: int = 0) -> Bundle:
+    rng = np.random.default_rng(seed)
+
+    def readout(kind: KeyReadout | TempoReadout) -> tuple[KeyReadout | TempoReadout, ...]:
+        shape = (kind.n_logits, bundle.subspaces[kind.subspace])
+        weight = (20 * rng.standard_normal(shape)).astype(np.float32)
+        return kind, weight, rng.standard_normal(kind.n_logits).astype(np.float32)  # type: ignore[return-value]
+
+    readouts = {"key": readout(KeyReadout("pitch")), "tempo": readout(TEMPO)}
+    return add_readouts(bundle, readouts, out, name=out.name, fitted={}, card="# x\n")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tracks(library: Path) -> Path:
+    """The library, and a silent file."""
+    soundfile.write(library / "silence.wav", np.zeros(2 * RATE_HZ, np.float32), RATE_HZ)
+    return library
+
+
+def assert_annotated_alike(a: EmbeddingFile, b: EmbeddingFile) -> None:
+    assert list(a.annotations) == list(b.annotations) == list(COLUMNS)
+    for name, values in a.annotations.items():
+        if values.dtype.kind == "U":
+            np.testing.assert_array_equal(values, b.annotations[name])
+        else:
+            np.testing.assert_allclose(values, b.annotations[name], rtol=1e-4, equal_nan=True)
+
+
+def test_the_rest_of_the_model_stays(bundle: Bundle, annotating: Bundle) -> None:
+    assert annotating.sha256 == bundle.sha256
+    assert (bundle.name, annotating.name) == ("tiny", "telling")
+    assert (annotating.path / WEIGHTS_FILE).read_bytes() == (
+        bundle.path / WEIGHTS_FILE
+    ).read_bytes()
+    windows = music(4.0).reshape(-1, WINDOW_N)
+    plain = open_encoder(bundle).encode(windows)
+    told = open_encoder(annotating, annotate=True).encode(windows)
+    assert list(plain) == list(open_encoder(annotating).encode(windows)) == list(SUBSPACES)
+    for name, vectors in plain.items():
+        np.testing.assert_array_equal(vectors, told[name])
+    assert told["key_logits"].shape == (8, 24) and told["tempo_logits"].shape == (8, 125)
+
+
+def test_readouts_are_replaced_and_not_piled_up(annotating: Bundle, tmp_path: Path) -> None:
+    again = with_random_readouts(annotating, tmp_path / "again", seed=1)
+    graph = onnx.load(again.path / "model.onnx").graph
+    assert [o.name for o in graph.output] == [*SUBSPACES, "key_logits", "tempo_logits"]
+    assert sum(node.op_type == "Gemm" for node in graph.node) == 2
+    assert open_annotator(again).sha256 != open_annotator(annotating).sha256
+    assert again.sha256 == annotating.sha256
+
+
+@every_format
+@pytest.mark.parametrize("per_window", [False, True])
+def test_every_format_keeps_the_answers(
+    annotating: Bundle, tracks: Path, tmp_path: Path, extension: str, per_window: bool
+) -> None:
+    out = tmp_path / f"x{extension}"
+    file, _ = embedded(annotating, out, tracks, annotate=True, per_window=per_window)
+    reference, _ = embedded(annotating, tmp_path / "reference.npz", tracks, annotate=True)
+    assert_annotated_alike(file, reference)
+    silent = file.paths.index("silence.wav")
+    for name, missing in COLUMNS.items():
+        values = file.annotations[name]
+        assert len(values) == len(file.paths) == 6
+        absent = (values == "") if missing == "" else np.isnan(values)
+        np.testing.assert_array_equal(np.flatnonzero(absent), [silent])
+    assert set(file.annotations["key"]) <= {*KEYS, ""}
+    for row in rows(out):
+        i = file.paths.index(row.path)
+        for name, value in row.annotations.items():
+            np.testing.assert_equal(value, file.annotations[name][i].item())
+
+
+def test_answers_come_from_the_mean_of_the_vectors(
+    annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    """A linear readout commutes with the mean: weights x pooled vector gives the same answers."""
+    from safetensors.numpy import load_file
+
+    file, _ = embedded(annotating, tmp_path / "x.npz", tracks, annotate=True)
+    weights = load_file(annotating.path / "annotations.safetensors")
+    for i, silent in enumerate(file.silent):
+        if silent:
+            continue
+        for name, readout in open_annotator(annotating).readouts.items():
+            vector = file.vectors[readout.subspace][i].astype(np.float64)
+            logits = weights[f"{name}.weight"] @ vector + weights[f"{name}.bias"]
+            for column, value in readout.answer(logits).items():
+                said = file.annotations[column][i]
+                assert (
+                    said == value
+                    if isinstance(value, str)
+                    else said == pytest.approx(value, rel=1e-4)
+                )
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batches_and_subspaces_change_no_answer(
+    annotating: Bundle, tracks: Path, tmp_path: Path, batch_size: int
+) -> None:
+    one, _ = embedded(annotating, tmp_path / "a.npz", tracks, annotate=True)
+    other, _ = embedded(
+        annotating,
+        tmp_path / "b.npz",
+        tracks,
+        annotate=True,
+        batch_size=batch_size,
+        subspaces=["invariant"],
+    )
+    assert list(other.vectors) == ["invariant"]
+    assert_annotated_alike(one, other)
+
+
+def test_without_the_option_nothing_is_new(
+    bundle: Bundle, annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    plain, _ = embedded(bundle, tmp_path / "a.npz", tracks)
+    silent, _ = embedded(annotating, tmp_path / "b.npz", tracks)
+    assert_same(plain, silent)
+    assert not silent.annotations and "annotations" not in silent.meta
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        assert a.files == b.files
+        assert all((a[n].shape, a[n].dtype) == (b[n].shape, b[n].dtype) for n in a.files[1:])
+
+
+def test_later_runs_and_merged_parts_keep_the_answers(
+    annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    whole, _ = embedded(annotating, tmp_path / "whole.npz", tracks, annotate=True)
+    (tracks / "b" / "same.wav").rename(tmp_path / "later.wav")
+    out = tmp_path / "x.parquet"
+    embedded(annotating, out, tracks, annotate=True)
+    (tmp_path / "later.wav").rename(tracks / "b" / "same.wav")
+    grown, report = embedded(annotating, out, tracks, annotate=True)
+    assert report.n_done == 1
+    assert_annotated_alike(grown, whole)
+    merge([str(out), str(tmp_path / "whole.npz")], str(tmp_path / "merged.jsonl"))
+    merged = read(tmp_path / "merged.jsonl")
+    assert merged.paths == whole.paths
+    assert_annotated_alike(merged, whole)
+
+
+def test_answers_travel_between_machines(annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
+    """As rows of --engine ray do."""
+    embedded(annotating, tmp_path / "x.npz", tracks, annotate=True)
+    for row in rows(tmp_path / "x.npz"):
+        head, values = cluster._packed(row)
+        arrived = cluster._unpacked(json.loads(json.dumps(head)), values, row.path)
+        assert isinstance(arrived, Row)
+        np.testing.assert_equal(dict(arrived.annotations), dict(row.annotations))
+
+
+def test_what_does_not_go_together(annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
+    told, plain = tmp_path / "told.npz", tmp_path / "plain.npz"
+    embedded(annotating, told, tracks, annotate=True)
+    embedded(annotating, plain, tracks)
+    with pytest.raises(UsageError, match=r"do not agree on annotations: bpm, .* and none"):
+        merge([str(told), str(plain)], str(tmp_path / "x.npz"))
+    with pytest.raises(UsageError, match=r"will not replace .* annotations"):
+        embedded(annotating, told, tracks)
+    with pytest.raises(UsageError, match=r"will not replace .* annotations"):
+        embedded(annotating, plain, tracks, annotate=True)
+    other = with_random_readouts(annotating, tmp_path / "other", seed=2)
+    with pytest.raises(UsageError, match="annotations"):
+        embedded(other, told, tracks, annotate=True)
+    again, report = embedded(annotating, plain, tracks, annotate=True, overwrite=True)
+    assert report.n_done == 6 and again.annotations
+
+
+def test_a_model_without_readouts_says_so(loev: Loev, bundle: Bundle, tracks: Path) -> None:
+    out = tracks.parent / "x.npz"
+    for arguments in (("embed", tracks, "--annotate", "--out", out), ("annotate", tracks)):
+        outcome = loev(*arguments, "--model", bundle.path)
+        assert outcome.code == 2 and "cannot annotate" in outcome.err
+        assert len(outcome.lines) == 1
+    assert not out.exists()
+
+
+def test_a_table(loev: Loev, annotating: Bundle, tracks: Path) -> None:
+    outcome = loev("annotate", tracks, "--model", annotating.path)
+    assert outcome.code == 0 and outcome.err == ""
+    header, *lines = outcome.out.splitlines()
+    assert header.split() == ["path", "length", "bpm", "sure", "key", "camelot", "sure"]
+    assert len(lines) == 6
+    assert next(line for line in lines if line.startswith("silence.wav")).split()[2:] == ["-"] * 5
+
+
+def test_csv_and_json_say_the_same_as_the_embedding_file(
+    loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    file, _ = embedded(annotating, tmp_path / "x.npz", tracks, annotate=True)
+    as_csv = loev("annotate", tracks, "--model", annotating.path, "--format", "csv")
+    as_json = loev("annotate", tracks, "--model", annotating.path, "--format", "jsonl")
+    assert as_csv.code == as_json.code == 0
+    read_csv = list(csv.DictReader(io.StringIO(as_csv.out)))
+    read_json = [json.loads(line) for line in as_json.out.splitlines()]
+    assert [r["path"] for r in read_csv] == [r["path"] for r in read_json] == file.paths
+    for i, (cells, record) in enumerate(zip(read_csv, read_json, strict=True)):
+        assert list(cells) == list(record)
+        assert {*COLUMNS, "camelot", "duration_s"} < set(record)
+        assert cells["key"] == (record["key"] or "") == file.annotations["key"][i]
+        bpm = float(file.annotations["bpm"][i])
+        assert (record["bpm"] is None) == (cells["bpm"] == "") == math.isnan(bpm)
+        if record["bpm"] is not None:
+            assert float(cells["bpm"]) == record["bpm"] == pytest.approx(bpm, abs=0.01)
+
+
+def test_an_output_file_is_whole_or_not_there(
+    loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out" / "x.csv"
+    out.parent.mkdir()
+    arguments = ("annotate", tracks, "--model", annotating.path, "--out", out)
+    (tracks / "bad.mp3").write_text("no music\n" * 50)
+    outcome = loev(*arguments)
+    assert outcome.code == 3 and "bad.mp3" in outcome.err and "1 file failed" in outcome.err
+    assert len(out.read_text().splitlines()) == 7
+    assert loev(*arguments).code == 2  # it exists
+    assert loev(*arguments, "--overwrite", "--strict").code == 1
+    assert len(out.read_text().splitlines()) == 7
+    assert left_in(out.parent) == {"x.csv"}
+    input_file = tracks / "b" / "same.wav"
+    outcome = loev(
+        "annotate", input_file, "--model", annotating.path, "--out", input_file, "--overwrite"
+    )
+    assert outcome.code == 2 and "is one of the inputs" in outcome.err
+    assert loev("annotate", tracks / "bad.mp3", "--model", annotating.path).code == 1
+    assert loev("annotate", tracks, "--out", tmp_path / "none" / "x.csv").code == 2
+
+
+def test_a_damaged_bundle(loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
+    broken = with_random_readouts(annotating, tmp_path / "broken")
+    config = json.loads((broken.path / CONFIG_FILE).read_text())
+    config["annotations"]["readouts"]["key"]["output"] = "logits_of_key"
+    (broken.path / CONFIG_FILE).write_text(json.dumps(config))
+    outcome = loev("annotate", tracks, "--model", broken.path)
+    assert outcome.code == 1 and "is not the model of its config" in outcome.err
+
+
+def test_torch_and_onnx_say_the_same(tmp_path: Path) -> None:
+    model = with_random_readouts(bundles.find(bundles.DEFAULT_MODEL), tmp_path / "shipped")
+    n, size = 2, model.window_n_samples
+    windows = music(n * model.window_s, rate_hz=model.sample_rate_hz)[: n * size].reshape(n, size)
+    by_onnx = open_encoder(model, device="cpu", annotate=True).encode(windows)
+    by_torch = open_encoder(model, device="cpu", backend="torch", annotate=True).encode(windows)
+    assert list(by_onnx) == list(by_torch)
+    for name in ("key_logits", "tempo_logits"):
+        np.testing.assert_allclose(by_onnx[name], by_torch[name], atol=2e-3, rtol=0)
