@@ -6,7 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,29 @@ class EmbeddingFile:
     track: NDArray[np.int64] | None = None
     start_s: NDArray[np.float32] | None = None
     tags: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Columns(Protocol):
+    """The columns of an embedding file, read one at a time.
+
+    Attributes:
+        meta: how the file was made.
+        names: what :meth:`load` can give, in the file's order.
+    """
+
+    meta: Meta
+    names: tuple[str, ...]
+
+    def load(self, name: str) -> NDArray[Any]:
+        """A column: (N,) of what is said of tracks, (N, D) of subspaces. Where windows are kept,
+        subspaces, ``track`` and ``start_s`` are per window: (M, D) and (M,).
+
+        Texts are ``str`` or ``object`` arrays.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
+        ...
 
 
 class Target(Protocol):
