@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from loev_cli.errors import InputError, LoevError, UsageError
 from loev_cli.search.find import FileQuery, RowQuery, find_query
-from loev_cli.search.library import FOLDERS, Library, Vectors, check_subspace, open_library
+from loev_cli.search.library import Library, Vectors, check_subspace, open_library
 from loev_cli.search.query import Hit, Query, default_weights, search
-from loev_cli.writers import Meta
+from loev_cli.writers import FOLDERS, Meta
 
 if TYPE_CHECKING:
     from loev_cli.search.database import Database
@@ -59,8 +59,8 @@ class Gallery(Protocol):
         """What a model gave -> a query."""
         ...
 
-    def raw(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
-        """What :meth:`of_row` gave -> as a model gives it."""
+    def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        """Subspace -> (D,), as the model gave it."""
         ...
 
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
@@ -154,9 +154,8 @@ class _InMemory:
     def ready(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
         return self.library.ready(vectors)
 
-    def raw(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
-        # At any length: what is asked is a direction.
-        return {name: x + self.library.subspaces[name].centre for name, x in vectors.items()}
+    def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        return {name: space.raw(found.row) for name, space in self.library.subspaces.items()}
 
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
         hits = search(self.library, vectors, query)
@@ -181,8 +180,9 @@ class _Indexed:
     def ready(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
         return self.database.ready(vectors)
 
-    def raw(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
-        return self.database.raw(vectors)
+    def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        centres = self.database.centres
+        return {name: x + centres[name] for name, x in self.of_row(found).items()}
 
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
         return self.database.search(vectors, query)

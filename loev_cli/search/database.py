@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from loev_cli.errors import LoevError, UsageError, needs_extra
+from loev_cli.errors import LoevError, needs_extra
 from loev_cli.search.find import FileQuery, RowQuery, find_query
 from loev_cli.search.library import FEWEST_FOR_A_MEAN, Vectors, check_subspace
 from loev_cli.search.query import Hit, Query, ranked
@@ -141,10 +141,6 @@ class Database:
     def ready(self, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
         """Subspace -> (D,) as the model gives it -> for :meth:`search`."""
         return {name: np.asarray(x - self.centres[name], np.float32) for name, x in vectors.items()}
-
-    def raw(self, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
-        """The inverse of :meth:`ready`."""
-        return {name: np.asarray(x + self.centres[name], np.float32) for name, x in vectors.items()}
 
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
         """The best rows that the indexes bring, ranked exactly, and the durations of their tracks.
