@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.writers import Columns, Meta, keeps_windows, open_columns
+from loev_cli.writers import FOLDERS, Columns, Meta, keeps_windows, open_columns
 
 Vectors = NDArray[np.float32]
 
@@ -143,6 +143,10 @@ def open_library(path: Path) -> Library:
         UsageError: no such file, not an embedding file, damaged, of a newer format, or without
             rows. When a subspace is asked for: it holds NaN or infinite values.
     """
+    if path.is_dir() and path.suffix.lower() not in FOLDERS:
+        from loev_cli.search.database import Columns as DatabaseColumns
+
+        return library_of(path, DatabaseColumns(path))
     return library_of(path, open_columns(path))
 
 

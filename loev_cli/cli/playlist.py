@@ -1,0 +1,2 @@
+def playlist() -> None:
+    pass

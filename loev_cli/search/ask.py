@@ -1,0 +1,228 @@
+"""From a question as it is typed to its answer, over a file in memory or a database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.search.find import FileQuery, RowQuery, find_query
+from loev_cli.search.library import Library, Vectors, check_subspace, open_library
+from loev_cli.search.query import Hit, Query, default_weights, search
+from loev_cli.writers import FOLDERS, Meta
+
+if TYPE_CHECKING:
+    from loev_cli.search.database import Database
+    from loev_cli.search.listen import Listener
+
+_HINT_FROM_N_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found.
+
+    Attributes:
+        query: as it was asked.
+        hits: best first.
+        durations_s: of each hit's track.
+    """
+
+    query: str
+    hits: list[Hit]
+    durations_s: list[float]
+
+
+class Gallery(Protocol):
+    """What is searched in.
+
+    Attributes:
+        source: the embedding file or database.
+        meta: how its rows were made.
+        note: how it is searched, for people.
+    """
+
+    source: Path
+    meta: Meta
+    note: str
+
+    def find(self, text: str) -> RowQuery | FileQuery: ...
+
+    def of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        """Subspace -> (D,), a query."""
+        ...
+
+    def ready(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
+        """What a model gave -> a query."""
+        ...
+
+    def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        """Subspace -> (D,), as the model gave it."""
+        ...
+
+    def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
+        """The hits, and their tracks' durations."""
+        ...
+
+
+class Asker:
+    """Answers queries about one library.
+
+    Args:
+        gallery: the library.
+        query: what is asked of every query; its ``exclude`` is added to.
+        exclude_same_file: a query's own row is no answer.
+        model: where the library's model lies, to listen to files; default: by its name.
+        device: that listens.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        query: Query,
+        *,
+        exclude_same_file: bool = False,
+        model: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.gallery = gallery
+        self._query = query
+        self._exclude_same_file = exclude_same_file
+        self._model = model
+        self._device = device
+
+    @property
+    def subspaces(self) -> list[str]:
+        return list(self.gallery.meta["subspaces"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth telling about how the answers came about."""
+        by = ", ".join(
+            name if len(self._query.weights) == 1 and weight > 0 else f"{name}={weight:g}"
+            for name, weight in self._query.weights.items()
+        )
+        return [f"by {by}; {self.gallery.note}"]
+
+    @cached_property
+    def _listener(self) -> Listener:
+        from loev_cli.search.listen import Listener  # and with it soundfile and onnxruntime
+
+        return Listener(self.gallery.meta, model=self._model, device=self._device)
+
+    def ask(self, text: str) -> Answer:
+        """Answer one query.
+
+        Raises:
+            UsageError: it is neither a row nor a file, or the library's model is not here.
+            InputError: the file is not audio.
+        """
+        found = self.gallery.find(text)
+        if isinstance(found, FileQuery):
+            vectors, same = self.gallery.ready(self._listener.vectors(found.file)), found.rows
+        else:
+            vectors, same = self.gallery.of_row(found), frozenset({found.path})
+        exclude = self._query.exclude | (same if self._exclude_same_file else frozenset())
+        asked = Query(self._query.weights, self._query.k, self._query.where, exclude)
+        return Answer(text, *self.gallery.search(vectors, asked))
+
+    def can_go_on(self, error: LoevError) -> bool:
+        """Whether the next query may do better than this one did."""
+        return isinstance(error, InputError | UsageError)
+
+
+class _InMemory:
+    """A library of which every row is looked at."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.source, self.meta = library.source, library.meta
+        n = len(library)
+        self.note = f"exact, all {n} tracks compared" + (
+            "; 'loev index' makes this quicker" if n >= _HINT_FROM_N_ROWS else ""
+        )
+
+    def find(self, text: str) -> RowQuery | FileQuery:
+        return find_query(text, self.library.paths, self.source)
+
+    def of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        return self.library.of_row(found.row)
+
+    def ready(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
+        return self.library.ready(vectors)
+
+    def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        return {name: space.raw(found.row) for name, space in self.library.subspaces.items()}
+
+    def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
+        hits = search(self.library, vectors, query)
+        seconds = self.library.columns["duration_s"]
+        return hits, [float(seconds[hit.row]) for hit in hits]
+
+
+class _Indexed:
+    """A database that is asked by its indexes."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.source, self.meta = database.source, database.meta
+        self.note = f"by the index of {database.n_rows} tracks; --exact compares all"
+
+    def find(self, text: str) -> RowQuery | FileQuery:
+        return self.database.find(text)
+
+    def of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        return self.database.of_path(found.path)
+
+    def ready(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
+        return self.database.ready(vectors)
+
+    def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        centres = self.database.centres
+        return {name: x + centres[name] for name, x in self.of_row(found).items()}
+
+    def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
+        return self.database.search(vectors, query)
+
+
+def open_gallery(source: Path, *, exact: bool = False) -> Gallery:
+    """A database with indexes is searched by them, everything else exactly.
+
+    Raises:
+        UsageError: no such library, or a damaged one.
+    """
+    if not exact and source.is_dir() and source.suffix.lower() not in FOLDERS:
+        from loev_cli.search.database import Database
+
+        database = Database(source)
+        if database.is_indexed:
+            return _Indexed(database)
+    return _InMemory(open_library(source))
+
+
+def open_asker(
+    source: Path,
+    *,
+    weights: Mapping[str, float] | None = None,
+    k: int,
+    where: str | None = None,
+    like_but: str | None = None,
+    exclude_same_file: bool = False,
+    exact: bool = False,
+    model: str | None = None,
+    device: str = "auto",
+) -> Asker:
+    """Open a library and check the question.
+
+    Raises:
+        UsageError: no such library, or a part of the question that does not fit it.
+    """
+    gallery = open_gallery(source, exact=exact)
+    subspaces = gallery.meta["subspaces"]
+    query = Query(weights or default_weights(subspaces), k, where)
+    for name in query.weights:
+        check_subspace(name, subspaces, source)
+    return Asker(gallery, query, exclude_same_file=exclude_same_file, model=model, device=device)
