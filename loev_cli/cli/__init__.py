@@ -27,6 +27,7 @@ COMMANDS = [
     ("loev_cli.cli.index", "index"),
     ("loev_cli.cli.dedup", "dedup"),
     ("loev_cli.cli.playlist", "playlist"),
+    ("loev_cli.cli.explore", "explore"),
     ("loev_cli.cli.models", "models"),
     ("loev_cli.cli.doctor", "doctor"),
 ]

@@ -13,7 +13,16 @@ page/      HTML, CSS and JavaScript; nothing comes from anywhere else
 """
 
 from loev_cli.search.explore.files import AudioFiles
-from loev_cli.search.explore.guard import Access
-from loev_cli.search.explore.server import address, listen, make_app, serve
+from loev_cli.search.explore.guard import Access, new_token
+from loev_cli.search.explore.server import address, is_loopback, listen, make_app, serve
 
-__all__ = ["Access", "AudioFiles", "address", "listen", "make_app", "serve"]
+__all__ = [
+    "Access",
+    "AudioFiles",
+    "address",
+    "is_loopback",
+    "listen",
+    "make_app",
+    "new_token",
+    "serve",
+]

@@ -14,6 +14,7 @@ Bound to an address that others reach, every request needs the token as well: on
 from __future__ import annotations
 
 import hmac
+import secrets
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -24,8 +25,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-_METHODS = frozenset({"GET", "HEAD", "POST"})
-_COOKIE = "loev_token"
+_METHODS = frozenset({"GET", "HEAD"})
 
 _HEADERS = {
     # Scripts, styles and sound from here only; no frames, forms or plug-ins at all.
@@ -41,6 +41,11 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+
+
+def new_token() -> str:
+    """One that nobody guesses."""
+    return secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ class Guard:
             return
 
         headers = Headers(scope=scope)
-        token, in_url = _token_of(scope, headers)
+        cookie_name = f"loev_token_{scope['server'][1]}"  # cookies do not tell ports apart
+        token, in_url = _token_of(scope, headers, cookie_name)
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -89,9 +95,9 @@ class Guard:
                 for name, value in _HEADERS.items():
                     ours[name] = value
                 ours.setdefault("cache-control", "no-store")
-                if in_url and message["status"] < 400:
-                    cookie = f"{_COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
-                    ours.append("set-cookie", cookie)
+                if in_url and self._access.token and message["status"] < 400:
+                    cookie = f"{cookie_name}={self._access.token}"
+                    ours.append("set-cookie", f"{cookie}; HttpOnly; SameSite=Strict; Path=/")
                 message["headers"] = ours.raw
             await send(message)
 
@@ -105,7 +111,7 @@ class Guard:
         if not self._access.allows_host(headers.get("host")):
             return _refuse(403, "This address is not the page's own.")
         if scope["method"] not in _METHODS:
-            return _refuse(405, "Only GET, HEAD and POST.")
+            return _refuse(405, "Only GET and HEAD.")
         origin = headers.get("origin")
         if origin is not None and not _is_same(origin, headers["host"], scope["scheme"]):
             return _refuse(403, "Another site may not ask.")
@@ -123,7 +129,7 @@ def _refuse(status: int, text: str) -> PlainTextResponse:
     return PlainTextResponse(f"{text}\n", status)
 
 
-def _token_of(scope: Scope, headers: Headers) -> tuple[str | None, bool]:
+def _token_of(scope: Scope, headers: Headers, cookie_name: str) -> tuple[str | None, bool]:
     """The token that a request gives, and whether it stands in its URL."""
     if scope["path"] == "/":
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token")
@@ -133,7 +139,7 @@ def _token_of(scope: Scope, headers: Headers) -> tuple[str | None, bool]:
     if kind.lower() == "bearer":
         return bearer.strip(), False
     try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(_COOKIE)
+        cookie = SimpleCookie(headers.get("cookie", "")).get(cookie_name)
     except CookieError:
         cookie = None
     return (cookie.value if cookie else None), False
