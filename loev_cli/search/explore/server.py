@@ -2,7 +2,7 @@
 
     /                            the page, and beside it /app.js, /style.css, ...
     /api/library                 what there is: subspaces, columns, where audio is looked for
-    /api/map/SUBSPACE            (N, 2) float32: places
+    /api/map/SUBSPACE/LAYOUT     (N, 2) float32: places
     /api/column/NAME             how to read a column's values; .../values: (N,) float32
     /api/where?where=EXPR        (N,) uint8: which rows pass a filter
     /api/tracks?rows=1,2         rows as they are shown
@@ -33,9 +33,9 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.search.explore import maps
 from loev_cli.search.explore.files import TYPES, AudioFiles, NotServedError, is_playable
 from loev_cli.search.explore.guard import Access, Guard
-from loev_cli.search.explore.maps import flatten
 from loev_cli.search.explore.preview import Previews
 from loev_cli.search.explore.tracks import Tracks
 from loev_cli.search.library import Library
@@ -65,8 +65,9 @@ class Explorer:
         self._library = library
         self._files = files
         self._tracks = Tracks(library, files)
-        self._maps: dict[str, bytes] = {}
+        self._maps: dict[tuple[str, str], bytes] = {}
         self._loading = threading.Lock()
+        self._drawing = threading.Lock()
 
     def about(self) -> dict[str, Any]:
         """What there is."""
@@ -76,6 +77,7 @@ class Explorer:
             "name": library.source.name,
             "n_tracks": len(library),
             "subspaces": list(library.subspaces),
+            "layouts": maps.layouts(len(library)),
             "weights": default_weights(library.subspaces),
             "columns": self._tracks.colour_names,
             "model": str(meta["model"]),
@@ -84,14 +86,18 @@ class Explorer:
             "audio_looked_for": looked_for,
         }
 
-    def map(self, subspace: str) -> bytes:
-        if subspace not in self._library.subspaces:
+    def map(self, subspace: str, layout: str) -> bytes:
+        """(N, 2) places. A layout by neighbours may take a while; searches go on meanwhile."""
+        known = subspace in self._library.subspaces
+        if not known or layout not in maps.layouts(len(self._library)):
             raise _NothingThereError
         with self._loading:
-            if subspace not in self._maps:
-                places = flatten(self._library.vectors[subspace])
-                self._maps[subspace] = places.astype("<f4").tobytes()
-            return self._maps[subspace]
+            vectors = self._library.vectors[subspace]
+        draw = maps.neighbours if layout == maps.NEIGHBOURS else maps.components
+        with self._drawing:
+            if (subspace, layout) not in self._maps:
+                self._maps[subspace, layout] = draw(vectors).astype("<f4").tobytes()
+            return self._maps[subspace, layout]
 
     def column(self, name: str) -> dict[str, Any]:
         return self._tracks.colouring(name).head
@@ -182,7 +188,9 @@ def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
 
     api = {
         "/api/library": lambda r: explorer.about(),
-        "/api/map/{name}": lambda r: explorer.map(r.path_params["name"]),
+        "/api/map/{name}/{layout}": lambda r: explorer.map(
+            r.path_params["name"], r.path_params["layout"]
+        ),
         "/api/column/{name}": lambda r: explorer.column(r.path_params["name"]),
         "/api/column/{name}/values": lambda r: explorer.column_values(r.path_params["name"]),
         "/api/where": lambda r: explorer.where(r.query_params.get("where", "")),

@@ -20,7 +20,8 @@ const bytes = async (url, signal) => (await get(url, signal)).arrayBuffer();
 const name = encodeURIComponent;
 
 export const library = () => json("/api/library");
-export const places = async (subspace) => new Float32Array(await bytes(`/api/map/${name(subspace)}`));
+export const places = async (subspace, layout) =>
+  new Float32Array(await bytes(`/api/map/${name(subspace)}/${layout}`));
 export const column = async (column) => {
   const [head, values] = await Promise.all([
     json(`/api/column/${name(column)}`),

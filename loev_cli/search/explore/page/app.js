@@ -91,10 +91,16 @@ function drawChoices(wanted) {
     label.dataset.hue = i % 6;
     const radio = make("input");
     [radio.type, radio.name, radio.value] = ["radio", "map", name];
-    radio.addEventListener("change", () => showMap(name));
+    radio.addEventListener("change", () => {
+      map.whole();
+      showMap(name);
+    });
     label.append(radio, make("span", "", name));
     by("maps").append(label);
   });
+  by("layout").value = library.layouts.includes("neighbours") && wanted.get("layout") !== "components"
+    ? "neighbours" : "components";
+  by("layoutbox").hidden = library.layouts.length < 2;
   const names = { auto: "by the map", none: "one colour" };
   for (const name of ["auto", ...library.columns, "none"]) {
     const option = make("option", "", names[name] ?? name.replace(/^tag_/, ""));
@@ -109,6 +115,10 @@ function wire() {
   by("colour").addEventListener("change", () => {
     state.colour = by("colour").value;
     colour();
+  });
+  by("layout").addEventListener("change", () => {
+    map.whole();
+    showMap(state.map);
   });
   by("form").addEventListener("submit", (event) => event.preventDefault());
   by("where").addEventListener("change", filter);
@@ -127,15 +137,29 @@ function wire() {
 
 // ---------------------------------------------------------------- map and colours
 
+// The components are there at once; neighbours may take a while, and then the points move over.
 async function showMap(name) {
   state.map = name;
   for (const radio of by("maps").querySelectorAll("input")) radio.checked = radio.value === name;
   by("map").setAttribute("aria-label", `Map of ${library.n_tracks} tracks by ${name}`);
-  const [places] = await Promise.all([api.places(name), colour()]);
-  if (state.map !== name) return;
-  map.whole();
-  map.setPlaces(places);
   remember();
+  await colour();
+  const layout = by("layout").value;
+  const isWanted = () => state.map === name && by("layout").value === layout;
+  const late = setTimeout(async () => {
+    if (layout === "components" || !isWanted()) return;
+    const places = await api.places(name, "components");
+    if (!isWanted() || arrived) return;
+    by("drawing").hidden = false;
+    map.setPlaces(places);
+  }, 250);
+  let arrived = false;
+  const places = await api.places(name, layout);
+  arrived = true;
+  clearTimeout(late);
+  if (!isWanted()) return;
+  by("drawing").hidden = true;
+  map.setPlaces(places);
 }
 
 async function colour() {
@@ -317,6 +341,7 @@ async function copy() {
 function remember() {
   const chosen = new URLSearchParams({ map: state.map, weights: weights.text, k: by("k").value });
   if (state.colour !== "auto") chosen.set("colour", state.colour);
+  if (library.layouts.length > 1 && by("layout").value === "components") chosen.set("layout", "components");
   if (state.row >= 0) chosen.set("row", state.row);
   if (by("where").value.trim()) chosen.set("where", by("where").value.trim());
   clearTimeout(remember.timer);

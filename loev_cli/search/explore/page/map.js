@@ -4,7 +4,8 @@
 import { UNKNOWN } from "./colour.js";
 
 const MORPH_MS = 450;
-const MARGIN = 0.88;
+const MARGIN_PX = 26;
+const TOOLS_PX = 44;
 const MOST_ZOOM = 400;
 const REACH_PX = 18;
 const CLICK_PX = 5;
@@ -135,8 +136,13 @@ export class MapView {
 
   // CSS pixels per unit of the map.
   get scale() {
-    const fit = Math.min(this.width / 2 / this.half[0], this.height / 2 / this.half[1]);
-    return fit * MARGIN * this.view.zoom;
+    const room = [this.width / 2 - MARGIN_PX, (this.height - TOOLS_PX) / 2 - MARGIN_PX];
+    return Math.max(1, Math.min(room[0] / this.half[0], room[1] / this.half[1])) * this.view.zoom;
+  }
+
+  // Where the middle of the view lies on the screen: below the tools.
+  get middle() {
+    return [this.width / 2, (this.height + TOOLS_PX) / 2];
   }
 
   get radius() {
@@ -146,15 +152,15 @@ export class MapView {
 
   toScreen(row) {
     return [
-      (this.at[2 * row] - this.view.x) * this.scale + this.width / 2,
-      (this.at[2 * row + 1] - this.view.y) * this.scale + this.height / 2,
+      (this.at[2 * row] - this.view.x) * this.scale + this.middle[0],
+      (this.at[2 * row + 1] - this.view.y) * this.scale + this.middle[1],
     ];
   }
 
   toMap(x, y) {
     return [
-      (x - this.width / 2) / this.scale + this.view.x,
-      (y - this.height / 2) / this.scale + this.view.y,
+      (x - this.middle[0]) / this.scale + this.view.x,
+      (y - this.middle[1]) / this.scale + this.view.y,
     ];
   }
 
@@ -163,8 +169,8 @@ export class MapView {
     const { width, height } = this.points;
     pixels.fill(this.background);
     const scale = this.scale * ratio;
-    const left = width / 2 - this.view.x * scale;
-    const top = height / 2 - this.view.y * scale;
+    const left = this.middle[0] * ratio - this.view.x * scale;
+    const top = this.middle[1] * ratio - this.view.y * scale;
     const disc = discOf(this.radius * ratio, width);
     const reach = disc.reach;
     const pass = (drawn, opacity) => {
@@ -242,11 +248,11 @@ export class MapView {
     return this.index.nearest(mx, my, REACH_PX / this.scale, this.visible);
   }
 
-  zoomBy(factor, x = this.width / 2, y = this.height / 2) {
+  zoomBy(factor, x = this.middle[0], y = this.middle[1]) {
     const [mx, my] = this.toMap(x, y);
     this.view.zoom = Math.min(MOST_ZOOM, Math.max(0.5, this.view.zoom * factor));
-    this.view.x = mx - (x - this.width / 2) / this.scale;
-    this.view.y = my - (y - this.height / 2) / this.scale;
+    this.view.x = mx - (x - this.middle[0]) / this.scale;
+    this.view.y = my - (y - this.middle[1]) / this.scale;
     this.draw();
   }
 

@@ -3,6 +3,7 @@
 import { css } from "./colour.js";
 
 const SVG = "http://www.w3.org/2000/svg";
+const signed = (x) => x.toFixed(2).replace("-", "−");
 const FURTHEST = 2; // cosine distance: 0 the same, 1 unrelated, 2 opposite
 
 export function make(tag, className, text) {
@@ -114,7 +115,7 @@ export class Weights {
   show() {
     for (const { slider, shown } of this.sliders.values()) {
       const value = Number(slider.value);
-      shown.value = value === 0 ? "0" : value.toFixed(2).replace("-", "−");
+      shown.value = value === 0 ? "0" : signed(value);
       const [from, to] = value < 0 ? [50 + 50 * value, 50] : [50, 50 + 50 * value];
       slider.style.setProperty("--from", `${from}%`);
       slider.style.setProperty("--to", `${to}%`);
@@ -178,7 +179,11 @@ export class Hits {
       event.stopPropagation();
       this.on.from(hit);
     });
-    item.append(make("span", "rank", hit.rank), playButton(hit, this.on.play), names,
+    const rank = make("p", "rank");
+    rank.append(make("span", "hidden", "rank "), make("span", "", hit.rank),
+      make("span", "hidden", ", score "), make("b", "", signed(hit.score)));
+    rank.title = `score ${hit.score}`;
+    item.append(rank, playButton(hit, this.on.play), names,
       why(hit, weights), from);
     item.addEventListener("click", () => this.on.play(hit));
     return item;
@@ -199,10 +204,6 @@ export class Hits {
 // Distances as dots on a scale from the same to opposite, one line for each subspace.
 function why(hit, weights) {
   const box = make("dl", "why");
-  const score = make("div", "score");
-  const term = make("dt", "", "score");
-  score.append(term, make("dd", "", hit.score.toFixed(2).replace("-", "−")));
-  box.append(score);
   Object.entries(hit.distances).forEach(([name, distance], i) => {
     const row = make("div", weights.weight(name) === 0 ? "unasked" : "");
     row.dataset.hue = i % 6;
