@@ -91,7 +91,7 @@ def playlist(
         log_to_stderr()
     options.refuse_repeats(context)
     chosen = lists.format_of(list_format, out)
-    lists.check_root(root, chosen)
+    lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
     lists.check_out(out)
     library = open_library(emb)
     found = find_query(seed, library.paths, emb)
