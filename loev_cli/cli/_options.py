@@ -92,7 +92,8 @@ Where = Annotated[
 Root = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that the tracks' paths are relative to, to put before them in a playlist.",
+        help="Folder that the tracks' paths are relative to: to put before them in a playlist, "
+        "and to listen to them for --like-but.",
         metavar="FOLDER",
         show_default=False,
         rich_help_panel=OUTPUT,

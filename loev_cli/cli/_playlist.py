@@ -116,12 +116,12 @@ def as_m3u(
     return "\n".join(lines) + "\n"
 
 
-def check_root(root: Path | None, chosen: str) -> None:
-    """Raises UsageError where ``--root`` makes no sense."""
+def check_root(root: Path | None, *, unused: bool) -> None:
+    """Raises UsageError where ``--root`` is no folder, or nothing would look at it."""
     if root is None:
         return
-    if chosen != ListFormat.M3U:
-        raise UsageError("--root is for playlists", hint="add --format m3u")
+    if unused:
+        raise UsageError("--root is for playlists and --like-but", hint="add --format m3u")
     if not root.is_dir():
         raise UsageError(f"--root: no folder {root}")
 

@@ -72,7 +72,7 @@ def search(
         str | None,
         typer.Option(
             help="The same but moved in one attribute: tempo=+10%, tempo=-5%, pitch=+2 "
-            "(semitones).",
+            "(semitones). Alike in all subspaces unless --by or --weights says otherwise.",
             metavar="ATTRIBUTE=CHANGE",
             show_default=False,
             rich_help_panel=options.SEARCHING,
@@ -148,7 +148,7 @@ def search(
     if by is not None and weights is not None:
         raise UsageError("--by and --weights exclude each other", hint="--by x is --weights x=1")
     chosen = lists.format_of(list_format, out)
-    lists.check_root(root, chosen)
+    lists.check_root(root, unused=chosen != lists.ListFormat.M3U and like_but is None)
     lists.check_out(out)
     asker = open_asker(
         emb,
@@ -158,6 +158,7 @@ def search(
         like_but=like_but,
         exclude_same_file=exclude_same_file,
         exact=exact,
+        root=root,
         model=model,
         device=device,
     )

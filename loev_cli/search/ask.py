@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from loev_cli.errors import InputError, LoevError, UsageError
 from loev_cli.search.find import FileQuery, RowQuery, find_query
 from loev_cli.search.library import Library, Vectors, check_subspace, open_library
+from loev_cli.search.like_but import Change, move, parse_change
 from loev_cli.search.query import Hit, Query, default_weights, search
 from loev_cli.writers import FOLDERS, Meta
 
@@ -63,6 +64,10 @@ class Gallery(Protocol):
         """Subspace -> (D,), as the model gave it."""
         ...
 
+    def value(self, found: RowQuery, column: str) -> Any:
+        """What the library says of a row; None if it has no such column."""
+        ...
+
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
         """The hits, and their tracks' durations."""
         ...
@@ -74,7 +79,9 @@ class Asker:
     Args:
         gallery: the library.
         query: what is asked of every query; its ``exclude`` is added to.
+        change: how every query is moved before.
         exclude_same_file: a query's own row is no answer.
+        root: folder that rows' paths are relative to, where their audio may lie.
         model: where the library's model lies, to listen to files; default: by its name.
         device: that listens.
     """
@@ -84,15 +91,20 @@ class Asker:
         gallery: Gallery,
         query: Query,
         *,
+        change: Change | None = None,
         exclude_same_file: bool = False,
+        root: Path | None = None,
         model: str | None = None,
         device: str = "auto",
     ) -> None:
         self.gallery = gallery
         self._query = query
+        self._change = change
         self._exclude_same_file = exclude_same_file
+        self._root = root
         self._model = model
         self._device = device
+        self._ways: list[str] = []
 
     @property
     def subspaces(self) -> list[str]:
@@ -105,7 +117,7 @@ class Asker:
             name if len(self._query.weights) == 1 and weight > 0 else f"{name}={weight:g}"
             for name, weight in self._query.weights.items()
         )
-        return [f"by {by}; {self.gallery.note}"]
+        return [*self._ways, f"by {by}; {self.gallery.note}"]
 
     @cached_property
     def _listener(self) -> Listener:
@@ -117,21 +129,71 @@ class Asker:
         """Answer one query.
 
         Raises:
-            UsageError: it is neither a row nor a file, or the library's model is not here.
+            UsageError: it is neither a row nor a file, the library's model is not here, or it
+                cannot be moved.
             InputError: the file is not audio.
         """
         found = self.gallery.find(text)
         if isinstance(found, FileQuery):
-            vectors, same = self.gallery.ready(self._listener.vectors(found.file)), found.rows
+            same = found.rows
+            vectors = dict(self.gallery.ready(self._listener.vectors(found.file)))
         else:
-            vectors, same = self.gallery.of_row(found), frozenset({found.path})
-        exclude = self._query.exclude | (same if self._exclude_same_file else frozenset())
-        asked = Query(self._query.weights, self._query.k, self._query.where, exclude)
+            same = frozenset({found.path})
+            vectors = dict(self.gallery.of_row(found))
+        asked = self._query
+        if self._exclude_same_file:
+            asked = replace(asked, exclude=asked.exclude | same)
+        if self._change is not None:
+            asked = self._moved(found, vectors, asked, self._change)
         return Answer(text, *self.gallery.search(vectors, asked))
+
+    def _moved(
+        self, found: RowQuery | FileQuery, vectors: dict[str, Vectors], asked: Query, change: Change
+    ) -> Query:
+        """Move the vectors, in place; the query that is then to be asked."""
+        moved = move(
+            change, _Asked(self.gallery, found), self._audio_of(found), self._listener_vectors
+        )
+        if moved.how not in self._ways:
+            self._ways.append(moved.how)
+        vectors |= self.gallery.ready(moved.vectors)
+        if moved.where is None:
+            return asked
+        where = moved.where if asked.where is None else f"({asked.where}) and ({moved.where})"
+        rest = {name: w for name, w in asked.weights.items() if name != change.attribute}
+        return replace(asked, where=where, weights=rest or default_weights(self.subspaces))
+
+    def _listener_vectors(self, file: Path, speed: float) -> Mapping[str, Vectors]:
+        return self._listener.vectors(file, speed)
+
+    def _audio_of(self, found: RowQuery | FileQuery) -> Path | None:
+        if isinstance(found, FileQuery):
+            return found.file
+        file = None if self._root is None else self._root / found.path
+        return file if file is not None and file.is_file() else None
 
     def can_go_on(self, error: LoevError) -> bool:
         """Whether the next query may do better than this one did."""
         return isinstance(error, InputError | UsageError)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A query as :mod:`loev_cli.search.like_but` looks at it."""
+
+    gallery: Gallery
+    found: RowQuery | FileQuery
+
+    @property
+    def meta(self) -> Meta:
+        return self.gallery.meta
+
+    def raw(self) -> Mapping[str, Vectors]:
+        assert isinstance(self.found, RowQuery)  # a file is listened to
+        return self.gallery.raw_of_row(self.found)
+
+    def value(self, column: str) -> Any:
+        return self.gallery.value(self.found, column) if isinstance(self.found, RowQuery) else None
 
 
 class _InMemory:
@@ -156,6 +218,10 @@ class _InMemory:
 
     def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
         return {name: space.raw(found.row) for name, space in self.library.subspaces.items()}
+
+    def value(self, found: RowQuery, column: str) -> Any:
+        columns = self.library.columns
+        return columns[column].tolist()[found.row] if column in columns else None
 
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
         hits = search(self.library, vectors, query)
@@ -183,6 +249,9 @@ class _Indexed:
     def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
         centres = self.database.centres
         return {name: x + centres[name] for name, x in self.of_row(found).items()}
+
+    def value(self, found: RowQuery, column: str) -> Any:
+        return self.database.value(found.path, column)
 
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
         return self.database.search(vectors, query)
@@ -212,6 +281,7 @@ def open_asker(
     like_but: str | None = None,
     exclude_same_file: bool = False,
     exact: bool = False,
+    root: Path | None = None,
     model: str | None = None,
     device: str = "auto",
 ) -> Asker:
@@ -220,9 +290,19 @@ def open_asker(
     Raises:
         UsageError: no such library, or a part of the question that does not fit it.
     """
+    change = None if like_but is None else parse_change(like_but)
     gallery = open_gallery(source, exact=exact)
     subspaces = gallery.meta["subspaces"]
-    query = Query(weights or default_weights(subspaces), k, where)
-    for name in query.weights:
+    if weights is None:  # the same in everything else
+        weights = dict.fromkeys(subspaces, 1.0) if change else default_weights(subspaces)
+    for name in weights:
         check_subspace(name, subspaces, source)
-    return Asker(gallery, query, exclude_same_file=exclude_same_file, model=model, device=device)
+    return Asker(
+        gallery,
+        Query(weights, k, where),
+        change=change,
+        exclude_same_file=exclude_same_file,
+        root=root,
+        model=model,
+        device=device,
+    )

@@ -138,6 +138,12 @@ class Database:
         row = self._rows_at([path], list(self.centres))
         return {name: matrix(row, name)[0] for name in self.centres}
 
+    def value(self, path: str, column: str) -> Any:
+        """What a column says of a row; None if there is no such column."""
+        if column not in self.columns:
+            return None
+        return self._rows_at([path], [column])[column][0].as_py()
+
     def ready(self, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
         """Subspace -> (D,) as the model gives it -> for :meth:`search`."""
         return {name: np.asarray(x - self.centres[name], np.float32) for name, x in vectors.items()}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -205,7 +205,8 @@ def parse_weights(text: str) -> dict[str, float]:
     return weights
 
 
-def default_weights(library_subspaces: Mapping[str, object]) -> dict[str, float]:
+def default_weights(subspaces: Iterable[str]) -> dict[str, float]:
     """What is searched by if nobody says: ``invariant``, or the first subspace there is."""
-    name = INVARIANT if INVARIANT in library_subspaces else next(iter(library_subspaces))
+    names = list(subspaces)
+    name = INVARIANT if INVARIANT in names else names[0]
     return {name: 1.0}
