@@ -300,8 +300,8 @@ def address(listener: socket.socket, host: str, token: str | None) -> str:
     return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
 
 
-def serve(app: Guard, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM, which then go to whoever handled them before."""
+def make_server(app: Guard) -> uvicorn.Server:
+    """What runs the application."""
     config = uvicorn.Config(
         app,
         http="h11",
@@ -314,4 +314,9 @@ def serve(app: Guard, listener: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,  # a track that plays is an answer without end
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
+
+
+def serve(app: Guard, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM, which then go to whoever handled them before."""
+    make_server(app).run(sockets=[listener])

@@ -5,7 +5,6 @@ import { UNKNOWN } from "./colour.js";
 
 const MORPH_MS = 450;
 const MARGIN_PX = 26;
-const TOOLS_PX = 44;
 const MOST_ZOOM = 400;
 const REACH_PX = 18;
 const CLICK_PX = 5;
@@ -99,6 +98,7 @@ export class MapView {
     }
     this.width = width;
     this.height = height;
+    this.head = this.root.parentElement.querySelector(".tools").offsetHeight + 8; // covered by tools
     this.context = this.points.getContext("2d", { alpha: false });
     this.pen = this.overlay.getContext("2d");
     this.image = this.context.createImageData(this.points.width, this.points.height);
@@ -136,13 +136,13 @@ export class MapView {
 
   // CSS pixels per unit of the map.
   get scale() {
-    const room = [this.width / 2 - MARGIN_PX, (this.height - TOOLS_PX) / 2 - MARGIN_PX];
+    const room = [this.width / 2 - MARGIN_PX, (this.height - this.head) / 2 - MARGIN_PX];
     return Math.max(1, Math.min(room[0] / this.half[0], room[1] / this.half[1])) * this.view.zoom;
   }
 
   // Where the middle of the view lies on the screen: below the tools.
   get middle() {
-    return [this.width / 2, (this.height + TOOLS_PX) / 2];
+    return [this.width / 2, (this.height + this.head) / 2];
   }
 
   get radius() {
