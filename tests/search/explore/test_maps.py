@@ -48,14 +48,14 @@ def test_tracks_that_are_all_the_same() -> None:
 
 
 def test_clusters_stay_together_where_components_mix_them() -> None:
-    x, which = clusters(400, 12)
+    x, which = clusters(600, 40)
 
     def purity(places: NDArray[np.float32]) -> float:
         squared = ((places[:, None] - places[None]) ** 2).sum(-1)
         np.fill_diagonal(squared, np.inf)
         return float((which[np.argsort(squared, axis=1)[:, :10]] == which[:, None]).mean())
 
-    assert purity(maps.neighbours(x)) > 0.97 > 0.9 > purity(maps.components(x))
+    assert purity(maps.neighbours(x)) > 0.95 > 0.8 > purity(maps.components(x))
     assert np.array_equal(maps.neighbours(x), maps.neighbours(x))
 
 
