@@ -23,7 +23,7 @@ async function start() {
   by("count").textContent = `${library.n_tracks.toLocaleString("en")} ${library.n_tracks === 1 ? "track" : "tracks"}, ${library.model}`;
   noticeMissing();
 
-  map = new MapView(by("map"), {
+  map = window.loevMap = new MapView(by("map"), {
     hover: pointAt,
     leave: () => {
       by("tip").hidden = true;
