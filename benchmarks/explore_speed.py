@@ -28,8 +28,8 @@ from loev_cli.search.library import open_library
 from loev_cli.writers import Row, open_writer
 
 DIM = 256
-N_FRAMES = 40
-N_SEARCHES = 15
+N_FRAMES = 16
+N_SEARCHES = 10
 META = {
     "format_version": 1,
     "model": "synthetic",
@@ -73,7 +73,8 @@ CALLS = """(n) => {
 }"""
 # Intervals between frames while the pointer drags the map.
 FRAMES = """() => { window.frames_ = []; let last = performance.now();
-  const tick = (now) => { window.frames_.push(now - last); last = now; window.ticking && requestAnimationFrame(tick); };
+  const tick = (now) => { window.frames_.push(now - last); last = now;
+    window.ticking && requestAnimationFrame(tick); };
   window.ticking = true; requestAnimationFrame(tick); }"""
 SEARCH = """async (i) => {
   const slider = document.querySelectorAll("#weights input")[1];

@@ -75,8 +75,8 @@ def explore(
     Example: loev explore emb.npz --audio ~/Music
     """
     with needs_extra("loev explore", "explore"):
-        from loev_cli.search import explore as page
-    from loev_cli.search.explore.files import guess_root
+        import loev_cli.search.explore as page
+        from loev_cli.search.explore.files import guess_root
     from loev_cli.search.library import open_library
 
     if debug:
