@@ -4,8 +4,8 @@
 
 Of N tracks, copies are made that a library may hold (re-encoded, cut, resampled, played faster as
 by another turntable, shifted and stretched by rubberband) and their distances to the original are
-set against those of all pairs of different tracks. Distances are cosine about the mean of all tracks
-found, as `loev dedup` takes them. Tracks of the folders are taken to be different recordings.
+set against those of all pairs of different tracks. Distances are cosine about the mean of all
+tracks found, as `loev dedup` takes them. The tracks given are taken to be different recordings.
 """
 
 from __future__ import annotations
