@@ -8,7 +8,8 @@ variance that falls along the axes as i ** -1.65, the slope measured on `tempo` 
 over 206 clips; those of the other two subspaces fall faster, and are easier. Nearly all queries
 have their answers in their own group. Then runs `loev index`, and in a process of its own asks for
 the 10 nearest of rows drawn at random, themselves left out; what comes is compared with the exact
-answer. The numpy search over all rows, in the same run, is the peer.
+answer. The numpy search over all rows, in the same run, is the peer. On a busy machine the CPU time
+is the figure to go by.
 """
 
 from __future__ import annotations
@@ -136,17 +137,19 @@ def ask(folder: Path, paths: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
     database = Database(folder)
     opened_s = time.perf_counter() - began
-    found: dict[str, Any] = {"opened_s": opened_s, "answers": {}, "ms": {}, "first_ms": {}}
+    found: dict[str, Any] = {"opened_s": opened_s}
+    found |= {key: {} for key in ("answers", "ms", "cpu_ms", "first_ms")}
     for label, weights in WEIGHTS.items():
-        answers, taken = [], []
+        answers, taken, cpu = [], [], []
         for path in [*paths[:20], *paths]:  # the first 20 to warm up
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             query = Query(weights, K, exclude=frozenset({path}))
             hits, _ = database.search(database.of_path(path), query)
             taken.append(1000 * (time.perf_counter() - began))
+            cpu.append(1000 * (time.process_time() - cpu_began))
             answers.append([hit.path for hit in hits])
         found["answers"][label], found["ms"][label] = answers[20:], taken[20:]
-        found["first_ms"][label] = taken[0]
+        found["first_ms"][label], found["cpu_ms"][label] = taken[0], cpu[20:]
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     return found
 
@@ -175,8 +178,12 @@ def run(folder: Path, n: int, n_queries: int) -> None:
             [sys.executable, "-m", "loev_cli", "index", str(emb), "--db", str(db)], check=True
         )
         built_s = time.perf_counter() - began
-        peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
-        print(f"built in {built_s:.0f} s, peak memory {peak_mb:.0f} MB", flush=True)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        print(
+            f"built in {built_s:.0f} s ({used.ru_utime + used.ru_stime:.0f} s of CPU time), "
+            f"peak memory {used.ru_maxrss / 1000:.0f} MB",
+            flush=True,
+        )
     n_bytes = sum(file.stat().st_size for file in db.rglob("*") if file.is_file())
     of_index = sum(file.stat().st_size for file in db.rglob("_indices/**/*") if file.is_file())
     print(f"{n} rows: {n_bytes / 1e6:.0f} MB on disk, {of_index / 1e6:.0f} MB of it indexes")
@@ -192,7 +199,8 @@ def run(folder: Path, n: int, n_queries: int) -> None:
     print(f"searching: opened in {found['opened_s']:.2f} s, peak memory {found['peak_mb']:.0f} MB")
     answers, numpy_s = exact(n, rows)
     print(f"numpy over all rows of one subspace in memory: {1000 * numpy_s:.0f} ms a query\n")
-    print("| by | recall@10 | p50, ms | p95, ms | first, ms |\n|---|---|---|---|---|")
+    print("| by | recall@10 | p50, ms | p95, ms | CPU time, p50, ms | first, ms |")
+    print("|---|---|---|---|---|---|")
     for label, exact_answers in answers.items():
         recall = np.mean(
             [
@@ -203,7 +211,7 @@ def run(folder: Path, n: int, n_queries: int) -> None:
         ms = found["ms"][label]
         print(
             f"| {label} | {recall:.3f} | {np.median(ms):.1f} | {np.percentile(ms, 95):.1f} | "
-            f"{found['first_ms'][label]:.0f} |"
+            f"{np.median(found['cpu_ms'][label]):.1f} | {found['first_ms'][label]:.0f} |"
         )
 
 

@@ -4,12 +4,14 @@
 
 Makes a library of N rows with the shipped model's subspaces in every format, and a database of it,
 and times whole processes, best and median of several, as ratios to two floors of the same run:
-`python -c "import numpy"`, and that with `numpy.load` of every array in the .npz.
+`python -c "import numpy"`, and that with `numpy.load` of every array in the .npz. CPU time is that
+of all threads together; on a busy machine it is the figure to go by.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
 import tempfile
@@ -50,6 +52,11 @@ def write(out: Path, n: int) -> None:
         writer.commit()
 
 
+def cpu_of_children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=10_000)
@@ -77,16 +84,22 @@ def main() -> None:
             *("--where", "duration_s > 200 and not silent and tag_artist contains '7'"),
         ]
         times: dict[str, list[float]] = {name: [] for name in commands}
+        cpu_times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(N_RUNS + 1):  # in turn, so that a busy machine disturbs all alike
             for name, command in commands.items():
-                began = time.perf_counter()
+                began, cpu_began = time.perf_counter(), cpu_of_children_s()
                 subprocess.run(command, check=True, capture_output=True)
                 times[name].append(time.perf_counter() - began)
+                cpu_times[name].append(cpu_of_children_s() - cpu_began)
         floor_s = min(next(iter(times.values()))[1:])
-        print(f"{n} rows\n\n| command | best, s | median, s | x floor |\n|---|---|---|---|")
+        print(f"{n} rows\n\n| command | best, s | median, s | CPU, median, s | best x floor |")
+        print("|---|---|---|---|---|")
         for name, taken in times.items():
-            best = min(taken[1:])
-            print(f"| {name} | {best:.2f} | {np.median(taken[1:]):.2f} | {best / floor_s:.1f} |")
+            best, cpu_s = min(taken[1:]), np.median(cpu_times[name][1:])
+            print(
+                f"| {name} | {best:.2f} | {np.median(taken[1:]):.2f} | {cpu_s:.2f} | "
+                f"{best / floor_s:.1f} |"
+            )
 
 
 if __name__ == "__main__":
