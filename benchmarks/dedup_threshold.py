@@ -61,7 +61,7 @@ def narrow(waveform: np.ndarray) -> np.ndarray:
 
 
 CHANGES: dict[str, Change] = {
-    "MP3, lowest quality": encoded(".mp3", compression_level=1.0),
+    "MP3, 60 kbit/s, mono": encoded(".mp3", bitrate_mode="CONSTANT", compression_level=0.9),
     "Ogg Vorbis, lowest quality": encoded(".ogg", compression_level=1.0),
     "22.05 kHz": changed(narrow),
     "10 dB softer": changed(lambda x: 0.316 * x),
