@@ -5,7 +5,12 @@
 
 library      rows and columns, made ready for search
 query        what lies nearest, exactly
-where        the filter language
+where        the filter language; conditions: what it becomes
+find         what a user means by a query; listen: an audio file as one; like_but: moved before
+ask          all of these behind a command
+database     the same with an index, in LanceDB; indexing makes it
+duplicates   groups of the same recording
+playlist     walks through a library
 """
 
 from loev_cli.search.library import Library, open_library

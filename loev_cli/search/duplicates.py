@@ -21,7 +21,8 @@ from loev_cli.search.where import parse_where
 # See docs/search.md for what it was measured on.
 DEFAULT_THRESHOLD = 0.05
 _BLOCK_N_ROWS = 2048
-_MAX_N_PAIRS = 5_000_000
+_MAX_N_PAIRS = 1_000_000
+_ROUNDING = 1e-6  # of a dot product in float32
 
 
 @dataclass(frozen=True)
@@ -88,25 +89,29 @@ def _pairs(
     x: Vectors, threshold: float, on_rows: Callable[[int, int], None]
 ) -> list[tuple[float, int, int]]:
     """(distance, i, j), i < j, of unit vectors (N, D) that lie within the threshold."""
-    pairs: list[tuple[float, int, int]] = []
+    found: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]] = []
+    n_pairs = 0
     for start in range(0, len(x), _BLOCK_N_ROWS):
         block = x[start : start + _BLOCK_N_ROWS]
         for other in range(start, len(x), _BLOCK_N_ROWS):
             similarity = block @ x[other : other + _BLOCK_N_ROWS].T
-            i, j = np.nonzero(similarity >= 1 - threshold - 1e-6)
-            later = i + start < j + other
-            for a, b in zip((i[later] + start).tolist(), (j[later] + other).tolist(), strict=True):
-                exact = float(np.dot(x[a].astype(np.float64), x[b].astype(np.float64)))
-                distance = round(1 - exact, 6)  # rounding errors of float32 are no difference
-                if distance <= threshold:
-                    pairs.append((distance, a, b))
-            if len(pairs) > _MAX_N_PAIRS:
+            i, j = np.nonzero(similarity >= 1 - threshold - _ROUNDING)
+            i, j = i + start, j + other
+            i, j = i[i < j], j[i < j]
+            n_pairs += len(i)
+            if n_pairs > _MAX_N_PAIRS:
                 raise UsageError(
                     f"more than {_MAX_N_PAIRS} pairs lie within {threshold:g}",
                     hint="a smaller --threshold",
                 )
+            dots = np.einsum("nd,nd->n", x[i].astype(np.float64), x[j].astype(np.float64))
+            distance = np.round(1 - dots, 6)  # rounding errors of float32 are no difference
+            near = distance <= threshold
+            found.append((distance[near], i[near], j[near]))
         on_rows(min(start + _BLOCK_N_ROWS, len(x)), len(x))
-    return sorted(pairs)
+    return sorted(
+        pair for some in found for pair in zip(*(column.tolist() for column in some), strict=True)
+    )
 
 
 def _groups(n: int, pairs: list[tuple[float, int, int]]) -> list[NDArray[np.int64]]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ _MAX_CHANGED = 0.3
 _PATHS_AT_ONCE = 500
 _ROWS_PER_PARTITION = 1000
 _KEEP_OLD = timedelta(minutes=10)  # somebody may be searching in the last version
-_SETTINGS = (*AGREEING_KEYS, "subspaces", "tags")
+_SETTINGS = (*AGREEING_KEYS, "subspaces", "tags", "annotations")
 
 
 @dataclass(frozen=True)
@@ -229,11 +229,18 @@ def _drifted(centres: Mapping[str, Vectors], survey: _Survey) -> bool:
 
 def _digest(row: Row) -> int:
     """64 bits of everything that a row says."""
-    said = json.dumps([row.path, float(row.duration_s), bool(row.silent), sorted(row.tags.items())])
-    digest = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=8)
+    said = {field.name: getattr(row, field.name) for field in fields(row)}
+    del said["vectors"]
+    text = json.dumps(said, sort_keys=True, default=_plain)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
     for name in sorted(row.vectors):
         digest.update(np.ascontiguousarray(row.vectors[name], np.float32).tobytes())
     return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: numbers of numpy, mappings that are no dict."""
+    return dict(value) if isinstance(value, Mapping) else value.item()
 
 
 def _digests(database: db.Database) -> dict[str, int]:

@@ -22,37 +22,32 @@ Keywords are read without regard to case. A column alone is a condition if it is
 of their characters. A value that is not known (NaN, no text in a number's column) fulfils no
 condition, not even ``!=``; ``not`` is true where what follows is not.
 
-Nothing is ever evaluated as code: text becomes a tree of the classes below, and the tree a mask
-over numpy arrays, or SQL for a database.
+Nothing is ever evaluated as code: text becomes a tree of :mod:`loev_cli.search.conditions`, and the
+tree a mask over numpy arrays, or SQL for a database.
 """
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple, NoReturn
 
 from loev_cli.errors import UsageError, did_you_mean
-
-Value = str | float | bool
-Mask = NDArray[np.bool_]
-Columns = Mapping[str, NDArray[Any]]
+from loev_cli.search.conditions import (
+    COMPARE,
+    AllOf,
+    AnyOf,
+    Columns,
+    Compare,
+    Condition,
+    Contains,
+    IsTrue,
+    Like,
+    Not,
+    Value,
+)
 
 _MAX_N_CHARS = 20_000
 _MAX_DEPTH = 100
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 _SPELLED = {"==": "=", "<>": "!="}
 _KEYWORDS = {"and", "or", "not", "between", "in", "like", "contains", "true", "false"}
 _TOKEN = re.compile(
@@ -64,128 +59,6 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-
-
-class Condition(Protocol):
-    """A filter, or a part of one."""
-
-    def mask(self, columns: Columns, n: int) -> Mask:
-        """(N,): which of the ``n`` tracks fulfil it."""
-        ...
-
-    def sql(self, columns: Columns) -> str:
-        """The same for a database with these columns (DataFusion's SQL, as Lance takes it)."""
-        ...
-
-
-@dataclass(frozen=True)
-class Compare:
-    """``column sign value``."""
-
-    column: str
-    sign: str
-    value: Value
-
-    def mask(self, columns: Columns, n: int) -> Mask:
-        values = columns[self.column]
-        if isinstance(self.value, str):
-            values = _texts(values)
-        return np.asarray(_COMPARE[self.sign](values, self.value) & _known(values), np.bool_)
-
-    def sql(self, columns: Columns) -> str:
-        column = _sql_column(self.column, columns)
-        test = f"{column} {self.sign} {_sql_value(self.value)}"
-        return f"({_sql_known(self.column, columns)} AND {test})"
-
-
-@dataclass(frozen=True)
-class IsTrue:
-    """``column`` alone."""
-
-    column: str
-
-    def mask(self, columns: Columns, n: int) -> Mask:
-        return np.asarray(columns[self.column], np.bool_)
-
-    def sql(self, columns: Columns) -> str:
-        return f"coalesce({_sql_name(self.column)}, false)"
-
-
-@dataclass(frozen=True)
-class Like:
-    """``column like pattern``, by its parts between the ``%``."""
-
-    column: str
-    pattern: str
-
-    def mask(self, columns: Columns, n: int) -> Mask:
-        fits = _like(self.pattern).fullmatch
-        return np.fromiter(
-            (fits(text.lower()) is not None for text in _texts(columns[self.column])),
-            np.bool_,
-            count=n,
-        )
-
-    def sql(self, columns: Columns) -> str:
-        pattern = _sql_value(self.pattern.lower().replace("\\", "\\\\"))
-        return f"(lower({_sql_column(self.column, columns)}) LIKE {pattern})"
-
-
-@dataclass(frozen=True)
-class Contains:
-    """``column contains part``."""
-
-    column: str
-    part: str
-
-    def mask(self, columns: Columns, n: int) -> Mask:
-        part = self.part.lower()
-        return np.fromiter(
-            (part in text.lower() for text in _texts(columns[self.column])), np.bool_, count=n
-        )
-
-    def sql(self, columns: Columns) -> str:
-        column = _sql_column(self.column, columns)
-        return f"(strpos(lower({column}), {_sql_value(self.part.lower())}) > 0)"
-
-
-@dataclass(frozen=True)
-class All:
-    """Every part holds."""
-
-    parts: tuple[Condition, ...]
-
-    def mask(self, columns: Columns, n: int) -> Mask:
-        return np.asarray(np.logical_and.reduce([p.mask(columns, n) for p in self.parts]))
-
-    def sql(self, columns: Columns) -> str:
-        return f"({' AND '.join(part.sql(columns) for part in self.parts)})"
-
-
-@dataclass(frozen=True)
-class Any_:  # noqa: N801  (Any is typing's)
-    """Some part holds."""
-
-    parts: tuple[Condition, ...]
-
-    def mask(self, columns: Columns, n: int) -> Mask:
-        return np.asarray(np.logical_or.reduce([p.mask(columns, n) for p in self.parts]))
-
-    def sql(self, columns: Columns) -> str:
-        return f"({' OR '.join(part.sql(columns) for part in self.parts)})"
-
-
-@dataclass(frozen=True)
-class Not:
-    """The part does not hold."""
-
-    part: Condition
-
-    def mask(self, columns: Columns, n: int) -> Mask:
-        return ~self.part.mask(columns, n)
-
-    def sql(self, columns: Columns) -> str:
-        return f"(NOT {self.part.sql(columns)})"
 
 
 def parse_where(text: str, columns: Columns) -> Condition:
@@ -231,13 +104,13 @@ class _Parser:
         parts = [self._term()]
         while self._take_keyword("or"):
             parts.append(self._term())
-        return parts[0] if len(parts) == 1 else Any_(tuple(parts))
+        return parts[0] if len(parts) == 1 else AnyOf(tuple(parts))
 
     def _term(self) -> Condition:
         parts = [self._factor()]
         while self._take_keyword("and"):
             parts.append(self._factor())
-        return parts[0] if len(parts) == 1 else All(tuple(parts))
+        return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
     def _factor(self) -> Condition:
         self._depth += 1
@@ -257,7 +130,7 @@ class _Parser:
     def _condition(self) -> Condition:
         column = self._column()
         token = self._token
-        if token.kind == "sign" and _SPELLED.get(token.text, token.text) in _COMPARE:
+        if token.kind == "sign" and _SPELLED.get(token.text, token.text) in COMPARE:
             self._next += 1
             sign = _SPELLED.get(token.text, token.text)
             return self._compare(column, sign)
@@ -275,7 +148,7 @@ class _Parser:
             low = self._compare(column, ">=")
             if not self._take_keyword("and"):
                 self._fail_here("'and'")
-            return All((low, self._compare(column, "<=")))
+            return AllOf((low, self._compare(column, "<=")))
         if self._take_keyword("in"):
             if not self._take_sign("("):
                 self._fail_here("'('")
@@ -284,7 +157,7 @@ class _Parser:
                 parts.append(self._compare(column, "="))
             if not self._take_sign(")"):
                 self._fail_here("',' or ')'")
-            return Any_(tuple(parts))
+            return AnyOf(tuple(parts))
         for keyword, kind in (("like", Like), ("contains", Contains)):
             if self._take_keyword(keyword):
                 if self._kind_of(column) != "text":
@@ -399,53 +272,3 @@ class _Parser:
 
 def _unquoted(text: str) -> str:
     return text[1:-1].replace(text[0] * 2, text[0])
-
-
-def _texts(values: NDArray[Any]) -> NDArray[Any]:
-    """A column of texts, where some may be missing."""
-    if values.dtype.kind == "O":
-        return np.array([text if isinstance(text, str) else "" for text in values], object)
-    return values
-
-
-def _known(values: NDArray[Any]) -> Mask | np.bool_:
-    return ~np.isnan(values) if values.dtype.kind == "f" else np.True_
-
-
-def _like(pattern: str) -> re.Pattern[str]:
-    """What ``like`` compares with. Each part is taken where it comes first and kept there, which
-    is never wrong and, unlike ``.*`` alone, never slow."""
-    parts = [
-        "".join("." if c == "_" else re.escape(c) for c in part)
-        for part in pattern.lower().split("%")
-    ]
-    first, *rest = parts
-    if not rest:
-        return re.compile(first, re.DOTALL)
-    middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
-    # The last part ends the text: only so many characters may come after the others.
-    return re.compile(f"{first}{middle}.*{rest[-1]}", re.DOTALL)
-
-
-def _sql_name(column: str) -> str:
-    return "`" + column.replace("`", "``") + "`"
-
-
-def _sql_column(column: str, columns: Columns) -> str:
-    name = _sql_name(column)
-    return f"coalesce({name}, '')" if columns[column].dtype.kind in "UO" else name
-
-
-def _sql_known(column: str, columns: Columns) -> str:
-    name, kind = _sql_name(column), columns[column].dtype.kind
-    if kind in "UO":
-        return "true"
-    return f"{name} IS NOT NULL AND NOT isnan({name})" if kind == "f" else f"{name} IS NOT NULL"
-
-
-def _sql_value(value: Value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return repr(float(value))

@@ -138,7 +138,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
             vectors = {name: x[i] for name, x in raw.items()}
             said = {"artist": ("Bach", "o'Neil", "")[i % 3]}
             writer.add(
-                Row(f"{i // 100:02}/{i:05}.wav", float(i % 300), i % 5 == 0, vectors, None, said)
+                Row(f"{i // 100:02}/{i:05}.wav", i % 300 + 0.1, i % 5 == 0, vectors, None, said)
             )
         writer.commit()
     with pytest.MonkeyPatch.context() as patch:
@@ -182,6 +182,8 @@ def test_the_index_finds_what_comparing_all_finds(
     "where",
     [
         "duration_s > 100.1",
+        "duration_s = 100.1",
+        "duration_s in (3, 7.1, 2e2)",
         "duration_s != 3",
         "not (duration_s <= 3 or silent)",
         "silent = false",

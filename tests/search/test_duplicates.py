@@ -89,8 +89,8 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
     for threshold in (-0.1, 1.0, float("nan")):
         with pytest.raises(UsageError, match="out of range"):
             find_duplicates(library, by="tempo", threshold=threshold)
-    same = library_of(np.ones((4000, 2)))
-    with pytest.raises(UsageError, match=r"more than 5000000 pairs.*smaller --threshold"):
+    same = library_of(np.ones((1500, 2)))
+    with pytest.raises(UsageError, match=r"more than 1000000 pairs.*smaller --threshold"):
         find_duplicates(same, by="a")
 
 
@@ -114,7 +114,9 @@ def test_the_command(tmp_path: Path, loev: Loev) -> None:
     )
     assert (longer.code, longer.out, longer.err) == (0, "", "")
     listed = list(csv.DictReader((tmp_path / "x.csv").open()))
-    assert {row["path"] for row in listed} == {f"a/{i:03}.wav" for i in range(15, 40)}
+    assert {row["path"] for row in listed} == {
+        f"a/{i:03}.wav" for i in (*range(15, 25), *range(30, 40))
+    }
     write_library(tmp_path / "none.npz", 40)
     done = loev("dedup", tmp_path / "none.npz", "--threshold", "0")
     assert (done.code, done.out) == (0, "")
