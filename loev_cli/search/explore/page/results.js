@@ -36,7 +36,8 @@ export function playButton(track, onPlay) {
   button.dataset.row = track.row;
   button.setAttribute("aria-label", `Play ${track.title}`);
   button.append(icon(PLAY, PAUSE));
-  button.disabled = !track.audio;
+  // Not disabled: it stays in the way of the keyboard, and says why nothing is heard.
+  button.setAttribute("aria-disabled", String(!track.audio));
   if (!track.audio) button.title = `Cannot be played: the file ${track.why}`;
   button.addEventListener("click", (event) => {
     event.stopPropagation();
@@ -152,7 +153,7 @@ export class Hits {
   draw(hits, weights, swatchOf) {
     const focused = this.list.contains(document.activeElement);
     this.list.replaceChildren(...hits.map((hit) => this.item(hit, weights, swatchOf)));
-    if (focused) this.list.querySelector("button:not(:disabled)")?.focus();
+    if (focused) this.list.querySelector("button")?.focus();
   }
 
   item(hit, weights, swatchOf) {
