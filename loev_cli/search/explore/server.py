@@ -20,6 +20,7 @@ import shlex
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -119,19 +120,19 @@ class Explorer:
     def search(self, row: int, weights: str, k: int, where: str) -> dict[str, Any]:
         """Hits near a row, the row itself left out, and the command that gives the same."""
         path = self._library.paths[self._checked(row)]
-        query = Query(
-            parse_weights(weights), min(k, _MAX_K), where or None, exclude=frozenset({path})
-        )
+        # One more instead of leaving the row out: with every row in, no vectors are copied.
+        query = Query(parse_weights(weights), min(k, _MAX_K), where or None)
         with self._loading:  # subspaces are read when they are first asked for
             vectors = self._library.of_row(row)
-        hits = search(self._library, vectors, query)
+        found = search(self._library, vectors, replace(query, k=query.k + 1))
+        hits = [hit for hit in found if hit.row != row][: query.k]
         return {
             "query": self._tracks.describe(row),
             "command": self._command(path, query),
             "hits": [
                 self._tracks.describe(hit.row)
-                | {"rank": hit.rank, "score": hit.score, "distances": hit.distances}
-                for hit in hits
+                | {"rank": rank, "score": hit.score, "distances": hit.distances}
+                for rank, hit in enumerate(hits, start=1)
             ],
         }
 
