@@ -150,9 +150,10 @@ def search(
     chosen = lists.format_of(list_format, out)
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U and like_but is None)
     lists.check_out(out)
+    parsed = None if weights is None else parse_weights(weights)
     asker = open_asker(
         emb,
-        weights={by: 1.0} if by is not None else parse_weights(weights) if weights else None,
+        weights={by: 1.0} if by is not None else parsed,
         k=k,
         where=where,
         like_but=like_but,

@@ -13,6 +13,7 @@ from loev_cli.search.find import FileQuery, RowQuery, find_query
 from loev_cli.search.library import Library, Vectors, check_subspace, open_library
 from loev_cli.search.like_but import Change, move, parse_change
 from loev_cli.search.query import Hit, Query, default_weights, search
+from loev_cli.search.where import parse_where
 from loev_cli.writers import FOLDERS, Meta
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class Gallery(Protocol):
     source: Path
     meta: Meta
     note: str
+
+    def check_where(self, where: str) -> None:
+        """Raises UsageError for a filter that does not parse."""
+        ...
 
     def find(self, text: str) -> RowQuery | FileQuery: ...
 
@@ -105,6 +110,7 @@ class Asker:
         self._model = model
         self._device = device
         self._ways: list[str] = []
+        self._can_listen = True
 
     @property
     def subspaces(self) -> list[str]:
@@ -123,7 +129,10 @@ class Asker:
     def _listener(self) -> Listener:
         from loev_cli.search.listen import Listener  # and with it soundfile and onnxruntime
 
-        return Listener(self.gallery.meta, model=self._model, device=self._device)
+        self._can_listen = False  # until it does
+        listener = Listener(self.gallery.meta, model=self._model, device=self._device)
+        self._can_listen = True
+        return listener
 
     def ask(self, text: str) -> Answer:
         """Answer one query.
@@ -174,7 +183,7 @@ class Asker:
 
     def can_go_on(self, error: LoevError) -> bool:
         """Whether the next query may do better than this one did."""
-        return isinstance(error, InputError | UsageError)
+        return self._can_listen and isinstance(error, InputError | UsageError)
 
 
 @dataclass(frozen=True)
@@ -207,6 +216,9 @@ class _InMemory:
             "; 'loev index' makes this quicker" if n >= _HINT_FROM_N_ROWS else ""
         )
 
+    def check_where(self, where: str) -> None:
+        parse_where(where, self.library.columns)
+
     def find(self, text: str) -> RowQuery | FileQuery:
         return find_query(text, self.library.paths, self.source)
 
@@ -236,6 +248,9 @@ class _Indexed:
         self.database = database
         self.source, self.meta = database.source, database.meta
         self.note = f"by the index of {database.n_rows} tracks; --exact compares all"
+
+    def check_where(self, where: str) -> None:
+        parse_where(where, self.database.columns)
 
     def find(self, text: str) -> RowQuery | FileQuery:
         return self.database.find(text)
@@ -297,6 +312,8 @@ def open_asker(
         weights = dict.fromkeys(subspaces, 1.0) if change else default_weights(subspaces)
     for name in weights:
         check_subspace(name, subspaces, source)
+    if where is not None:
+        gallery.check_where(where)
     return Asker(
         gallery,
         Query(weights, k, where),

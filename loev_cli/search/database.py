@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,11 @@ INDEX_FROM_N_ROWS = 50_000
 _CANDIDATES_PER_HIT = 5
 _FEWEST_CANDIDATES = 50
 # With several weights an answer may be the best in none of them.
-_CANDIDATES_PER_HIT_MIXED = 40
-_FEWEST_CANDIDATES_MIXED = 400
+_CANDIDATES_PER_HIT_MIXED = 200
+_FEWEST_CANDIDATES_MIXED = 4000
+_READ_AT_ONCE = 300
+_MAX_N_READ = 1800
+_INDEX_ERROR = 0.005  # of a similarity by 8-bit values
 # Partitions that are looked through: their share of all, and at least.
 _PROBED_SHARE = 1 / 20
 _FEWEST_PROBES = 20
@@ -162,35 +166,66 @@ class Database:
         where = None
         if query.where is not None:
             where = parse_where(query.where, self.columns).sql(self.columns)
-        mixed = len(query.weights) > 1
-        n_candidates = len(query.exclude) + (
-            max(_CANDIDATES_PER_HIT_MIXED * query.k, _FEWEST_CANDIDATES_MIXED)
-            if mixed
-            else max(_CANDIDATES_PER_HIT * query.k, _FEWEST_CANDIDATES)
-        )
         with lance_errors(self.source):
-            found = pa.concat_tables(
-                self._nearest(name, np.sign(weight) * vectors[name], n_candidates, where, mixed)
-                for name, weight in query.weights.items()
+            if len(query.weights) > 1:
+                return self._mixed(vectors, query, where)
+            name, weight = next(iter(query.weights.items()))
+            n = max(_CANDIDATES_PER_HIT * query.k, _FEWEST_CANDIDATES) + len(query.exclude)
+            columns = ["path", "duration_s", *self.centres]
+            return self._ranked(
+                self._nearest(name, np.sign(weight) * vectors[name], n, where, columns),
+                vectors,
+                query,
             )
-            if mixed:
-                ids = np.unique(found["_rowid"].to_numpy())
-                found = self._take(ids)
+
+    def _mixed(
+        self, vectors: Mapping[str, Vectors], query: Query, where: str | None
+    ) -> tuple[list[Hit], list[float]]:
+        """Several weights: the best sum may be far down in every subspace's own list.
+
+        The threshold algorithm (Fagin, Lotem & Naor, 2003): of a row that one list has and another
+        lacks, the other's last similarity bounds what it can have there. Rows are read in order of
+        the bounds of their sums, until no bound is above the scores found.
+        """
+        n = max(_CANDIDATES_PER_HIT_MIXED * query.k, _FEWEST_CANDIDATES_MIXED)
+        ids_of, similarity_of = {}, {}
+        for name, share in query.shares.items():
+            found = self._nearest(name, np.sign(share) * vectors[name], n, where, [])
+            ids_of[name] = found["_rowid"].to_numpy()
+            similarity_of[name] = 1 - found["_distance"].to_numpy()
+        ids = np.unique(np.concatenate(list(ids_of.values())))
+        bounds = np.zeros(len(ids))
+        for name, share in query.shares.items():
+            similarity = np.full(len(ids), similarity_of[name].min(initial=1.0))
+            similarity[np.searchsorted(ids, ids_of[name])] = similarity_of[name]
+            bounds += abs(share) * similarity
+        order = np.argsort(-bounds, kind="stable")[:_MAX_N_READ]
+        found = self._take(ids[order[:_READ_AT_ONCE]])
+        for start in range(_READ_AT_ONCE, len(order), _READ_AT_ONCE):
+            hits, _ = self._ranked(found, vectors, query)
+            if len(hits) == query.k and hits[-1].score >= bounds[order[start]] + _INDEX_ERROR:
+                break
+            more = self._take(ids[order[start : start + _READ_AT_ONCE]])
+            found = pa.concat_tables([found, more])
+        return self._ranked(found, vectors, query)
+
+    def _ranked(
+        self, found: pa.Table, vectors: Mapping[str, Vectors], query: Query
+    ) -> tuple[list[Hit], list[float]]:
+        """The best of some rows of the table, and their durations."""
         allowed = [path not in query.exclude for path in found["path"].to_pylist()]
         found = found.filter(pa.array(allowed, pa.bool_()))
         matrices = {name: matrix(found, name) for name in vectors}
-        hits = ranked(
-            found["path"].to_pylist(), matrices, vectors, query, np.arange(found.num_rows)
-        )
+        rows = np.arange(found.num_rows)
+        hits = ranked(found["path"].to_pylist(), matrices, vectors, query, rows)
         seconds = found["duration_s"].to_numpy()
-        return hits, [float(seconds[hit.row]) for hit in hits]
+        durations_s = [float(seconds[hit.row]) for hit in hits]
+        return [replace(hit, row=-1) for hit in hits], durations_s
 
     def _nearest(
-        self, name: str, vector: Vectors, n: int, where: str | None, only_ids: bool
+        self, name: str, vector: Vectors, n: int, where: str | None, columns: list[str]
     ) -> pa.Table:
-        columns = [] if only_ids else ["path", "duration_s", *self.centres]
-        n_partitions = self._n_partitions(name)
-        n_probes = max(_FEWEST_PROBES, round(n_partitions * _PROBED_SHARE))
+        n_probes = max(_FEWEST_PROBES, round(self._n_partitions(name) * _PROBED_SHARE))
         return self.table.scanner(
             columns=[*columns, "_distance"],
             nearest={
@@ -206,6 +241,7 @@ class Database:
         ).to_table()
 
     def _take(self, ids: NDArray[np.uint64]) -> pa.Table:
+        # The public take() wants positions, which cost a scan to find.
         return self.table._take_rows(ids.tolist(), columns=["path", "duration_s", *self.centres])
 
     def _n_partitions(self, name: str) -> int:

@@ -69,7 +69,7 @@ class Hit:
     Attributes:
         rank: from 1 on.
         path: its row name.
-        row: of the library, or of the database.
+        row: of the library; -1 in a database, which has only paths.
         score: see the module's text, in [-1, 1].
         distances: subspace -> cosine distance to the query, 1 - similarity: 0 the same direction,
             1 unrelated, 2 opposite; of every subspace of which the query has a vector.

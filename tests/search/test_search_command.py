@@ -95,6 +95,8 @@ def test_several_queries_each_have_their_answers(emb: Path, loev: Loev) -> None:
         *("a/003.wav", "a/005.wav")
     ]
     assert len([line for line in done.lines if "error" in line]) == 1
+    done = loev("search", emb, "003.wav", "005.wav", "--where", "nothing > 3")
+    assert (done.code, done.out, len(done.lines)) == (2, "", 1)
     done = loev("search", emb, "none.wav", "nothing.wav")
     assert (done.code, done.out, len(done.lines)) == (1, "", 2)
 
@@ -157,6 +159,8 @@ def test_files_that_cannot_be_listened_to(
         done = loev("search", heard, query, *options)
         assert (done.code, done.out, len(done.lines)) == (code, "", 1), done.err
         assert message in done.err
+    done = loev("search", heard, song, song)  # not once for every query
+    assert (done.code, done.out, len(done.lines)) == (2, "", 1), done.err
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,7 @@ def test_files_that_cannot_be_listened_to(
         ),
         (["--weights", "temp=1"], "no subspace 'temp'"),
         (["--weights", "tempo"], "'tempo' is not SUBSPACE=NUMBER"),
+        (["--weights", ""], "'' is not SUBSPACE=NUMBER"),
         (["--weights", "tempo=0"], "the weight of 'tempo' is 0"),
         (["--by", "tempo", "--weights", "tempo=1"], "exclude each other"),
         (["--by", "tempo", "--by", "pitch"], "--by is given twice"),
