@@ -33,7 +33,7 @@ ROUTES = [
     "/api/find?text=wav",
     "/api/column/key",
     "/api/where?where=silent",
-    "/audio/5",
+    "/audio/20",
 ]
 
 
@@ -131,14 +131,14 @@ def test_there_is_nothing_else(site: Site, path: str) -> None:
         ("/api/search?row=0&weights=pitch=nan&k=3", "the weight of 'pitch'"),
         ("/api/search?row=0&weights=pitch=1&k=0", "at least 1"),
         ("/api/where?where=bpn>3", "did you mean 'bpm'?"),
-        ("/api/where?where=__import__('os')", "cannot be read"),
+        ("/api/where?where=__import__('os')", "names no column"),
         ("/api/column/kee", "no column 'kee'"),
     ],
 )
 def test_bad_questions_are_one_clear_line(site: Site, path: str, says: str) -> None:
     answer = site.get(path)
     assert answer.status == 400
-    assert says in json.loads(answer.body)["error"] or "no subspace" in answer.body.decode()
+    assert says in json.loads(answer.body)["error"]
 
 
 def test_every_answer_is_guarded(site: Site) -> None:
@@ -192,7 +192,7 @@ def test_what_our_own_page_sends_is_answered(site: Site) -> None:
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert site.get("/", link | {"sec-fetch-dest": "document"}).status == 200
     assert site.get("/", link | {"sec-fetch-dest": "iframe"}).status == 403
-    assert site.get("/audio/5", link | {"sec-fetch-dest": "document"}).status == 403
+    assert site.get("/audio/20", link | {"sec-fetch-dest": "document"}).status == 403
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
@@ -216,7 +216,7 @@ def test_nothing_can_be_changed(site: Site, method: str) -> None:
     ids=range(8),
 )
 def test_nothing_is_served_without_the_token(guarded: Site, headers: dict[str, str]) -> None:
-    for route in [*ROUTES, "/nothing", f"/audio/5?token={TOKEN}", "/?token=wrong"]:
+    for route in [*ROUTES, "/nothing", f"/audio/20?token={TOKEN}", "/?token=wrong"]:
         answer = guarded.get(route, headers)
         assert answer.status == 401, route
         assert len(answer.body) < 100
