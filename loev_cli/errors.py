@@ -103,7 +103,13 @@ def needs_extra(feature: str, extra: str) -> Iterator[None]:
         raise MissingExtraError(feature, extra) from error
 
 
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known name most like ``name``; None if none is near."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return match[0] if match else None
+
+
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """``"did you mean 'x'? "`` with the known name nearest to ``name``; empty if none is near."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f"did you mean '{match[0]}'? " if match else ""
+    match = nearest(name, known, cutoff=cutoff)
+    return f"did you mean '{match}'? " if match else ""

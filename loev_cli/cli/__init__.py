@@ -24,6 +24,11 @@ COMMANDS = [
     ("loev_cli.cli.train", "train"),
     ("loev_cli.cli.export", "export"),
     ("loev_cli.cli.evaluate", "evaluate"),
+    ("loev_cli.cli.search", "search"),
+    ("loev_cli.cli.index", "index"),
+    ("loev_cli.cli.dedup", "dedup"),
+    ("loev_cli.cli.playlist", "playlist"),
+    ("loev_cli.cli.explore", "explore"),
     ("loev_cli.cli.models", "models"),
     ("loev_cli.cli.doctor", "doctor"),
 ]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from loev_cli.errors import UsageError
+
 MODEL = "Model"
 OUTPUT = "Output"
 RUNNING = "Running"
+SEARCHING = "Searching"
 REPORTING = "Reporting"
 
 
@@ -75,3 +79,50 @@ Precision = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        help="Only tracks of which this is true, such as 'duration_s > 60 and not silent'; "
+        "see docs/search.md.",
+        metavar="EXPR",
+        show_default=False,
+        rich_help_panel=SEARCHING,
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that the tracks' paths are relative to: to put before them in a playlist, "
+        "and to listen to them for --like-but.",
+        metavar="FOLDER",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+def refuse_repeats(context: typer.Context) -> None:
+    """Raises UsageError where an option that takes one value was given twice, of which the parser
+    would silently take the last."""
+    options = {
+        name: parameter
+        for parameter in context.command.params
+        if parameter.param_type_name == "option" and not getattr(parameter, "multiple", False)
+        for name in parameter.opts
+    }
+    seen: set[str] = set()
+    words = iter(context.obj or ())
+    for word in words:
+        if word == "--":
+            return
+        name, equals, _ = word.partition("=")
+        if not word.startswith("--"):
+            name, equals = word[:2], word[2:]
+        if name not in options:
+            continue
+        takes_value = not getattr(options[name], "is_flag", False)
+        if takes_value and options[name].opts[0] in seen:
+            raise UsageError(f"{name} is given twice")
+        seen.add(options[name].opts[0])
+        if takes_value and not equals:
+            next(words, None)

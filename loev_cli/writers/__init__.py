@@ -7,9 +7,11 @@ on stdout.
 
     read(path) -> EmbeddingFile                 # any format, by its extension
     rows(path) -> Iterator[Row]                 # the same in sorted order, a few at a time
+    open_columns(path) -> Columns               # the same a column at a time
 
-Every format is one file that defines ``Writer``, ``read``, ``read_meta`` and ``rows``; adding one
-touches that file and ``FORMATS``. Neither writing nor ``rows`` needs memory for the whole file.
+Every format is one file that defines ``Writer``, ``read``, ``read_meta``, ``rows`` and
+``Columns``; adding one touches that file and ``FORMATS``. Neither writing nor ``rows`` needs
+memory for the whole file.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any, BinaryIO, Protocol, cast
 from loev_cli.errors import UsageError
 from loev_cli.remote import is_url
 from loev_cli.writers.atomic import AtomicFile, AtomicFolder, StreamTarget, check_target
-from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
+from loev_cli.writers.base import Columns, EmbeddingFile, Row, RowWriter
 from loev_cli.writers.meta import (
     AGREEING_KEYS,
     ANNOTATIONS,
@@ -44,6 +46,7 @@ __all__ = [
     "FORMATS",
     "STDOUT",
     "AtomicFile",
+    "Columns",
     "EmbeddingFile",
     "Meta",
     "Row",
@@ -57,6 +60,7 @@ __all__ = [
     "fingerprint",
     "keeps_windows",
     "make_meta",
+    "open_columns",
     "open_writer",
     "read",
     "read_meta",
@@ -84,6 +88,8 @@ class _FormatModule(Protocol):
     def read_meta(self, path: Path) -> Meta: ...
 
     def rows(self, path: Path) -> Iterator[Row]: ...
+
+    Columns: Callable[[Path], Columns]
 
 
 def check_output(out: str) -> None:
@@ -177,6 +183,11 @@ def rows(path: Path) -> Iterator[Row]:
         UsageError: as :func:`read`.
     """
     return _existing(path).rows(path)
+
+
+def open_columns(path: Path) -> Columns:
+    """The columns of an embedding file, to be read one at a time. Raises as :func:`read`."""
+    return _existing(path).Columns(path)
 
 
 def _existing(path: Path) -> _FormatModule:

@@ -77,6 +77,29 @@ def as_column(name: str, values: Sequence[float | str | None]) -> NDArray[Any]:
     return np.array(filled, dtype=np.str_ if isinstance(missing, str) else np.float32)
 
 
+class Columns(Protocol):
+    """The columns of an embedding file, read one at a time.
+
+    Attributes:
+        meta: how the file was made.
+        names: what :meth:`load` can give, in the file's order.
+    """
+
+    meta: Meta
+    names: tuple[str, ...]
+
+    def load(self, name: str) -> NDArray[Any]:
+        """A column: (N,) of what is said of tracks, (N, D) of subspaces. Where windows are kept,
+        subspaces, ``track`` and ``start_s`` are per window: (M, D) and (M,).
+
+        Texts are ``str`` or ``object`` arrays.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
+        ...
+
+
 class Target(Protocol):
     """Where bytes go: a file that appears whole on commit, or a stream."""
 

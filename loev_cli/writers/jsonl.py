@@ -95,6 +95,28 @@ def read(path: Path) -> EmbeddingFile:
         raise damaged(path, error) from error
 
 
+class Columns:
+    """See :class:`loev_cli.writers.Columns`. The file is read whole: text has no columns."""
+
+    def __init__(self, path: Path) -> None:
+        file = read(path)
+        self.meta = file.meta
+        self._columns: dict[str, NDArray[Any]] = {
+            "path": np.array(file.paths, dtype=object),
+            "duration_s": file.duration_s,
+            "silent": file.silent,
+        }
+        for column, tag in tag_columns(file.meta).items():
+            self._columns[column] = np.array(file.tags[tag], dtype=object)
+        if file.track is not None and file.start_s is not None:
+            self._columns |= {"track": file.track, "start_s": file.start_s}
+        self._columns |= file.vectors
+        self.names = tuple(self._columns)
+
+    def load(self, name: str) -> NDArray[Any]:
+        return self._columns[name]
+
+
 def _assemble(records: list[dict[str, Any]], meta: Meta) -> EmbeddingFile:
     found = sorted((_row(record) for record in records), key=lambda row: row.path)
     windows = keeps_windows(meta)

@@ -13,16 +13,18 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from loev_cli.errors import needs_extra
 from loev_cli.writers.atomic import AtomicFolder
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
 from loev_cli.writers.meta import Meta, damaged, not_ours
-from loev_cli.writers.tables import Tabulator, embedding_file, meta_of, rows_of
+from loev_cli.writers.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
 
 with needs_extra("a .lance file", "db"):
     import lance
@@ -92,6 +94,24 @@ def read_meta(path: Path) -> Meta:
         _check(path)
         schema = lance.dataset(str(path)).schema
     return meta_of(schema, name=str(path))
+
+
+class Columns(TableColumns):
+    """See :class:`loev_cli.writers.Columns`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        meta = read_meta(path)
+        with _reading(path):
+            self._dataset = lance.dataset(str(path))
+        super().__init__(meta, self._dataset.schema)
+
+    def _read(self, names: Sequence[str]) -> pa.Table:
+        return self._dataset.to_table(columns=list(names))
+
+    def load(self, name: str) -> NDArray[Any]:
+        with _reading(self._path):
+            return super().load(name)
 
 
 @contextlib.contextmanager

@@ -223,6 +223,27 @@ def rows(path: Path) -> Iterator[Row]:
         raise damaged(path, error) from error
 
 
+class Columns:
+    """See :class:`loev_cli.writers.Columns`."""
+
+    def __init__(self, path: Path) -> None:
+        self.meta = read_meta(path)
+        self._path = path
+        try:
+            with np.load(path, allow_pickle=False) as columns:
+                self.names = tuple(name for name in columns.files if name != "meta")
+        except _ERRORS as error:
+            raise damaged(path, error) from error
+
+    def load(self, name: str) -> NDArray[Any]:
+        try:
+            with np.load(self._path, allow_pickle=False) as columns:
+                column: NDArray[Any] = columns[name]
+                return column
+        except _ERRORS as error:
+            raise damaged(self._path, error) from error
+
+
 class _Column:
     """An array (n, ...) in a zip member, read from its beginning to its end a chunk at a time."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
 from loev_cli.writers.meta import Meta, damaged, not_ours
-from loev_cli.writers.tables import Tabulator, embedding_file, meta_of, rows_of
+from loev_cli.writers.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
 
 _READ_N_RECORDS = 1024
 _ERRORS = (OSError, KeyError, ValueError, pa.ArrowException)
@@ -73,3 +75,22 @@ def read_meta(path: Path) -> Meta:
     except _ERRORS as error:
         raise not_ours(str(path)) from error
     return meta_of(schema, name=str(path))
+
+
+class Columns(TableColumns):
+    """See :class:`loev_cli.writers.Columns`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        meta = read_meta(path)
+        super().__init__(meta, pq.read_schema(path))
+
+    def _read(self, names: Sequence[str]) -> pa.Table:
+        with self._path.open("rb") as stream:
+            return pq.read_table(stream, columns=list(names))
+
+    def load(self, name: str) -> NDArray[Any]:
+        try:
+            return super().load(name)
+        except _ERRORS as error:
+            raise damaged(self._path, error) from error

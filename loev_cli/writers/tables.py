@@ -9,8 +9,10 @@ null. ``meta`` is under ``loev`` in the schema's metadata.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -205,6 +207,37 @@ def _or_none(value: float | str) -> float | str | None:
 
 def _or_missing(name: str, value: float | str | None) -> float | str:
     return COLUMNS[name] if value is None else value
+
+
+class TableColumns(ABC):
+    """Columns of a table that is read a column at a time; see :class:`loev_cli.writers.Columns`.
+
+    Where windows are kept, what a table repeats for every window of a track is given once.
+    """
+
+    def __init__(self, meta: Meta, schema: pa.Schema) -> None:
+        self.meta = meta
+        self.names = tuple(schema.names)
+        self._per_window = {"track", "start_s", *meta["subspaces"]}
+        self._first: NDArray[np.int64] | None = None  # of every track's records
+
+    @abstractmethod
+    def _read(self, names: Sequence[str]) -> pa.Table: ...
+
+    def load(self, name: str) -> NDArray[Any]:
+        table = self._read([name])
+        if name in self.meta["subspaces"]:
+            return _matrix(table, name, self.meta["subspaces"][name])
+        column = table[name].combine_chunks()
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            column = column.fill_null("")
+        values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+        if not keeps_windows(self.meta) or name in self._per_window:
+            return values
+        if self._first is None:
+            track = self._read(["track"])["track"].to_numpy()
+            self._first = np.asarray(np.unique(track, return_index=True)[1], np.int64)
+        return values[self._first]
 
 
 def _matrix(table: pa.Table, name: str, dim: int) -> NDArray[np.float32]:

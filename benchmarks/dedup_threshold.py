@@ -1,0 +1,123 @@
+"""What distance in `invariant` is still the same recording?
+
+    python benchmarks/dedup_threshold.py FOLDER... [--n 60] [--model loevpp-small]
+
+Of N tracks, copies are made that a library may hold (re-encoded, cut, resampled, played faster as
+by another turntable, shifted and stretched by rubberband) and their distances to the original are
+set against those of all pairs of different tracks. Distances are cosine about the mean of all
+tracks found, as `loev dedup` takes them. The tracks given are taken to be different recordings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from loev_cli import bundle as bundles
+from loev_cli.audio import find, load
+from loev_cli.embed import Request, embed
+from loev_cli.search import open_library
+from loev_cli.search.listen import Listener
+
+RATE_HZ = 44100
+THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15)
+Change = Callable[[np.ndarray, Path], Path]
+
+
+def encoded(suffix: str, **options: object) -> Change:
+    def change(waveform: np.ndarray, folder: Path) -> Path:
+        file = folder / f"copy{suffix}"
+        soundfile.write(file, waveform, RATE_HZ, **options)
+        return file
+
+    return change
+
+
+def changed(make: Callable[[np.ndarray], np.ndarray]) -> Change:
+    return lambda waveform, folder: encoded(".wav")(make(waveform), folder)
+
+
+def rubberband(**options: float) -> Change:
+    def change(waveform: np.ndarray, folder: Path) -> Path:
+        source, target = encoded(".wav")(waveform, folder), folder / "changed.wav"
+        words = [f"--{name}={value}" for name, value in options.items()]
+        subprocess.run(
+            ["rubberband", "-q", "-3", *words, source, target], check=True, capture_output=True
+        )
+        return target
+
+    return change
+
+
+def narrow(waveform: np.ndarray) -> np.ndarray:
+    return soxr.resample(soxr.resample(waveform, RATE_HZ, 22050), 22050, RATE_HZ)
+
+
+CHANGES: dict[str, Change] = {
+    "MP3, 60 kbit/s, mono": encoded(".mp3", bitrate_mode="CONSTANT", compression_level=0.9),
+    "Ogg Vorbis, lowest quality": encoded(".ogg", compression_level=1.0),
+    "22.05 kHz": changed(narrow),
+    "10 dB softer": changed(lambda x: 0.316 * x),
+    "first 3 s cut off": changed(lambda x: x[3 * RATE_HZ :]),
+    "played 1 % faster": changed(lambda x: soxr.resample(x, 1.01 * RATE_HZ, RATE_HZ)),
+    "played 4 % faster": changed(lambda x: soxr.resample(x, 1.04 * RATE_HZ, RATE_HZ)),
+    "stretched by 1.05": rubberband(tempo=1.05),
+    "stretched by 1.15": rubberband(tempo=1.15),
+    "shifted by +1": rubberband(pitch=1),
+    "shifted by -2": rubberband(pitch=-2),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--n", type=int, default=60, help="tracks that are copied")
+    parser.add_argument("--model", default=bundles.DEFAULT_MODEL)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "emb.npz"
+        folders = [str(folder) for folder in arguments.folders]
+        embed(Request(folders, str(out), model=arguments.model))
+        library = open_library(out)
+        x = library.vectors["invariant"]
+        space = library.subspaces["invariant"]
+        sources = {source.path: source.file for source in find(folders)}
+        chosen = np.linspace(0, len(library) - 1, min(arguments.n, len(library))).round()
+        listener = Listener(library.meta, model=arguments.model)
+
+        other = 1 - x @ x.T
+        pairs = other[np.triu_indices(len(x), 1)]
+        header = "".join(f" {t:g} |" for t in THRESHOLDS)
+        print(f"{len(library)} tracks, {len(chosen)} of them copied; share within a threshold\n")
+        print(f"| copy | median | 90 % | {header}\n|---|---|---|{'---|' * len(THRESHOLDS)}")
+        for name, change in CHANGES.items():
+            distances = []
+            for row in chosen.astype(int).tolist():
+                waveform = load(sources[library.paths[row]], RATE_HZ)
+                vector = listener.vectors(change(waveform, Path(scratch)))["invariant"]
+                distances.append(float(1 - space.ready(vector) @ x[row]))
+            d = np.array(distances)
+            shares = "".join(f" {np.mean(d <= t):.2f} |" for t in THRESHOLDS)
+            print(
+                f"| {name} | {np.median(d):.4f} | {np.percentile(d, 90):.4f} |{shares}", flush=True
+            )
+        shares = "".join(f" {np.mean(pairs <= t):.1e} |" for t in THRESHOLDS)
+        print(
+            f"| different tracks | {np.median(pairs):.4f} | (nearest {pairs.min():.4f}) |{shares}"
+        )
+        near = np.argsort(pairs)[:10]
+        i, j = (index[near] for index in np.triu_indices(len(x), 1))
+        print("\nnearest of different tracks:")
+        for a, b in zip(i.tolist(), j.tolist(), strict=True):
+            print(f"  {other[a, b]:.4f}  {library.paths[a]}  {library.paths[b]}")
+
+
+if __name__ == "__main__":
+    main()

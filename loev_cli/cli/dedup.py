@@ -1,0 +1,117 @@
+"""``loev dedup``: tracks that are the same recording, or nearly."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loev_cli.cli import _options as options
+from loev_cli.cli import _playlist as lists
+from loev_cli.cli._console import log_to_stderr, on_terminal, plural, say
+
+
+def dedup(
+    context: typer.Context,
+    emb: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EMB",
+            help="A file of 'loev embed', or a folder of 'loev index'.",
+            show_default=False,
+        ),
+    ],
+    threshold: Annotated[
+        float,
+        typer.Option(
+            help="Cosine distance up to which two tracks are the same; see docs/search.md.",
+            metavar="D",
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = 0.05,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="The subspace that is compared.",
+            metavar="SUBSPACE",
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = "invariant",
+    where: options.Where = None,
+    list_format: Annotated[
+        lists.GroupFormat | None,
+        typer.Option(
+            "--format",
+            help="Default: what --out is called after, or a table.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write there instead of to stdout.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Group tracks that are the same recording: copies, re-encodings, other speeds and keys.
+
+    Example: loev dedup emb.npz
+    """
+    from loev_cli.search import open_library
+    from loev_cli.search.duplicates import find_duplicates
+
+    if debug:
+        log_to_stderr()
+    options.refuse_repeats(context)
+    lists.check_out(out)
+    library = open_library(emb)
+    with _progress(quiet=quiet) as on_rows:
+        members = find_duplicates(library, by=by, threshold=threshold, where=where, on_rows=on_rows)
+    records: list[dict[str, Any]] = [
+        {
+            "group": member.group,
+            "path": member.path,
+            "duration_s": round(member.duration_s, 3),
+            **member.distances,
+        }
+        for member in members
+    ]
+    chosen = lists.format_of(list_format, out)
+    if chosen == lists.GroupFormat.JSONL:
+        text = lists.as_jsonl(records)
+    elif chosen == lists.GroupFormat.CSV:
+        text = lists.as_csv(records, ["group", "path", "duration_s", *library.subspaces])
+    else:
+        text = lists.as_table(records)
+    lists.write(text, out)
+    if not quiet:
+        n_groups = members[-1].group if members else 0
+        target = f" -> {out}" if out is not None else ""
+        say(
+            f"{plural(n_groups, 'group')} of {plural(len(members), 'track')} within {threshold:g} "
+            f"by {by}, of {plural(len(library), 'track')}{target}"
+        )
+
+
+@contextlib.contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    if quiet or not on_terminal():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task("comparing", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

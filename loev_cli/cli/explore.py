@@ -1,0 +1,118 @@
+"""``loev explore``: a local page to look at a library, listen to it and search in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loev_cli.cli import _options as options
+from loev_cli.cli._console import log_to_stderr, on_terminal, plural, say, show
+from loev_cli.errors import UsageError, needs_extra
+
+if TYPE_CHECKING:
+    from loev_cli.search.explore import AudioFiles
+
+_SERVING = "Serving"
+
+
+def explore(
+    context: typer.Context,
+    emb: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EMB",
+            help="A file of 'loev embed', or a folder of 'loev index'.",
+            show_default=False,
+        ),
+    ],
+    audio: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that the tracks' paths are relative to, to listen to them; nothing "
+            "outside it is served. Default: EMB's folder or the current one, whichever has more "
+            "of the tracks.",
+            metavar="FOLDER",
+            show_default=False,
+            rich_help_panel=_SERVING,
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on. Beyond this machine the page needs the token in the "
+            "address that is printed.",
+            metavar="ADDRESS",
+            rich_help_panel=_SERVING,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="0 is any free one.",
+            metavar="P",
+            rich_help_panel=_SERVING,
+        ),
+    ] = 8765,
+    no_browser: Annotated[
+        bool,
+        typer.Option(
+            "--no-browser",
+            help="Only print the address; else it is opened, on a terminal with a display.",
+            rich_help_panel=_SERVING,
+        ),
+    ] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Look at a library as a map, listen to it, and search it by subspace, in the browser.
+
+    Example: loev explore emb.npz --audio ~/Music
+    """
+    with needs_extra("loev explore", "explore"):
+        import loev_cli.search.explore as page
+        from loev_cli.search.explore.files import guess_root
+    from loev_cli.search.library import open_library
+
+    if debug:
+        log_to_stderr()
+    options.refuse_repeats(context)
+    if audio is not None and not audio.is_dir():
+        raise UsageError(f"--audio {audio}: no such folder")
+    library = open_library(emb)
+    files = page.AudioFiles(audio or guess_root(emb, library.paths), library.paths)
+    with page.listen(host, port) as listener:
+        token = None if page.is_loopback(listener) else page.new_token()
+        app = page.make_app(library, files, page.Access(token, host))
+        address = page.address(listener, host, token)
+        if not quiet:
+            _tell(len(library), emb, files)
+        show(address)
+        sys.stdout.flush()
+        if not no_browser and on_terminal() and _has_display():
+            import webbrowser
+
+            webbrowser.open(address)
+        page.serve(app, listener)
+
+
+def _tell(n_tracks: int, emb: Path, files: AudioFiles) -> None:
+    found, looked_for = files.n_found()
+    say(f"{plural(n_tracks, 'track')} of {emb}, audio in {files.root}; Ctrl-C ends")
+    if found < looked_for:
+        sample = f"of {looked_for} tracks looked for" if looked_for < n_tracks else f"of {n_tracks}"
+        say(
+            f"note: {looked_for - found} {sample} have no file there and cannot be played "
+            "(--audio FOLDER says where they lie)"
+        )
+
+
+def _has_display() -> bool:
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

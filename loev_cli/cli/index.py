@@ -1,0 +1,66 @@
+"""``loev index``: a database of a library, for searches among very many tracks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loev_cli.cli import _options as options
+from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.errors import needs_extra
+
+
+def index(
+    context: typer.Context,
+    emb: Annotated[
+        Path,
+        typer.Argument(metavar="EMB", help="A file of 'loev embed'.", show_default=False),
+    ],
+    db: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the database. One that is there is brought up to date: rows that are "
+            "new or changed are written, those that are gone dropped.",
+            metavar="DIR",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Make the database anew, whatever it holds.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make a LanceDB database of an embedding file, with an index for every subspace.
+
+    Example: loev index emb.parquet --db library
+    """
+    with needs_extra("loev index", "db"):
+        from loev_cli.search import indexing
+
+    if debug:
+        log_to_stderr()
+    options.refuse_repeats(context)
+    try:
+        done = indexing.index(
+            emb,
+            db,
+            overwrite=overwrite,
+            on_step=lambda step: None if quiet else say(f"{step} ..."),
+        )
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note("the same command goes on")
+        raise
+    if quiet:
+        return
+    changes = f"{done.n_added} new, {done.n_changed} changed, {done.n_dropped} dropped"
+    how = f"indexed: {', '.join(done.indexed)}" if done.indexed else "few enough to compare all"
+    say(f"{plural(done.n_rows, 'track')} ({changes}; {how}) -> {db}")

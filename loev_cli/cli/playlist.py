@@ -1,0 +1,130 @@
+"""``loev playlist``: a way through a library that keeps one attribute and lets another move."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loev_cli.cli import _options as options
+from loev_cli.cli import _playlist as lists
+from loev_cli.cli._console import clock, log_to_stderr, plural, say
+from loev_cli.errors import UsageError
+
+
+def playlist(
+    context: typer.Context,
+    emb: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EMB",
+            help="A file of 'loev embed', or a folder of 'loev index'.",
+            show_default=False,
+        ),
+    ],
+    seed: Annotated[
+        str,
+        typer.Option(
+            help="The first track: its path in EMB, or the end of it.",
+            metavar="TRACK",
+            show_default=False,
+            rich_help_panel=options.SEARCHING,
+        ),
+    ],
+    minutes: Annotated[
+        float,
+        typer.Option(
+            help="How long the list should last.",
+            metavar="M",
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = 60.0,
+    keep: Annotated[
+        str,
+        typer.Option(
+            help="Subspaces that stay as the seed's.",
+            metavar="A,B",
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = "tempo",
+    drift: Annotated[
+        str,
+        typer.Option(
+            help="The subspace that moves away from the seed, step by step.",
+            metavar="SUBSPACE",
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = "invariant",
+    where: options.Where = None,
+    list_format: Annotated[
+        lists.ListFormat | None,
+        typer.Option(
+            "--format",
+            help="Default: what --out is called after, or a table.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write there instead of to stdout.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    root: options.Root = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make a playlist that keeps one attribute steady and lets another move.
+
+    Example: loev playlist emb.npz --seed song.mp3 --minutes 60 --keep tempo --out set.m3u
+    """
+    from loev_cli.search import open_library
+    from loev_cli.search.find import RowQuery, find_query
+    from loev_cli.search.playlist import build_playlist
+
+    if debug:
+        log_to_stderr()
+    options.refuse_repeats(context)
+    chosen = lists.format_of(list_format, out)
+    lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
+    lists.check_out(out)
+    library = open_library(emb)
+    found = find_query(seed, library.paths, emb)
+    if not isinstance(found, RowQuery):
+        raise UsageError(f"--seed {seed} is not among the tracks of {emb}", hint="embed it first")
+    kept = [name.strip() for name in keep.split(",")]
+    steps = build_playlist(library, found.row, minutes=minutes, keep=kept, drift=drift, where=where)
+    records: list[dict[str, Any]] = [
+        {
+            "position": step.position,
+            "path": step.path,
+            "start": clock(step.start_s),
+            "duration_s": round(step.duration_s, 3),
+            **step.kept,
+            drift: step.drifted,
+            "step": step.moved,
+        }
+        for step in steps
+    ]
+    if chosen == lists.ListFormat.M3U:
+        text = lists.as_m3u(records, [step.duration_s for step in steps], root)
+    elif chosen == lists.ListFormat.JSONL:
+        text = lists.as_jsonl(records)
+    elif chosen == lists.ListFormat.CSV:
+        text = lists.as_csv(records, list(records[0]))
+    else:
+        text = lists.as_table(records)
+    lists.write(text, out)
+    if not quiet:
+        total_s = steps[-1].start_s + steps[-1].duration_s
+        short = total_s < 60 * minutes - max(step.duration_s for step in steps)
+        target = f" -> {out}" if out is not None else ""
+        say(
+            f"{plural(len(steps), 'track')}, {clock(total_s)}"
+            f"{', all that could be had' if short else ''}{target}"
+        )

@@ -1,0 +1,235 @@
+"""``loev search``: what lies nearest, in the subspaces that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loev_cli.cli import _options as options
+from loev_cli.cli import _playlist as lists
+from loev_cli.cli._console import log_to_stderr, plural, say, stdin_bytes
+from loev_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, LoevError, UsageError
+
+if TYPE_CHECKING:
+    from loev_cli.search.ask import Answer, Asker
+
+_STDIN = "-"
+
+
+def search(
+    context: typer.Context,
+    emb: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EMB",
+            help="A file of 'loev embed', or a folder of 'loev index'.",
+            show_default=False,
+        ),
+    ],
+    queries: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="QUERY...",
+            help="A track of EMB by its path or the end of it, or an audio file; - reads them "
+            "from stdin, one a line.",
+            show_default=False,
+        ),
+    ],
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Alike in this subspace; default invariant.",
+            metavar="SUBSPACE",
+            show_default=False,
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Alike in several subspaces, as invariant=1,tempo=0.5,pitch=-0.3; below 0: "
+            "unlike in that.",
+            metavar="A=W,B=W",
+            show_default=False,
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = None,
+    k: Annotated[
+        int,
+        typer.Option(
+            "-k",
+            min=1,
+            help="How many answers to a query.",
+            metavar="K",
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = 10,
+    where: options.Where = None,
+    like_but: Annotated[
+        str | None,
+        typer.Option(
+            help="The same but moved in one attribute: tempo=+10%, tempo=-5%, pitch=+2 "
+            "(semitones). Alike in all subspaces unless --by or --weights says otherwise.",
+            metavar="ATTRIBUTE=CHANGE",
+            show_default=False,
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = None,
+    exclude_same_file: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-same-file",
+            help="The query's own row is no answer.",
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = False,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null",
+            help="Queries on stdin end in NUL instead of a newline.",
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Compare with every row of a database, whatever its size.",
+            rich_help_panel=options.SEARCHING,
+        ),
+    ] = False,
+    list_format: Annotated[
+        lists.ListFormat | None,
+        typer.Option(
+            "--format",
+            help="Default: what --out is called after, or a table.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write there instead of to stdout.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    root: options.Root = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the model that made EMB lies, to listen to audio files with; default "
+            "the shipped one of that name.",
+            metavar="NAME|FOLDER",
+            show_default=False,
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Find the tracks nearest to one in a subspace: same tempo, same key, sounds like this.
+
+    Example: loev search emb.npz song.mp3 --by tempo
+    """
+    from loev_cli.search.ask import open_asker
+    from loev_cli.search.query import parse_weights
+
+    if debug:
+        log_to_stderr()
+    options.refuse_repeats(context)
+    if by is not None and weights is not None:
+        raise UsageError("--by and --weights exclude each other", hint="--by x is --weights x=1")
+    chosen = lists.format_of(list_format, out)
+    lists.check_root(root, unused=chosen != lists.ListFormat.M3U and like_but is None)
+    lists.check_out(out)
+    parsed = None if weights is None else parse_weights(weights)
+    asker = open_asker(
+        emb,
+        weights={by: 1.0} if by is not None else parsed,
+        k=k,
+        where=where,
+        like_but=like_but,
+        exclude_same_file=exclude_same_file,
+        exact=exact,
+        root=root,
+        model=model,
+        device=device,
+    )
+    asked = list(_queries(queries, null=null))
+    if not asked:
+        raise UsageError("no query", hint="stdin was empty")
+    answers, n_failed = _ask(asker, asked)
+    if not answers:
+        raise typer.Exit(EXIT_FAILED)
+    text = _written(answers, chosen, asker.subspaces, several=len(asked) > 1, root=root)
+    lists.write(text, out)
+    if not quiet:
+        for note in asker.notes:
+            say(note)
+        if out is not None:
+            n_hits = sum(len(answer.hits) for answer in answers)
+            say(f"{plural(n_hits, 'track')} -> {out}")
+    if n_failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _queries(words: list[str], *, null: bool) -> Iterator[str]:
+    for word in words:
+        if word != _STDIN:
+            yield word
+            continue
+        stdin = stdin_bytes()
+        content = b"" if stdin is None else stdin.read()
+        for line in content.split(b"\0" if null else b"\n"):
+            text = line if null else line.removesuffix(b"\r")
+            if text:
+                yield text.decode("utf-8", "surrogateescape")
+
+
+def _ask(asker: Asker, asked: list[str]) -> tuple[list[Answer], int]:
+    """The answers, and how many queries could not be answered; of several one may fail alone."""
+    if len(asked) == 1:
+        return [asker.ask(asked[0])], 0
+    answers, n_failed = [], 0
+    for text in asked:
+        try:
+            answers.append(asker.ask(text))
+        except LoevError as error:
+            if not asker.can_go_on(error):
+                raise
+            n_failed += 1
+            say(f"loev: error: {error}")
+    return answers, n_failed
+
+
+def _written(
+    answers: list[Answer], chosen: str, subspaces: list[str], *, several: bool, root: Path | None
+) -> str:
+    records: list[dict[str, Any]] = [
+        {
+            **({"query": answer.query} if several else {}),
+            "rank": hit.rank,
+            "path": hit.path,
+            "score": hit.score,
+            **hit.distances,
+        }
+        for answer in answers
+        for hit in answer.hits
+    ]
+    if chosen == lists.ListFormat.JSONL:
+        return lists.as_jsonl(records)
+    if chosen == lists.ListFormat.CSV:
+        header = [*(["query"] if several else []), "rank", "path", "score", *subspaces]
+        return lists.as_csv(records, header)
+    if chosen == lists.ListFormat.M3U:
+        durations_s = [s for answer in answers for s in answer.durations_s]
+        return lists.as_m3u(records, durations_s, root)
+    return lists.as_table(records)

@@ -1,0 +1,325 @@
+"""From a question as it is typed to its answer, over a file in memory or a database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.search.find import FileQuery, RowQuery, find_query
+from loev_cli.search.library import Library, Vectors, check_subspace, open_library
+from loev_cli.search.like_but import Change, move, parse_change
+from loev_cli.search.query import Hit, Query, default_weights, search
+from loev_cli.search.where import parse_where
+from loev_cli.writers import FOLDERS, Meta
+
+if TYPE_CHECKING:
+    from loev_cli.search.database import Database
+    from loev_cli.search.listen import Listener
+
+_HINT_FROM_N_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found.
+
+    Attributes:
+        query: as it was asked.
+        hits: best first.
+        durations_s: of each hit's track.
+    """
+
+    query: str
+    hits: list[Hit]
+    durations_s: list[float]
+
+
+class Gallery(Protocol):
+    """What is searched in.
+
+    Attributes:
+        source: the embedding file or database.
+        meta: how its rows were made.
+        note: how it is searched, for people.
+    """
+
+    source: Path
+    meta: Meta
+    note: str
+
+    def check_where(self, where: str) -> None:
+        """Raises UsageError for a filter that does not parse."""
+        ...
+
+    def find(self, text: str) -> RowQuery | FileQuery: ...
+
+    def of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        """Subspace -> (D,), a query."""
+        ...
+
+    def ready(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
+        """What a model gave -> a query."""
+        ...
+
+    def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        """Subspace -> (D,), as the model gave it."""
+        ...
+
+    def value(self, found: RowQuery, column: str) -> Any:
+        """What the library says of a row; None if it has no such column."""
+        ...
+
+    def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
+        """The hits, and their tracks' durations."""
+        ...
+
+
+class Asker:
+    """Answers queries about one library.
+
+    Args:
+        gallery: the library.
+        query: what is asked of every query; its ``exclude`` is added to.
+        change: how every query is moved before.
+        exclude_same_file: a query's own row is no answer.
+        root: folder that rows' paths are relative to, where their audio may lie.
+        model: where the library's model lies, to listen to files; default: by its name.
+        device: that listens.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        query: Query,
+        *,
+        change: Change | None = None,
+        exclude_same_file: bool = False,
+        root: Path | None = None,
+        model: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.gallery = gallery
+        self._query = query
+        self._change = change
+        self._exclude_same_file = exclude_same_file
+        self._root = root
+        self._model = model
+        self._device = device
+        self._ways: list[str] = []
+        self._can_listen = True
+
+    @property
+    def subspaces(self) -> list[str]:
+        return list(self.gallery.meta["subspaces"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth telling about how the answers came about."""
+        by = ", ".join(
+            name if len(self._query.weights) == 1 and weight > 0 else f"{name}={weight:g}"
+            for name, weight in self._query.weights.items()
+        )
+        return [*self._ways, f"by {by}; {self.gallery.note}"]
+
+    @cached_property
+    def _listener(self) -> Listener:
+        from loev_cli.search.listen import Listener  # and with it soundfile and onnxruntime
+
+        self._can_listen = False  # until it does
+        listener = Listener(self.gallery.meta, model=self._model, device=self._device)
+        self._can_listen = True
+        return listener
+
+    def ask(self, text: str) -> Answer:
+        """Answer one query.
+
+        Raises:
+            UsageError: it is neither a row nor a file, the library's model is not here, or it
+                cannot be moved.
+            InputError: the file is not audio.
+        """
+        found = self.gallery.find(text)
+        if isinstance(found, FileQuery):
+            same = found.rows
+            vectors = dict(self.gallery.ready(self._listener.vectors(found.file)))
+        else:
+            same = frozenset({found.path})
+            vectors = dict(self.gallery.of_row(found))
+        asked = self._query
+        if self._exclude_same_file:
+            asked = replace(asked, exclude=asked.exclude | same)
+        if self._change is not None:
+            asked = self._moved(found, vectors, asked, self._change)
+        return Answer(text, *self.gallery.search(vectors, asked))
+
+    def _moved(
+        self, found: RowQuery | FileQuery, vectors: dict[str, Vectors], asked: Query, change: Change
+    ) -> Query:
+        """Move the vectors, in place; the query that is then to be asked."""
+        moved = move(
+            change, _Asked(self.gallery, found), self._audio_of(found), self._listener_vectors
+        )
+        if moved.how not in self._ways:
+            self._ways.append(moved.how)
+        vectors |= self.gallery.ready(moved.vectors)
+        if moved.where is None:
+            return asked
+        where = moved.where if asked.where is None else f"({asked.where}) and ({moved.where})"
+        rest = {name: w for name, w in asked.weights.items() if name != change.attribute}
+        return replace(asked, where=where, weights=rest or default_weights(self.subspaces))
+
+    def _listener_vectors(self, file: Path, speed: float) -> Mapping[str, Vectors]:
+        return self._listener.vectors(file, speed)
+
+    def _audio_of(self, found: RowQuery | FileQuery) -> Path | None:
+        if isinstance(found, FileQuery):
+            return found.file
+        file = None if self._root is None else self._root / found.path
+        return file if file is not None and file.is_file() else None
+
+    def can_go_on(self, error: LoevError) -> bool:
+        """Whether the next query may do better than this one did."""
+        return self._can_listen and isinstance(error, InputError | UsageError)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A query as :mod:`loev_cli.search.like_but` looks at it."""
+
+    gallery: Gallery
+    found: RowQuery | FileQuery
+
+    @property
+    def meta(self) -> Meta:
+        return self.gallery.meta
+
+    def raw(self) -> Mapping[str, Vectors]:
+        assert isinstance(self.found, RowQuery)  # a file is listened to
+        return self.gallery.raw_of_row(self.found)
+
+    def value(self, column: str) -> Any:
+        return self.gallery.value(self.found, column) if isinstance(self.found, RowQuery) else None
+
+
+class _InMemory:
+    """A library of which every row is looked at."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.source, self.meta = library.source, library.meta
+        n = len(library)
+        self.note = f"exact, all {n} tracks compared" + (
+            "; 'loev index' makes this quicker" if n >= _HINT_FROM_N_ROWS else ""
+        )
+
+    def check_where(self, where: str) -> None:
+        parse_where(where, self.library.columns)
+
+    def find(self, text: str) -> RowQuery | FileQuery:
+        return find_query(text, self.library.paths, self.source)
+
+    def of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        return self.library.of_row(found.row)
+
+    def ready(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
+        return self.library.ready(vectors)
+
+    def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        return {name: space.raw(found.row) for name, space in self.library.subspaces.items()}
+
+    def value(self, found: RowQuery, column: str) -> Any:
+        columns = self.library.columns
+        return columns[column].tolist()[found.row] if column in columns else None
+
+    def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
+        hits = search(self.library, vectors, query)
+        seconds = self.library.columns["duration_s"]
+        return hits, [float(seconds[hit.row]) for hit in hits]
+
+
+class _Indexed:
+    """A database that is asked by its indexes."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.source, self.meta = database.source, database.meta
+        self.note = f"by the index of {database.n_rows} tracks; --exact compares all"
+
+    def check_where(self, where: str) -> None:
+        parse_where(where, self.database.columns)
+
+    def find(self, text: str) -> RowQuery | FileQuery:
+        return self.database.find(text)
+
+    def of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        return self.database.of_path(found.path)
+
+    def ready(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
+        return self.database.ready(vectors)
+
+    def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
+        centres = self.database.centres
+        return {name: x + centres[name] for name, x in self.of_row(found).items()}
+
+    def value(self, found: RowQuery, column: str) -> Any:
+        return self.database.value(found.path, column)
+
+    def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
+        return self.database.search(vectors, query)
+
+
+def open_gallery(source: Path, *, exact: bool = False) -> Gallery:
+    """A database with indexes is searched by them, everything else exactly.
+
+    Raises:
+        UsageError: no such library, or a damaged one.
+    """
+    if not exact and source.is_dir() and source.suffix.lower() not in FOLDERS:
+        from loev_cli.search.database import Database
+
+        database = Database(source)
+        if database.is_indexed:
+            return _Indexed(database)
+    return _InMemory(open_library(source))
+
+
+def open_asker(
+    source: Path,
+    *,
+    weights: Mapping[str, float] | None = None,
+    k: int,
+    where: str | None = None,
+    like_but: str | None = None,
+    exclude_same_file: bool = False,
+    exact: bool = False,
+    root: Path | None = None,
+    model: str | None = None,
+    device: str = "auto",
+) -> Asker:
+    """Open a library and check the question.
+
+    Raises:
+        UsageError: no such library, or a part of the question that does not fit it.
+    """
+    change = None if like_but is None else parse_change(like_but)
+    gallery = open_gallery(source, exact=exact)
+    subspaces = gallery.meta["subspaces"]
+    if weights is None:  # the same in everything else
+        weights = dict.fromkeys(subspaces, 1.0) if change else default_weights(subspaces)
+    for name in weights:
+        check_subspace(name, subspaces, source)
+    if where is not None:
+        gallery.check_where(where)
+    return Asker(
+        gallery,
+        Query(weights, k, where),
+        change=change,
+        exclude_same_file=exclude_same_file,
+        root=root,
+        model=model,
+        device=device,
+    )

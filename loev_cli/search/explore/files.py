@@ -1,0 +1,111 @@
+"""Which file a row names, and whether it may be served.
+
+A row is a path relative to the audio folder, as ``loev embed FOLDER`` named it, or the absolute
+path of a file. Whatever it says, a file is served only if it is a regular file whose real path,
+with every symbolic link followed, lies in the real audio folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from loev_cli.audio import AUDIO_EXTENSIONS
+
+# What today's browsers play, and the type to call it by. Everything else is decoded for them.
+TYPES = {
+    ".mp3": "audio/mpeg",
+    ".wav": "audio/wav",
+    ".wave": "audio/wav",
+    ".flac": "audio/flac",
+    ".ogg": "audio/ogg",
+    ".oga": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".m4a": "audio/mp4",
+    ".aac": "audio/aac",
+    ".weba": "audio/webm",
+}
+_SPELLED_BYTE = re.compile(r"\\x([0-9a-f]{2})")
+_N_SAMPLED = 100
+
+
+class NotServedError(Exception):
+    """A row's file is not there, or may not be served; says which, for people."""
+
+
+@dataclass(frozen=True)
+class AudioFiles:
+    """The files of a library's rows.
+
+    Attributes:
+        root: the audio folder.
+        paths: N row names.
+    """
+
+    root: Path
+    paths: Sequence[str]
+
+    def find(self, row: int) -> Path:
+        """The real path of the file that a row names.
+
+        Raises:
+            NotServedError: there is none, or none that may be served.
+        """
+        path = self.paths[row]
+        if "://" in path:
+            raise NotServedError("is at a URL, and only files on this machine are played")
+        if PurePosixPath(path).suffix.lower() not in AUDIO_EXTENSIONS:
+            raise NotServedError("has no name of an audio file")
+        try:
+            root = self.root.resolve(strict=True)
+            file = self._existing(path)
+        except (OSError, ValueError, RuntimeError) as error:  # a NUL, a loop of links, no such file
+            raise NotServedError(f"is not in {self.root}") from error
+        if not file.is_relative_to(root):
+            raise NotServedError(f"lies outside {self.root}")
+        if not file.is_file():
+            raise NotServedError("is no regular file")
+        return file
+
+    def n_found(self) -> tuple[int, int]:
+        """(found, looked for) of a sample of rows, evenly spread."""
+        step = max(1, len(self.paths) // _N_SAMPLED)
+        rows = range(0, len(self.paths), step)
+        found = 0
+        for row in rows:
+            try:
+                self.find(row)
+            except NotServedError:
+                continue
+            found += 1
+        return found, len(rows)
+
+    def _existing(self, path: str) -> Path:
+        try:
+            return (self.root / path).resolve(strict=True)
+        except FileNotFoundError:
+            as_bytes = _unspelled(path)
+            if as_bytes == path:
+                raise
+            return (self.root / as_bytes).resolve(strict=True)
+
+
+def is_playable(file: Path) -> bool:
+    """Whether browsers play the file as it is."""
+    return file.suffix.lower() in TYPES
+
+
+def guess_root(source: Path, paths: Sequence[str]) -> Path:
+    """The audio folder if nobody says: the embedding file's folder or the current one, whichever
+    has more of the rows; of equals the first."""
+    candidates = [source.absolute().parent, Path.cwd()]
+    return max(candidates, key=lambda root: AudioFiles(root, paths).n_found()[0])
+
+
+def _unspelled(path: str) -> str:
+    r"""A name as the system has it: bytes that ``loev embed`` spelled ``\xNN`` are bytes again."""
+    raw = _SPELLED_BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), path)
+    return path if os.name == "nt" else raw

@@ -1,0 +1,157 @@
+"""Who may ask for what, and the headers of every answer.
+
+Anything a browser on this machine opens can send requests to 127.0.0.1, so a page of another site
+could try to read a library. Each of these alone stops it:
+
+- the ``Host`` must be this machine's loopback name, which rebound DNS names are not;
+- an ``Origin`` must be our own, and what the browser calls cross-site is refused;
+- no answer carries CORS headers, and all carry ``Cross-Origin-Resource-Policy: same-origin``.
+
+Bound to an address that others reach, every request needs the token as well: once as
+``/?token=...``, from then on as a cookie that only our own pages send; or as a bearer token.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_METHODS = frozenset({"GET", "HEAD"})
+
+_HEADERS = {
+    # Scripts, styles and sound from here only; no frames, forms or plug-ins at all.
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+def new_token() -> str:
+    """One that nobody guesses."""
+    return secrets.token_urlsafe(32)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who is let in.
+
+    Attributes:
+        token: what every request must know; None: whoever is on this machine.
+        host: the name or address that was asked for, which a ``Host`` may be too.
+    """
+
+    token: str | None = None
+    host: str = "127.0.0.1"
+
+    def allows_host(self, value: str | None) -> bool:
+        """Whether a ``Host`` header may be answered."""
+        name = _name_of(value or "")
+        if not name:
+            return False
+        return self.token is not None or name in _LOOPBACK_NAMES | {self.host.lower()}
+
+    def knows_token(self, given: str | None) -> bool:
+        """Whether the token is right, in a time that says nothing about it."""
+        if self.token is None:
+            return True
+        return hmac.compare_digest((given or "").encode(), self.token.encode())
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # no websockets here
+            return
+
+        headers = Headers(scope=scope)
+        cookie_name = f"loev_token_{scope['server'][1]}"  # cookies do not tell ports apart
+        token, in_url = _token_of(scope, headers, cookie_name)
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                ours = MutableHeaders(raw=message["headers"])
+                for name, value in _HEADERS.items():
+                    ours[name] = value
+                ours.setdefault("cache-control", "no-store")
+                if in_url and self._access.token and message["status"] < 400:
+                    cookie = f"{cookie_name}={self._access.token}"
+                    ours.append("set-cookie", f"{cookie}; HttpOnly; SameSite=Strict; Path=/")
+                message["headers"] = ours.raw
+            await send(message)
+
+        refused = self._refusal(scope, headers, token)
+        app: Any = self._app if refused is None else refused
+        await app(scope, receive, send_guarded)
+
+    def _refusal(
+        self, scope: Scope, headers: Headers, token: str | None
+    ) -> PlainTextResponse | None:
+        if not self._access.allows_host(headers.get("host")):
+            return _refuse(403, "This address is not the page's own.")
+        if scope["method"] not in _METHODS:
+            return _refuse(405, "Only GET and HEAD.")
+        origin = headers.get("origin")
+        if origin is not None and not _is_same(origin, headers["host"], scope["scheme"]):
+            return _refuse(403, "Another site may not ask.")
+        # A link on another site may lead to the page; nothing of it may be a part of that site.
+        from_elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+        opens_page = scope["path"] == "/" and headers.get("sec-fetch-dest") == "document"
+        if from_elsewhere and not opens_page:
+            return _refuse(403, "Another site may not ask.")
+        if not self._access.knows_token(token):
+            return _refuse(401, "This needs the whole address that loev explore printed.")
+        return None
+
+
+def _refuse(status: int, text: str) -> PlainTextResponse:
+    return PlainTextResponse(f"{text}\n", status)
+
+
+def _token_of(scope: Scope, headers: Headers, cookie_name: str) -> tuple[str | None, bool]:
+    """The token that a request gives, and whether it stands in its URL."""
+    if scope["path"] == "/":
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token")
+        if given:
+            return given[0], True
+    kind, _, bearer = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return bearer.strip(), False
+    try:
+        cookie = SimpleCookie(headers.get("cookie", "")).get(cookie_name)
+    except CookieError:
+        cookie = None
+    return (cookie.value if cookie else None), False
+
+
+def _name_of(host: str) -> str:
+    """``[::1]:80`` -> ``::1``; empty if it is no host."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _is_same(origin: str, host: str, scheme: str) -> bool:
+    return origin.lower() == f"{scheme}://{host}".lower()

@@ -1,0 +1,151 @@
+"""A file that browsers cannot play as a WAV they can: decoded while it is played.
+
+WAV is a short header and then two bytes a sample, so a range of bytes is a stretch of time, and
+seeking works although nothing is kept: a range in the middle is decoded from the beginning, and
+what comes before it thrown away (a minute of audio in about 0.1 s). Mono; the decoder is a process
+of its own, which the end of the request ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import struct
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from loev_cli.audio import DecoderProcess
+
+RATE_HZ = 44_100
+HEADER_N_BYTES = 44
+_LONGEST_N_SAMPLES = (2**32 - 1 - HEADER_N_BYTES) // 2
+_TIMEOUT_S = 30.0
+_N_AT_ONCE = 6
+_PATIENCE_S = 5.0
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+class Previews:
+    """Previews, so many at once at most."""
+
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(_N_AT_ONCE)
+
+    async def respond(self, request: Request, file: Path, duration_s: float) -> Response:
+        """The file as WAV, or the range of it that is asked for.
+
+        Raises:
+            InputError: it cannot be decoded.
+        """
+        n_samples = min(max(1, round(duration_s * RATE_HZ)), _LONGEST_N_SAMPLES)
+        n_bytes = HEADER_N_BYTES + 2 * n_samples
+        span = _parse_range(request.headers.get("range"), n_bytes)
+        if span is None:
+            return Response(status_code=416, headers={"content-range": f"bytes */{n_bytes}"})
+        start, stop = span
+        headers = {"accept-ranges": "bytes", "content-length": str(stop - start)}
+        status = 200
+        if "range" in request.headers:
+            status = 206
+            headers["content-range"] = f"bytes {start}-{stop - 1}/{n_bytes}"
+        if request.method == "HEAD":
+            return Response(None, status, headers, media_type="audio/wav")
+        try:
+            await asyncio.wait_for(self._slots.acquire(), _PATIENCE_S)
+        except TimeoutError:
+            return Response(status_code=503, headers={"retry-after": "5"})
+        decoder = DecoderProcess(timeout_s=_TIMEOUT_S)
+        blocks = _wav(decoder, file, n_samples, start, stop)
+        try:
+            first = await to_thread.run_sync(next, blocks)
+        except BaseException:
+            self._end(decoder)
+            raise
+        return _Preview(self, decoder, _in_thread(first, blocks), status, headers)
+
+    def _end(self, decoder: DecoderProcess) -> None:
+        decoder.close()
+        self._slots.release()
+
+
+class _Preview(StreamingResponse):
+    """Ends its decoder, however it ends itself."""
+
+    def __init__(
+        self,
+        owner: Previews,
+        decoder: DecoderProcess,
+        blocks: AsyncIterator[bytes],
+        status: int,
+        headers: dict[str, str],
+    ) -> None:
+        super().__init__(blocks, status, headers, media_type="audio/wav")
+        self._owner = owner
+        self._decoder = decoder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._owner._end(self._decoder)
+
+
+async def _in_thread(first: bytes, blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    block: bytes | None = first
+    while block is not None:
+        yield block
+        block = await to_thread.run_sync(next, blocks, None)
+
+
+def _wav(
+    decoder: DecoderProcess, file: Path, n_samples: int, start: int, stop: int
+) -> Iterator[bytes]:
+    """Bytes ``start`` to ``stop`` of the WAV. What the file lacks of ``n_samples`` is silence."""
+    place = 0
+
+    def part(content: bytes) -> bytes:
+        nonlocal place
+        first, place = place, place + len(content)
+        return content[max(0, start - first) : max(0, stop - first)]
+
+    head = part(_header(n_samples))
+    for block in decoder.decode(file, RATE_HZ):
+        samples = np.clip(np.rint(block * 32767), -32768, 32767).astype("<i2")
+        if chunk := head + part(samples.tobytes()):
+            yield chunk
+            head = b""
+        if place >= stop:
+            return
+    while place < stop:
+        if chunk := head + part(bytes(min(1 << 16, stop - place))):
+            yield chunk
+            head = b""
+
+
+def _header(n_samples: int) -> bytes:
+    n_bytes = 2 * n_samples
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        *(b"RIFF", HEADER_N_BYTES - 8 + n_bytes, b"WAVE"),
+        *(b"fmt ", 16, 1, 1, RATE_HZ, 2 * RATE_HZ, 2, 16),
+        *(b"data", n_bytes),
+    )
+
+
+def _parse_range(header: str | None, n_bytes: int) -> tuple[int, int] | None:
+    """First byte and the one after the last; None if there is nothing there."""
+    found = _RANGE.fullmatch((header or "").strip())
+    if found is None or not (found[1] or found[2]):  # several ranges, or nonsense: all of it
+        return 0, n_bytes
+    if found[1]:
+        start, last = int(found[1]), int(found[2] or n_bytes - 1)
+    else:
+        start, last = max(0, n_bytes - int(found[2])), n_bytes - 1
+    stop = min(last + 1, n_bytes)
+    return (start, stop) if start < stop else None

@@ -1,0 +1,323 @@
+"""The routes of the page, and running them.
+
+    /                            the page, and beside it /app.js, /style.css, ...
+    /api/library                 what there is: subspaces, columns, where audio is looked for
+    /api/map/SUBSPACE/LAYOUT     (N, 2) float32: places
+    /api/column/NAME             how to read a column's values; .../values: (N,) float32
+    /api/where?where=EXPR        (N,) uint8: which rows pass a filter
+    /api/tracks?rows=1,2         rows as they are shown
+    /api/find?text=WORDS         rows whose path or tags hold these words
+    /api/search?row=R&weights=A=W,B=W&k=K&where=EXPR     what ``loev search`` says, and its words
+    /audio/ROW                   the file of a row, or what is decoded of it
+
+All of it is read-only, and a track is named by its row alone. Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import shlex
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.search.explore import maps
+from loev_cli.search.explore.files import TYPES, AudioFiles, NotServedError, is_playable
+from loev_cli.search.explore.guard import Access, Guard
+from loev_cli.search.explore.preview import Previews
+from loev_cli.search.explore.tracks import Tracks
+from loev_cli.search.library import Library
+from loev_cli.search.query import Query, default_weights, parse_weights, search
+from loev_cli.search.where import parse_where
+from loev_cli.writers import FOLDERS
+
+_PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+_MAX_K = 200
+_MAX_ROWS = 200
+_N_FOUND = 12
+_GRACE_S = 1
+
+
+class _NothingThereError(Exception):
+    """No such row, page or subspace."""
+
+
+class Explorer:
+    """Answers of the page's requests; safe to call from several threads.
+
+    Args:
+        files: where the library's audio lies.
+    """
+
+    def __init__(self, library: Library, files: AudioFiles) -> None:
+        self._library = library
+        self._files = files
+        self._tracks = Tracks(library, files)
+        self._maps: dict[tuple[str, str], bytes] = {}
+        self._loading = threading.Lock()
+        self._drawing = threading.Lock()
+
+    def about(self) -> dict[str, Any]:
+        """What there is."""
+        library, meta = self._library, self._library.meta
+        found, looked_for = self._files.n_found()
+        return {
+            "name": library.source.name,
+            "n_tracks": len(library),
+            "subspaces": list(library.subspaces),
+            "layouts": maps.layouts(len(library)),
+            "weights": default_weights(library.subspaces),
+            "columns": self._tracks.colour_names,
+            "model": str(meta["model"]),
+            "audio_folder": str(self._files.root),
+            "audio_found": found,
+            "audio_looked_for": looked_for,
+        }
+
+    def map(self, subspace: str, layout: str) -> bytes:
+        """(N, 2) places. A layout by neighbours may take a while; searches go on meanwhile."""
+        known = subspace in self._library.subspaces
+        if not known or layout not in maps.layouts(len(self._library)):
+            raise _NothingThereError
+        with self._loading:
+            vectors = self._library.vectors[subspace]
+        draw = maps.neighbours if layout == maps.NEIGHBOURS else maps.components
+        with self._drawing:
+            if (subspace, layout) not in self._maps:
+                self._maps[subspace, layout] = draw(vectors).astype("<f4").tobytes()
+            return self._maps[subspace, layout]
+
+    def column(self, name: str) -> dict[str, Any]:
+        return self._tracks.colouring(name).head
+
+    def column_values(self, name: str) -> bytes:
+        return self._tracks.colouring(name).values.astype("<f4").tobytes()
+
+    def where(self, text: str) -> bytes:
+        columns = self._library.columns
+        mask: NDArray[np.bool_] = parse_where(text, columns).mask(columns, len(self._library))
+        return mask.astype(np.uint8).tobytes()
+
+    def tracks(self, rows: list[int]) -> list[dict[str, Any]]:
+        return [self._tracks.describe(self._checked(row)) for row in rows]
+
+    def find(self, text: str) -> list[dict[str, Any]]:
+        return [self._tracks.describe(row) for row in self._tracks.find(text, _N_FOUND)]
+
+    def search(self, row: int, weights: str, k: int, where: str) -> dict[str, Any]:
+        """Hits near a row, the row itself left out, and the command that gives the same."""
+        path = self._library.paths[self._checked(row)]
+        # One more instead of leaving the row out: with every row in, no vectors are copied.
+        query = Query(parse_weights(weights), min(k, _MAX_K), where or None)
+        with self._loading:  # subspaces are read when they are first asked for
+            vectors = self._library.of_row(row)
+        found = search(self._library, vectors, replace(query, k=query.k + 1))
+        hits = [hit for hit in found if hit.row != row][: query.k]
+        return {
+            "query": self._tracks.describe(row),
+            "command": self._command(path, query),
+            "hits": [
+                self._tracks.describe(hit.row)
+                | {"rank": rank, "score": hit.score, "distances": hit.distances}
+                for rank, hit in enumerate(hits, start=1)
+            ],
+        }
+
+    def audio(self, row: int) -> tuple[Any, float]:
+        """The file of a row, and how long it plays."""
+        file = self._files.find(self._checked(row))
+        return file, float(self._library.columns["duration_s"][row])
+
+    def _checked(self, row: int) -> int:
+        if not 0 <= row < len(self._library):
+            raise _NothingThereError
+        return row
+
+    def _command(self, path: str, query: Query) -> str:
+        source = self._library.source
+        words = ["loev", "search", str(source)]
+        ((name, weight), *more) = query.weights.items()
+        if not more and weight > 0:
+            options = ["--by", name]
+        else:
+            options = ["--weights", ",".join(f"{n}={w:g}" for n, w in query.weights.items())]
+        options += ["-k", str(query.k)]
+        if query.where is not None:
+            options += ["--where", query.where]
+        options.append("--exclude-same-file")
+        if source.is_dir() and source.suffix.lower() not in FOLDERS:  # a database has an index
+            options.append("--exact")
+        # What begins with a dash would be taken for an option.
+        words += [*options, "--", path] if path.startswith("-") else [path, *options]
+        return shlex.join(words)
+
+
+def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
+    """The application, guarded."""
+    explorer = Explorer(library, files)
+    previews = Previews()
+
+    def answers(function: Callable[[Request], Any]) -> Callable[[Request], Any]:
+        """A route: JSON, or bytes as they are, from a thread."""
+
+        async def route(request: Request) -> Response:
+            content = await run_in_threadpool(function, request)
+            if isinstance(content, bytes):
+                return Response(content, media_type="application/octet-stream")
+            return JSONResponse(content)
+
+        return route
+
+    async def audio(request: Request) -> Response:
+        file, duration_s = await run_in_threadpool(explorer.audio, _row(request))
+        if is_playable(file) and "decoded" not in request.query_params:
+            return FileResponse(file, media_type=TYPES[file.suffix.lower()])
+        return await previews.respond(request, file, duration_s)
+
+    api = {
+        "/api/library": lambda r: explorer.about(),
+        "/api/map/{name}/{layout}": lambda r: explorer.map(
+            r.path_params["name"], r.path_params["layout"]
+        ),
+        "/api/column/{name}": lambda r: explorer.column(r.path_params["name"]),
+        "/api/column/{name}/values": lambda r: explorer.column_values(r.path_params["name"]),
+        "/api/where": lambda r: explorer.where(r.query_params.get("where", "")),
+        "/api/tracks": lambda r: explorer.tracks(_rows(r)),
+        "/api/find": lambda r: explorer.find(r.query_params.get("text", "")[:200]),
+        "/api/search": lambda r: explorer.search(
+            _number(r, "row"),
+            r.query_params.get("weights", ""),
+            _number(r, "k"),
+            r.query_params.get("where", ""),
+        ),
+    }
+    routes = [Route(path, _page_file(*page)) for path, page in _page().items()]
+    routes += [Route(path, answers(function)) for path, function in api.items()]
+    routes.append(Route("/audio/{row}", audio))
+    refusals: dict[Any, Any] = {
+        _NothingThereError: _says(404, lambda error: "nothing there"),
+        NotServedError: _says(404, lambda error: f"the file {error}"),
+        UsageError: _says(400, str),
+        InputError: _says(415, lambda error: "the file cannot be decoded"),
+    }
+    return Guard(Starlette(routes=routes, exception_handlers=refusals), access)
+
+
+def _page() -> dict[str, tuple[bytes, str]]:
+    """URL -> content and type, of the files in ``page/`` and no others."""
+    page = {}
+    for file in (resources.files("loev_cli.search.explore") / "page").iterdir():
+        extension = file.name[file.name.rfind(".") :]
+        if extension in _PAGE_TYPES:
+            url = "/" if file.name == "index.html" else f"/{file.name}"
+            page[url] = (file.read_bytes(), _PAGE_TYPES[extension])
+    return page
+
+
+def _page_file(content: bytes, media_type: str) -> Callable[[Request], Any]:
+    async def route(request: Request) -> Response:
+        return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
+
+    return route
+
+
+def _says(status: int, text: Callable[[Any], str]) -> Callable[[Request, Any], Response]:
+    def handler(request: Request, error: Any) -> Response:
+        return JSONResponse({"error": text(error)}, status)
+
+    return handler
+
+
+def _row(request: Request) -> int:
+    return _whole(str(request.path_params["row"]))
+
+
+def _rows(request: Request) -> list[int]:
+    return [_whole(text) for text in request.query_params.get("rows", "").split(",")[:_MAX_ROWS]]
+
+
+def _number(request: Request, name: str) -> int:
+    return _whole(request.query_params.get(name, ""))
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise _NothingThereError
+    return int(text)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 is any free one.
+
+    Raises:
+        UsageError: no such address on this machine.
+        LoevError: the port is taken, or not for us.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise UsageError(
+            f"--host {host}: no such address", hint="as in --host 127.0.0.1"
+        ) from error
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        hint = "--port N takes another, --port 0 any free one"
+        raise LoevError(
+            f"cannot listen on {host} port {port}: {error.strerror}", hint=hint
+        ) from error
+    return listener
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def address(listener: socket.socket, host: str, token: str | None) -> str:
+    """The URL of the page for people; from elsewhere, if it listens on every address, by name."""
+    port = listener.getsockname()[1]
+    if ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_unspecified:
+        host = socket.gethostname()
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+
+
+def make_server(app: Guard) -> uvicorn.Server:
+    """What runs the application."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,  # a track that plays is an answer without end
+    )
+    return uvicorn.Server(config)
+
+
+def serve(app: Guard, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM, which then go to whoever handled them before."""
+    make_server(app).run(sockets=[listener])

@@ -1,0 +1,212 @@
+"""What the page shows of tracks: names, columns, and values to colour the map by."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.search.explore.files import AudioFiles, NotServedError, is_playable
+from loev_cli.search.library import Library
+
+FOLDER = "folder"  # made of the paths, not a column of the file
+N_CLASSES = 11  # beyond these, the rest is one
+_KEY_SHARE = 0.8
+_KEY = re.compile(r"([A-Ga-g])\s*([#♯b♭]?)\s*[-:]?\s*(major|maj|minor|min|m)?", re.IGNORECASE)
+_SEMITONE = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+# Round the circle of fifths from C; a minor key stands with its relative major.
+MAJORS = ("C", "G", "D", "A", "E", "B", "F♯", "D♭", "A♭", "E♭", "B♭", "F")
+MINORS = ("A", "E", "B", "F♯", "C♯", "G♯", "D♯", "B♭", "F", "C", "G", "D")
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """A column made ready to colour N points by.
+
+    Attributes:
+        kind: ``number``; ``class``, with values that index ``labels``; or ``key``, with values 0 to
+            11 for major keys round the circle of fifths from C and 12 to 23 for their relative
+            minors.
+        values: (N,) float32, NaN where nothing is known.
+        labels: of a class or key, one for every value.
+        counts: tracks of every label.
+        low, high: of a number, between which its colours lie: the 2nd and 98th percentile.
+    """
+
+    kind: str
+    values: NDArray[np.float32]
+    labels: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """All but the values, as JSON."""
+        return {
+            "kind": self.kind,
+            "labels": self.labels,
+            "counts": self.counts,
+            "low": self.low,
+            "high": self.high,
+            "n_unknown": int(np.isnan(self.values).sum()),
+        }
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """The rows of a library as the page shows them."""
+
+    library: Library
+    files: AudioFiles
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """One row, as JSON: names, whether it can be listened to, and its columns."""
+        path = self.library.paths[row]
+        named = PurePosixPath(path)
+        columns = {name: _plain(self._columns[name][row]) for name in self._columns}
+        title, artist = columns.get("tag_title"), columns.get("tag_artist")
+        described = {
+            "row": row,
+            "path": path,
+            "title": title or named.stem or path,
+            "subtitle": artist or ("" if str(named.parent) == "." else str(named.parent)),
+            "columns": {name: x for name, x in columns.items() if x is not None and x != ""},
+        }
+        try:
+            file = self.files.find(row)
+        except NotServedError as error:
+            return described | {"audio": None, "why": str(error)}
+        return described | {"audio": "file" if is_playable(file) else "preview", "why": None}
+
+    def find(self, text: str, n: int) -> list[int]:
+        """Up to ``n`` rows whose path or tags hold every word of ``text``, whatever its case."""
+        words = text.lower().split()
+        found: list[int] = []
+        if not words:
+            return found
+        for row, searched in enumerate(self._searched):
+            if all(word in searched for word in words):
+                found.append(row)
+                if len(found) == n:
+                    break
+        return found
+
+    @property
+    def colour_names(self) -> list[str]:
+        """What the map can be coloured by."""
+        names = [name for name in self._columns if not _is_id(name)]
+        has_folders = any("/" in path for path in self.library.paths)
+        return [*names, *([FOLDER] if has_folders and FOLDER not in names else [])]
+
+    def colouring(self, name: str) -> Colouring:
+        """A column, or the folders, to colour by.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        if name not in self.colour_names:
+            hint = f"{did_you_mean(name, self.colour_names)}there are {self.colour_names}"
+            raise UsageError(f"no column '{name}'", hint=hint)
+        if name == FOLDER and name not in self._columns:
+            return _of_texts([_folder_of(path) for path in self.library.paths])
+        values = self._columns[name]
+        if values.dtype.kind in "fiu":
+            return _of_numbers(values.astype(np.float64))
+        if values.dtype.kind == "b":
+            return _of_texts(["yes" if value else "no" for value in values])
+        texts = [text if isinstance(text, str) else "" for text in values.tolist()]
+        return _of_keys(texts) or _of_texts(texts)
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        columns = {name: self.library.columns[name] for name in self.library.columns}
+        return {
+            name: values
+            for name, values in columns.items()
+            if name != "path" and values.shape == (len(self.library),)
+        }
+
+    @cached_property
+    def _searched(self) -> list[str]:
+        """(N,) lower-case text of every row in which is searched."""
+        parts: list[Iterable[str]] = [self.library.paths]
+        for name in ("tag_title", "tag_artist", "tag_album"):
+            if name in self._columns:
+                parts.append(str(text) for text in self._columns[name].tolist())
+        return ["\n".join(texts).lower() for texts in zip(*parts, strict=True)]
+
+
+def parse_key(text: str) -> int | None:
+    """``F# minor``, ``Bb``, ``Am``, ``c:min`` -> 0 to 23 as :class:`Colouring` counts; None if it
+    is no key."""
+    found = _KEY.fullmatch(text.strip())
+    if found is None:
+        return None
+    letter, accidental, mode = found.groups()
+    minor = mode is not None and (mode == "m" or mode.lower() in ("minor", "min"))
+    semitone = _SEMITONE[letter.upper()] + {"#": 1, "♯": 1, "b": -1, "♭": -1}.get(accidental, 0)
+    if minor:
+        return 12 + (semitone + 3) * 7 % 12
+    return semitone * 7 % 12
+
+
+def _of_numbers(values: NDArray[np.float64]) -> Colouring:
+    values = np.where(np.isfinite(values), values, np.nan)
+    known = values[~np.isnan(values)]
+    low, high = np.percentile(known, [2, 98]) if len(known) else (0.0, 0.0)
+    return Colouring("number", values.astype(np.float32), low=float(low), high=float(high))
+
+
+def _of_keys(texts: list[str]) -> Colouring | None:
+    """None if most of what is there is no key."""
+    parsed = {text: parse_key(text) for text in set(texts)}
+    known = [text for text in texts if text]
+    if sum(parsed[text] is not None for text in known) < max(1.0, _KEY_SHARE * len(known)):
+        return None
+    codes = [parsed[text] for text in texts]
+    values = np.array([math.nan if code is None else code for code in codes], np.float32)
+    labels = [f"{name} major" for name in MAJORS] + [f"{name} minor" for name in MINORS]
+    counts = Counter(codes)
+    return Colouring("key", values, labels, [counts[code] for code in range(24)])
+
+
+def _of_texts(texts: list[str]) -> Colouring:
+    """The commonest texts are classes of their own, the rest one."""
+    counts = Counter(text for text in texts if text)
+    common = sorted(counts, key=lambda text: (-counts[text], text))
+    labels = common[:N_CLASSES]
+    of_label = [counts[label] for label in labels]
+    code = {label: i for i, label in enumerate(labels)}
+    if len(common) > len(labels):
+        rest = common[N_CLASSES:]
+        labels = [*labels, f"{len(rest)} others"]
+        of_label.append(sum(counts[text] for text in rest))
+    values = [code.get(text, len(code)) if text else math.nan for text in texts]
+    return Colouring("class", np.array(values, np.float32), labels, of_label)
+
+
+def _folder_of(path: str) -> str:
+    parent = str(PurePosixPath(path).parent)
+    return "" if parent == "." else parent
+
+
+def _is_id(name: str) -> bool:
+    return name in ("tag_title", "tag_isrc") or "musicbrainz" in name or name.endswith("_id")
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON has it; None where nothing is known."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return round(value, 3) if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str) else None

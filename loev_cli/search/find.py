@@ -1,0 +1,101 @@
+"""What a user means by a query: a row of the library, or an audio file to listen to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from loev_cli.errors import UsageError, nearest
+
+_MAX_N_NAMED = 3
+_MAX_N_COMPARED = 20_000
+
+
+@dataclass(frozen=True)
+class RowQuery:
+    """A row of the library: its path, and where it is."""
+
+    path: str
+    row: int
+
+
+@dataclass(frozen=True)
+class FileQuery:
+    """An audio file that is no row."""
+
+    file: Path
+
+    @property
+    def path(self) -> str:
+        return str(self.file)
+
+    @property
+    def rows(self) -> frozenset[str]:
+        """Every path that a row of this very file may have: the ends of its whole path."""
+        parts = PurePosixPath(_spelled_out(self.file.absolute().as_posix())).parts
+        tails = {"/".join(parts[i:]) for i in range(1, len(parts))}
+        return frozenset({*tails, str(PurePosixPath(*parts)), _spelled_out(str(self.file))})
+
+
+def find_query(text: str, paths: Sequence[str], source: Path) -> RowQuery | FileQuery:
+    """What ``text`` means: a row of that path, else the one row whose path ends in it, else a file.
+
+    Paths end in whole names: ``b.mp3`` is the end of ``a/b.mp3`` and not of ``a/bb.mp3``.
+
+    Args:
+        paths: the library's.
+        source: the library, for the error.
+
+    Raises:
+        UsageError: none of these (the nearest path is named), or the end of several paths.
+    """
+    if not text:
+        raise UsageError("an empty query", hint="the path of a track, or of an audio file")
+    file, text = Path(text), _spelled_out(text)
+    wanted = PurePosixPath(text).parts  # without ./ and doubled slashes
+    ends: list[int] = []
+    for row, path in enumerate(paths):
+        if path == text:
+            return RowQuery(path, row)
+        if wanted and path.endswith(wanted[-1]) and _is_tail(wanted, PurePosixPath(path).parts):
+            ends.append(row)
+    if len(ends) == 1:
+        return RowQuery(paths[ends[0]], ends[0])
+    if _is_file(file):
+        return FileQuery(file)
+    if ends:
+        named = [paths[row] for row in ends[:_MAX_N_NAMED]]
+        more = ", ..." if len(ends) > len(named) else ""
+        raise UsageError(f"'{text}' may be any of {', '.join(named)}{more} in {source}")
+    raise UsageError(
+        f"{source} has no track '{text}', and there is no such file",
+        hint=_nearest(text, paths) or None,
+    )
+
+
+def _nearest(text: str, paths: Sequence[str]) -> str:
+    """The path most like ``text``; file names are compared before whole paths."""
+    name = PurePosixPath(text).name
+    if len(paths) > _MAX_N_COMPARED:  # comparing takes 20 us a path
+        paths = [path for path in paths if name[:3].lower() in path.lower()][:_MAX_N_COMPARED]
+    of_name = {PurePosixPath(path).name: path for path in reversed(paths)}
+    near = nearest(name, of_name)
+    whole = of_name[near] if near else nearest(text, paths)
+    return f"did you mean '{whole}'?" if whole else ""
+
+
+def _spelled_out(text: str) -> str:
+    """As ``loev embed`` names rows: bytes that are no UTF-8 as ``\\xNN``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _is_tail(short: tuple[str, ...], long: tuple[str, ...]) -> bool:
+    return bool(short) and long[-len(short) :] == short
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.exists()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False

@@ -1,0 +1,281 @@
+"""Make a database of an embedding file, or bring it up to date: ``loev index``.
+
+The embedding file is read twice, a few rows at a time: first for the means and a digest of every
+row, then for the rows that are new or have changed. Rows that are not in it any more are dropped.
+Every step is a version of the table that is whole; a run that is killed is finished by the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from loev_cli.errors import OutputError, UsageError, needs_extra
+from loev_cli.search import database as db
+from loev_cli.search.library import Vectors
+from loev_cli.windows import MeanPool
+from loev_cli.writers import AGREEING_KEYS, Meta, Row, check_agree, read_meta, rows
+from loev_cli.writers.meta import POOLED, keeps_windows, to_json
+from loev_cli.writers.tables import Tabulator
+
+with needs_extra("loev index", "db"):
+    import lance
+
+# The means may move by this share of the vectors' typical length before all rows are rewritten.
+_MAX_DRIFT = 0.01
+# An index whose rows have changed by more than this share is trained anew.
+_MAX_CHANGED = 0.3
+_PATHS_AT_ONCE = 500
+_ROWS_PER_PARTITION = 1000
+_KEEP_OLD = timedelta(minutes=10)  # somebody may be searching in the last version
+_SETTINGS = (*AGREEING_KEYS, "subspaces", "tags", "annotations")
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What came of it.
+
+    Attributes:
+        n_rows: tracks in the database now.
+        n_added, n_changed, n_dropped: since it was last made.
+        indexed: subspaces with an index; none in a small database, which is searched exactly.
+        is_new: whether all of it was written anew.
+    """
+
+    n_rows: int
+    n_added: int
+    n_changed: int
+    n_dropped: int
+    indexed: list[str]
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """The first reading: path -> digest, and per subspace the mean and the typical length."""
+
+    digests: dict[str, int]
+    centres: dict[str, Vectors]
+    lengths: dict[str, float]
+
+
+Progress = Callable[[str], None]
+
+
+def index(
+    emb: Path, folder: Path, *, overwrite: bool = False, on_step: Progress = lambda step: None
+) -> Indexed:
+    """Make the database in ``folder`` hold the rows of an embedding file.
+
+    Args:
+        on_step: is told what is begun.
+
+    Raises:
+        UsageError: no such file, one without rows or with NaN, or a folder that holds something
+            else or the embeddings of another model or with other settings.
+        OutputError: the folder cannot be written.
+    """
+    meta = _pooled_meta(read_meta(emb))
+    old = _existing(folder, meta, emb, overwrite=overwrite)
+    on_step(f"reading {emb}")
+    survey = _survey(emb, meta)
+    if not survey.digests:
+        raise UsageError(f"{emb} holds no tracks", hint="embed some: loev embed")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with db.lance_errors(folder):
+            return _bring_up_to_date(emb, folder, meta, old, survey, on_step)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _bring_up_to_date(
+    emb: Path,
+    folder: Path,
+    meta: Meta,
+    old: db.Database | None,
+    survey: _Survey,
+    on_step: Progress,
+) -> Indexed:
+    uri = str(db.table_of(folder))
+    kept = {} if old is None else _digests(old)
+    gone = [path for path in kept if path not in survey.digests]
+    changed = [p for p, digest in kept.items() if survey.digests.get(p, digest) != digest]
+    n_added = len(survey.digests) - (len(kept) - len(gone))
+    n_new = n_added + len(changed)
+    is_new = old is None or _drifted(old.centres, survey) or len(gone) == len(kept)
+    if is_new or old is None:
+        on_step(f"writing {len(survey.digests)} rows")
+        written = _tables(emb, meta, survey, survey.centres, set(survey.digests))
+        lance.write_dataset(written, uri, mode="overwrite")
+    elif gone or n_new:
+        on_step(f"dropping {len(gone)} rows, writing {n_new}")
+        outdated = gone + changed
+        for start in range(0, len(outdated), _PATHS_AT_ONCE):
+            old.table.delete(db.paths_filter(outdated[start : start + _PATHS_AT_ONCE]))
+        if n_new:
+            fresh = {path for path, digest in survey.digests.items() if kept.get(path) != digest}
+            written = _tables(emb, meta, survey, old.centres, fresh)
+            lance.write_dataset(written, uri, mode="append")
+    share = (n_new + len(gone)) / max(1, len(kept))
+    _index(folder, retrain=is_new or share > _MAX_CHANGED, on_step=on_step)
+    now = db.Database(folder)
+    indexed = [name for name in now.centres if db.vector_index_name(name) in now.indexed]
+    return Indexed(now.n_rows, n_added, len(changed), len(gone), indexed, is_new)
+
+
+def _index(folder: Path, *, retrain: bool, on_step: Progress) -> None:
+    """An index of the paths, and of every subspace if there are enough rows."""
+    table = lance.dataset(str(db.table_of(folder)))
+    table.optimize.compact_files()
+    existing = {index.name for index in table.describe_indices()}
+    n_rows = table.count_rows()
+    wanted = {db.vector_index_name(name): name for name in db.Database(folder).centres}
+    if n_rows < db.INDEX_FROM_N_ROWS:
+        for name in existing & set(wanted):
+            table.drop_index(name)
+    else:
+        for name, subspace in wanted.items():
+            if retrain or name not in existing:
+                on_step(f"indexing {subspace}")
+                table.create_index(
+                    subspace,
+                    "IVF_SQ",
+                    name=name,
+                    metric="cosine",
+                    replace=True,
+                    num_partitions=max(1, n_rows // _ROWS_PER_PARTITION),
+                )
+    table.create_scalar_index("path", "BTREE", name="path_idx", replace=True)
+    if not retrain:
+        table.optimize.optimize_indices()
+    table.cleanup_old_versions(older_than=_KEEP_OLD)
+
+
+def _existing(folder: Path, meta: Meta, emb: Path, *, overwrite: bool) -> db.Database | None:
+    """The database that is there, if it may be added to."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file, not a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    if not db.is_database(folder):
+        raise UsageError(f"{folder} is not empty, and no database of 'loev index'")
+    if overwrite:
+        shutil.rmtree(db.table_of(folder))
+        return None
+    old = db.Database(folder)
+    try:
+        check_agree({str(folder): old.meta, str(emb): meta}, keys=_SETTINGS)
+    except UsageError as error:
+        raise UsageError(error.message, hint="--overwrite makes the database anew") from error
+    return old
+
+
+def _pooled_meta(meta: Meta) -> Meta:
+    return {**meta, "pooling": POOLED}
+
+
+def _pooled_rows(emb: Path) -> Iterator[Row]:
+    """The rows of a file, those with windows as their means."""
+    windows = keeps_windows(read_meta(emb))
+    for row in rows(emb):
+        if not windows:
+            yield row
+            continue
+        pool = MeanPool()
+        for i in range(len(next(iter(row.vectors.values())))):
+            pool.add({name: x[i] for name, x in row.vectors.items()})
+        yield replace(row, vectors=pool.mean(), start_s=None)
+
+
+def _survey(emb: Path, meta: Meta) -> _Survey:
+    digests: dict[str, int] = {}
+    sums = {name: np.zeros(dim) for name, dim in meta["subspaces"].items()}
+    squares = dict.fromkeys(sums, 0.0)
+    for row in _pooled_rows(emb):
+        digests[row.path] = _digest(row)
+        for name, x in row.vectors.items():
+            sums[name] += x
+            squares[name] += float(np.dot(x, x))
+    n = max(1, len(digests))
+    for name, total in sums.items():
+        if not np.isfinite(total).all():
+            raise UsageError(f"{emb}: '{name}' holds NaN or infinite values")
+    centres = {name: db.centre_of(total, len(digests)) for name, total in sums.items()}
+    variances = {
+        name: max(0.0, squares[name] / n - float(np.square(total / n).sum()))
+        for name, total in sums.items()
+    }
+    return _Survey(digests, centres, {name: float(np.sqrt(v)) for name, v in variances.items()})
+
+
+def _drifted(centres: Mapping[str, Vectors], survey: _Survey) -> bool:
+    """Whether the means have moved so far that what is there should not be compared with them."""
+    return any(
+        float(np.linalg.norm(centre - survey.centres[name])) > _MAX_DRIFT * survey.lengths[name]
+        for name, centre in centres.items()
+    )
+
+
+def _digest(row: Row) -> int:
+    """64 bits of everything that a row says."""
+    said = {field.name: getattr(row, field.name) for field in fields(row)}
+    del said["vectors"]
+    text = json.dumps(said, sort_keys=True, default=_plain)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
+    for name in sorted(row.vectors):
+        digest.update(np.ascontiguousarray(row.vectors[name], np.float32).tobytes())
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: numbers of numpy, mappings that are no dict."""
+    return dict(value) if isinstance(value, Mapping) else value.item()
+
+
+def _digests(database: db.Database) -> dict[str, int]:
+    table = database.table.to_table(columns=["path", db.DIGEST_COLUMN])
+    paths, digests = table["path"].to_pylist(), table[db.DIGEST_COLUMN].to_pylist()
+    return dict(zip(paths, digests, strict=True))
+
+
+def _tables(
+    emb: Path, meta: Meta, survey: _Survey, centres: Mapping[str, Vectors], wanted: set[str]
+) -> pa.RecordBatchReader:
+    """Those rows of a file that are wanted, as batches for Lance."""
+    tabulator = Tabulator(meta)
+    fields = [*tabulator.schema, pa.field(db.DIGEST_COLUMN, pa.int64())]
+    metadata = {db.META_KEY: to_json(meta), db.CENTRES_KEY: db.centres_text(centres)}
+    schema = pa.schema(fields, metadata=metadata)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for row in _pooled_rows(emb):
+            if row.path in wanted and (table := tabulator.add(row)) is not None:
+                yield from finished(table)
+        if (table := tabulator.flush()) is not None:
+            yield from finished(table)
+
+    def finished(table: pa.Table) -> Iterator[pa.RecordBatch]:
+        columns: list[Any] = []
+        for field in tabulator.schema:
+            if field.name in centres:
+                moved = db.matrix(table, field.name) - centres[field.name]
+                flat: NDArray[np.float32] = moved.reshape(-1)
+                columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), moved.shape[1]))
+            else:
+                columns.append(table[field.name].combine_chunks())
+        digests = [survey.digests[path] for path in table["path"].to_pylist()]
+        columns.append(pa.array(digests, pa.int64()))
+        yield from pa.Table.from_arrays(columns, schema=schema).to_batches()
+
+    return pa.RecordBatchReader.from_batches(schema, batches())

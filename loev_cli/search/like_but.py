@@ -1,0 +1,197 @@
+"""Like this, but faster or higher: a query that is moved in one attribute.
+
+There are three ways to move, and the best that can be had is taken; it says which.
+
+listening     The audio is at hand: it is played so much faster, as a tape would be, which moves
+              tempo and pitch together, and the moved subspace is taken of that and the others of
+              the audio as it is. `tempo` does not hear the pitch nor `pitch` the tempo.
+rotation      `pitch` of the encoder `small` is 12 pitch classes of D / 12 values, built so that a
+              transposition by whole semitones turns it (see loev_cli/model/encoders/small.py).
+annotations   The library has a column of it, `bpm` or `key`: only tracks whose annotation is the
+              query's, moved, may answer (tempo within 4 %), ranked by the other subspaces.
+
+How near each comes to audio that was really changed is in docs/search.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from loev_cli import bundle as bundles
+from loev_cli.errors import LoevError, UsageError, did_you_mean
+from loev_cli.search.library import Vectors
+from loev_cli.writers import Meta
+
+ATTRIBUTES = {"tempo": "bpm", "pitch": "key"}  # and the column that has it
+_TEMPO_TOLERANCE = 0.04
+_N_PITCH_CLASSES = 12
+_MAX_SEMITONES = 12.0
+_RATES = (0.5, 2.0)
+_HINT = "as in tempo=+10%, tempo=-5%, pitch=+2 or pitch=-1"
+_CHANGE = re.compile(r"\s*(\w+)\s*=\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*(%?)\s*")
+# fmt: off
+_TONICS = {
+    "C": 0, "B#": 0, "C#": 1, "Db": 1, "D": 2, "D#": 3, "Eb": 3, "E": 4, "Fb": 4, "F": 5, "E#": 5,
+    "F#": 6, "Gb": 6, "G": 7, "G#": 8, "Ab": 8, "A": 9, "A#": 10, "Bb": 10, "B": 11, "Cb": 11,
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be moved, and how far.
+
+    Attributes:
+        attribute: ``tempo`` or ``pitch``.
+        rate: playing speed that moves it so.
+        text: as it was asked for.
+    """
+
+    attribute: str
+    rate: float
+    text: str
+
+    @property
+    def semitones(self) -> float:
+        return float(12 * np.log2(self.rate))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A query after the change.
+
+    Attributes:
+        vectors: subspace -> (D,), as models give them; only those that were moved.
+        where: what answers must fulfil besides; None: nothing.
+        how: which way was taken, for people.
+    """
+
+    vectors: dict[str, Vectors]
+    where: str | None
+    how: str
+
+
+class Asked(Protocol):
+    """The query to be moved."""
+
+    @property
+    def meta(self) -> Meta:
+        """Of the library."""
+        ...
+
+    def raw(self) -> Mapping[str, Vectors]:
+        """Subspace -> (D,), as the model gave it."""
+        ...
+
+    def value(self, column: str) -> Any:
+        """What the library says of it; None if nothing."""
+        ...
+
+
+def parse_change(text: str) -> Change:
+    """``tempo=+10%`` or ``pitch=+2``.
+
+    Raises:
+        UsageError: it does not read so, or goes too far.
+    """
+    found = _CHANGE.fullmatch(text)
+    if not found:
+        raise UsageError(f"--like-but '{text}' cannot be read", hint=_HINT)
+    attribute, number, percent = found[1], float(found[2]), found[3] == "%"
+    if attribute not in ATTRIBUTES:
+        raise UsageError(
+            f"--like-but cannot move '{attribute}'",
+            hint=f"{did_you_mean(attribute, ATTRIBUTES)}it moves {' and '.join(ATTRIBUTES)}",
+        )
+    if percent != (attribute == "tempo"):
+        unit = "by a percentage" if attribute == "tempo" else "in semitones"
+        raise UsageError(f"--like-but '{text}': {attribute} is moved {unit}", hint=_HINT)
+    rate = 1 + number / 100 if percent else 2 ** (number / 12)
+    low, high = _RATES if percent else (2**-1, 2.0)
+    if not low <= rate <= high:
+        bounds = "-50% to +100%" if percent else f"+-{_MAX_SEMITONES:g} semitones"
+        raise UsageError(f"--like-but '{text}' is too far", hint=f"{attribute}: {bounds}")
+    return Change(attribute, rate, text.strip())
+
+
+def move(
+    change: Change,
+    asked: Asked,
+    file: Path | None,
+    listen: Callable[[Path, float], Mapping[str, Vectors]],
+) -> Moved:
+    """Move a query; see the module's text.
+
+    Args:
+        file: its audio, if it is at hand.
+        listen: file, speed -> subspace -> (D,). A LoevError says that it cannot.
+
+    Raises:
+        UsageError: there is no way.
+        InputError: the file is not audio.
+    """
+    name = change.attribute
+    if name in asked.meta["subspaces"]:
+        if file is not None:
+            moved = listen(file, change.rate)[name]
+            how = f"{change.text}: by listening to the audio played {change.rate:.4g} times as fast"
+            return Moved({name: moved}, None, how)
+        if (turned := _rotated(change, asked)) is not None:
+            how = f"{change.text}: by turning the pitch classes, {change.semitones:+.0f}"
+            return Moved({name: turned}, None, how)
+    where = _annotated(change, asked)
+    if where is not None:
+        return Moved({}, where, f"{change.text}: by annotations, {where}")
+    column = ATTRIBUTES[name]
+    raise UsageError(
+        f"--like-but {change.text} needs the query's audio, or a column '{column}'",
+        hint="--root FOLDER says where the tracks lie",
+    )
+
+
+def _rotated(change: Change, asked: Asked) -> Vectors | None:
+    """``pitch`` transposed, if its encoder is known to allow it and the step is whole."""
+    steps = round(change.semitones)
+    if change.attribute != "pitch" or abs(change.semitones - steps) > 1e-6:
+        return None
+    try:
+        bundle = bundles.find(str(asked.meta["model"]))
+    except LoevError:
+        return None
+    config = bundle.config
+    is_known = bundle.sha256 == asked.meta["model_sha256"] and config["method"] == "loev++"
+    if not is_known or config["encoder"].get("name") != "small":
+        return None
+    x = asked.raw()["pitch"]
+    return np.roll(x.reshape(_N_PITCH_CLASSES, -1), steps, axis=0).reshape(-1)
+
+
+def _annotated(change: Change, asked: Asked) -> str | None:
+    """The filter that the moved annotation makes; None if there is no annotation."""
+    value = asked.value(ATTRIBUTES[change.attribute])
+    if change.attribute == "tempo":
+        if not isinstance(value, float | int) or not 0 < value < float("inf"):
+            return None
+        bpm = value * change.rate
+        return (
+            f"bpm between {bpm / (1 + _TEMPO_TOLERANCE):.2f} and {bpm * (1 + _TEMPO_TOLERANCE):.2f}"
+        )
+    if not isinstance(value, str) or not value.strip():
+        return None
+    tonic, space, mode = value.strip().partition(" ")
+    steps = round(change.semitones)
+    if tonic not in _TONICS or abs(change.semitones - steps) > 1e-6:
+        return None
+    wanted = (_TONICS[tonic] + steps) % _N_PITCH_CLASSES
+    names = [name for name, pitch_class in _TONICS.items() if pitch_class == wanted]
+    keys = ", ".join(f"'{name}{space}{mode}'" for name in names)
+    own_mode = asked.value("mode")
+    if not mode and isinstance(own_mode, str) and own_mode:
+        return f"key in ({keys}) and mode = '{own_mode}'"
+    return f"key in ({keys})"

@@ -1,0 +1,274 @@
+"""The filter language of ``--where``: conditions on a track's columns.
+
+    duration_s > 60 and bpm between 120 and 128
+    key in ("C major", "A minor") and not silent
+    tag_artist contains "bach" or path like "live/%"
+
+    expression = term {"or" term}
+    term       = factor {"and" factor}
+    factor     = "not" factor | "(" expression ")" | condition
+    condition  = column
+               | column ("=" | "==" | "!=" | "<>" | "<" | "<=" | ">" | ">=") value
+               | column ["not"] "between" value "and" value
+               | column ["not"] "in" "(" value {"," value} ")"
+               | column ["not"] ("like" | "contains") text
+    column     = a word, or `anything` in backquotes
+    value      = a number | text | true | false
+    text       = "..." or '...'; the quote itself is written twice
+
+Keywords are read without regard to case. A column alone is a condition if it is true or false.
+``like`` compares the whole text, ``%`` stands for anything and ``_`` for one character;
+``contains`` looks for a part; both ignore case. Texts that ``<`` and ``>`` compare are in the order
+of their characters. A value that is not known (NaN, no text in a number's column) fulfils no
+condition, not even ``!=``; ``not`` is true where what follows is not.
+
+Nothing is ever evaluated as code: text becomes a tree of :mod:`loev_cli.search.conditions`, and the
+tree a mask over numpy arrays, or SQL for a database.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, NoReturn
+
+from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.search.conditions import (
+    COMPARE,
+    AllOf,
+    AnyOf,
+    Columns,
+    Compare,
+    Condition,
+    Contains,
+    IsTrue,
+    Like,
+    Not,
+    Value,
+)
+
+_MAX_N_CHARS = 20_000
+_MAX_DEPTH = 100
+_SPELLED = {"==": "=", "<>": "!="}
+_KEYWORDS = {"and", "or", "not", "between", "in", "like", "contains", "true", "false"}
+_TOKEN = re.compile(
+    r"""(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+      | (?P<text>"(?:[^"]|"")*"|'(?:[^']|'')*')
+      | (?P<name>`[^`]+`)
+      | (?P<word>[^\W\d]\w*)
+      | (?P<sign>==|!=|<>|<=|>=|[=<>(),])
+    """,
+    re.VERBOSE,
+)
+
+
+def parse_where(text: str, columns: Columns) -> Condition:
+    """Read a filter.
+
+    Args:
+        columns: those there are; by their types the filter is checked.
+
+    Raises:
+        UsageError: it does not read as the module's text says, names a column that is not there
+            (the nearest is named), or compares a number with a text. It says where.
+    """
+    return _Parser(text, columns).parse()
+
+
+class _Token(NamedTuple):
+    kind: str  # number, text, name, word, keyword, sign, or end
+    text: str
+    place: int
+
+
+class _Parser:
+    """Recursive descent, one method per rule of the module's text."""
+
+    def __init__(self, text: str, columns: Columns) -> None:
+        self._text = text
+        self._columns = columns
+        self._depth = 0
+        if len(text) > _MAX_N_CHARS:
+            raise UsageError(f"a filter of {len(text)} characters is too long")
+        self._tokens = self._tokenize()
+        self._next = 0
+
+    def parse(self) -> Condition:
+        if self._token.kind == "end":
+            self._fail("is empty", hint="as in --where 'duration_s > 60'")
+        condition = self._expression()
+        if self._token.kind != "end":
+            self._fail_here("'and', 'or' or the end")
+        return condition
+
+    def _expression(self) -> Condition:
+        parts = [self._term()]
+        while self._take_keyword("or"):
+            parts.append(self._term())
+        return parts[0] if len(parts) == 1 else AnyOf(tuple(parts))
+
+    def _term(self) -> Condition:
+        parts = [self._factor()]
+        while self._take_keyword("and"):
+            parts.append(self._factor())
+        return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
+
+    def _factor(self) -> Condition:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            self._fail(f"is nested more than {_MAX_DEPTH} deep")
+        if self._take_keyword("not"):
+            condition: Condition = Not(self._factor())
+        elif self._take_sign("("):
+            condition = self._expression()
+            if not self._take_sign(")"):
+                self._fail_here("')'")
+        else:
+            condition = self._condition()
+        self._depth -= 1
+        return condition
+
+    def _condition(self) -> Condition:
+        column = self._column()
+        token = self._token
+        if token.kind == "sign" and _SPELLED.get(token.text, token.text) in COMPARE:
+            self._next += 1
+            sign = _SPELLED.get(token.text, token.text)
+            return self._compare(column, sign)
+        negated = self._take_keyword("not")
+        condition = self._named_condition(column)
+        if condition is None:
+            if negated or self._kind_of(column) != "truth":
+                self._fail_here(f"a comparison of '{column}', such as = or >,")
+            return IsTrue(column)
+        return Not(condition) if negated else condition
+
+    def _named_condition(self, column: str) -> Condition | None:
+        """A condition that begins with a keyword, or None."""
+        if self._take_keyword("between"):
+            low = self._compare(column, ">=")
+            if not self._take_keyword("and"):
+                self._fail_here("'and'")
+            return AllOf((low, self._compare(column, "<=")))
+        if self._take_keyword("in"):
+            if not self._take_sign("("):
+                self._fail_here("'('")
+            parts = [self._compare(column, "=")]
+            while self._take_sign(","):
+                parts.append(self._compare(column, "="))
+            if not self._take_sign(")"):
+                self._fail_here("',' or ')'")
+            return AnyOf(tuple(parts))
+        for keyword, kind in (("like", Like), ("contains", Contains)):
+            if self._take_keyword(keyword):
+                if self._kind_of(column) != "text":
+                    self._fail(
+                        f"asks for '{column} {keyword}', but {column} is no text",
+                        place=self._tokens[self._next - 1].place,
+                    )
+                if self._token.kind != "text":
+                    self._fail_here("a text in quotes")
+                return kind(column, self._take_text())
+        return None
+
+    def _compare(self, column: str, sign: str) -> Compare:
+        token = self._token
+        kind = self._kind_of(column)
+        value: Value
+        if token.kind == "number":
+            found, value = "number", float(token.text)
+        elif token.kind == "text":
+            found, value = "text", _unquoted(token.text)
+        elif token.kind == "keyword" and token.text.lower() in ("true", "false"):
+            found, value = "truth", token.text.lower() == "true"
+        elif token.kind == "word":
+            self._fail_here("a number, a text in quotes, true or false", hint="put text in quotes")
+        else:
+            self._fail_here("a number, a text in quotes, true or false")
+        if found != kind:
+            wanted = {"number": "a number", "text": "a text in quotes", "truth": "true or false"}
+            self._fail(
+                f"compares {column} with {token.text}, but {column} is {wanted[kind]}",
+                place=token.place,
+            )
+        if value == float("inf") or value == -float("inf"):
+            self._fail(
+                f"compares {column} with {token.text}, which is too large", place=token.place
+            )
+        if found == "truth" and sign not in ("=", "!="):
+            self._fail(f"compares {column} by {sign}, it can only be = or !=", place=token.place)
+        self._next += 1
+        return Compare(column, sign, value)
+
+    def _column(self) -> str:
+        token = self._token
+        if token.kind not in ("word", "name"):
+            self._fail_here("a column")
+        name = token.text.strip("`")
+        if name not in self._columns:
+            self._fail(
+                f"names no column: '{name}'",
+                place=token.place,
+                hint=f"{did_you_mean(name, self._columns)}there are {', '.join(self._columns)}",
+            )
+        self._next += 1
+        return name
+
+    def _kind_of(self, column: str) -> str:
+        return {"U": "text", "O": "text", "b": "truth"}.get(
+            self._columns[column].dtype.kind, "number"
+        )
+
+    @property
+    def _token(self) -> _Token:
+        return self._tokens[self._next]
+
+    def _take_text(self) -> str:
+        text = _unquoted(self._token.text)
+        self._next += 1
+        return text
+
+    def _take_keyword(self, keyword: str) -> bool:
+        return self._take("keyword", keyword)
+
+    def _take_sign(self, sign: str) -> bool:
+        return self._take("sign", sign)
+
+    def _take(self, kind: str, text: str) -> bool:
+        taken = self._token.kind == kind and self._token.text.lower() == text
+        self._next += taken
+        return taken
+
+    def _tokenize(self) -> list[_Token]:
+        tokens, place = [], 0
+        while place < len(self._text):
+            if self._text[place].isspace():
+                place += 1
+                continue
+            found = _TOKEN.match(self._text, place)
+            if found is None:
+                quote = self._text[place] in "\"'`"
+                self._fail(
+                    "has a quote that does not end" if quote else "cannot be read", place=place
+                )
+            kind = str(found.lastgroup)
+            if kind == "word" and found.group().lower() in _KEYWORDS:
+                kind = "keyword"
+            tokens.append(_Token(kind, found.group(), place))
+            place = found.end()
+        return [*tokens, _Token("end", "", place)]
+
+    def _fail_here(self, expected: str, *, hint: str | None = None) -> NoReturn:
+        token = self._token
+        found = f"'{token.text}'" if token.kind != "end" else "its end"
+        self._fail(f"has {found} where {expected} should be", place=token.place, hint=hint)
+
+    def _fail(self, what: str, *, place: int | None = None, hint: str | None = None) -> NoReturn:
+        at = "" if place is None else f", at character {place + 1}"
+        shown = self._text if len(self._text) <= 200 else f"{self._text[:200]}..."
+        if place is not None and len(self._text) <= 200:
+            shown = f"{shown[:place]}-->{shown[place:]}"
+        raise UsageError(f"the filter {what}{at}: {shown}", hint=hint)
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace(text[0] * 2, text[0])

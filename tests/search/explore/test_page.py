@@ -1,0 +1,292 @@
+"""The page in a real Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loev_cli.search.explore import AudioFiles
+from loev_cli.search.library import open_library
+from tests.conftest import Loev
+from tests.search.explore.common import HOSTILE, PLAIN, Place, Site
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = next(
+    (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+PATIENCE_MS = 90_000
+
+
+class Page:
+    """An open page, and what went on in it."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.problems: list[str] = []
+        self.requested: list[str] = []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("dialog", lambda dialog: self.problems.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: self.requested.append(request.url))
+
+    def open(self, url: str) -> None:
+        self.url = url.partition("#")[0]
+        self.page.goto(url)
+        self.page.wait_for_selector("body[data-ready]")
+
+    def choose(self, row: int) -> None:
+        """Search from a row, as its address says. The page writes its own, so it is left first."""
+        self.page.goto("about:blank")
+        self.open(f"{self.url}#row={row}")
+        self.page.wait_for_selector("#hits li")
+
+    def hits(self) -> list[int]:
+        return [
+            int(row)
+            for row in self.js(
+                "[...document.querySelectorAll('#hits li')].map((li) => li.dataset.row)"
+            )
+        ]
+
+    def js(self, expression: str) -> Any:
+        return self.page.evaluate(expression)
+
+    def until(self, expression: str) -> None:
+        # Not wait_for_function: it evaluates in the page, where our policy forbids that.
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while not self.js(expression):
+            assert time.monotonic() < deadline, expression
+            self.page.wait_for_timeout(50)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--mute-audio"],
+            timeout=PATIENCE_MS,
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any, site: Site, request: pytest.FixtureRequest) -> Iterator[Page]:
+    options = {"viewport": {"width": 1280, "height": 800}, **getattr(request, "param", {})}
+    context = chromium.new_context(**options)
+    opened = Page(context.new_page())
+    opened.open(site.url)
+    yield opened
+    context.close()
+    assert not opened.problems
+    elsewhere = [u for u in opened.requested if not u.startswith((site.url, "data:", "about:"))]
+    assert not elsewhere
+
+
+PIXELS = """() => {
+  const c = document.getElementById("points");
+  const image = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+  const data = new Uint32Array(image.data.buffer);
+  let drawn = 0;
+  for (const pixel of data) drawn += pixel !== data[0];
+  return [drawn, data[0], new Set(data).size];
+}"""
+
+
+def test_the_map_is_drawn(page: Page, place: Place) -> None:
+    n = len(open_library(place.emb))
+    assert page.page.inner_text("#count").startswith(f"{n} tracks")
+    for name in ("pitch", "tempo", "invariant"):
+        page.page.check(f"input[name=map][value={name}]", force=True)
+        page.until(f"document.getElementById('map').getAttribute('aria-label').endsWith('{name}')")
+        page.page.wait_for_timeout(100)
+        drawn, _, n_colours = page.js(PIXELS)
+        assert drawn > 20 * n  # pixels, a point has about 40
+        assert n_colours > 10
+    assert page.page.locator("#legend .wedge").count() == 24
+
+
+@pytest.mark.parametrize("name", [PLAIN[4], "old.aiff"])
+def test_a_track_plays(page: Page, place: Place, name: str) -> None:
+    page.choose(place.row(name))
+    page.page.click("#query button")
+    page.until("document.getElementById('audio').currentTime > 0.3")
+    assert page.js("document.getElementById('audio').duration") == pytest.approx(2.0, abs=0.1)
+    page.until("document.getElementById('play').getAttribute('aria-label') === 'Play'")  # the end
+
+
+def test_a_click_on_a_point_plays_it_and_searches(page: Page, site: Site) -> None:
+    box = page.page.locator("#map").bounding_box()
+    for x in range(60, int(box["width"]) - 60, 12):  # somewhere in the middle there is one
+        page.page.mouse.move(box["x"] + x, box["y"] + box["height"] / 2 + 22)
+        if page.js("document.getElementById('map').classList.contains('over')"):
+            page.page.mouse.down()
+            page.page.mouse.up()
+            break
+    page.page.wait_for_selector("#hits li")
+    assert page.page.inner_text("#query .title")
+    if not page.page.locator("#now.error, #nowsub.error").count():
+        page.until("document.getElementById('audio').currentTime > 0")
+
+
+def test_the_pointer_plays_only_when_asked_to(page: Page) -> None:
+    box = page.page.locator("#map").bounding_box()
+    middle = box["y"] + box["height"] / 2 + 22
+
+    def wander() -> None:
+        for x in range(60, int(box["width"]) - 60, 40):
+            page.page.mouse.move(box["x"] + x, middle)
+            page.page.wait_for_timeout(160)
+
+    wander()
+    assert not page.js("document.getElementById('audio').hasAttribute('src')")
+    page.page.check("#hover")
+    for _ in range(10):
+        wander()
+        if page.js("document.getElementById('audio').currentTime") > 0:
+            return
+    pytest.fail("no track played under the pointer")
+
+
+def test_a_search_by_tempo_is_that_of_the_command(page: Page, place: Place, loev: Loev) -> None:
+    page.choose(place.row(PLAIN[2]))
+    page.page.click("button[aria-label='Only tempo']")
+    page.until("document.getElementById('command').textContent.includes('--by tempo')")
+    words = shlex.split(page.page.inner_text("#command"))
+    assert words[:3] == ["loev", "search", str(place.emb)]
+    done = loev(*words[1:], "--format", "jsonl")
+    assert done.code == 0
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert len(found) == 20
+    assert page.hits() == [place.row(record["path"]) for record in found]
+    shown = page.js(
+        "[...document.querySelectorAll('#hits li:first-child .why .n')].map(n => n.textContent)"
+    )
+    assert shown == [f"{found[0][name]:.2f}" for name in ("invariant", "pitch", "tempo")]
+
+
+def test_sliders_and_filters_change_the_result(page: Page, place: Place, loev: Loev) -> None:
+    page.choose(place.row(PLAIN[2]))
+    first = page.hits()
+    slider = page.page.locator("#weights input").nth(1)
+    slider.focus()
+    for _ in range(8):
+        page.page.keyboard.press("ArrowLeft")
+    page.until("document.getElementById('command').textContent.includes('pitch=-0.4')")
+    mixed = page.hits()
+    assert mixed != first
+    page.page.fill("#where", "bpm > 100 and not path contains 'plain/1'")
+    page.page.keyboard.press("Enter")
+    page.until("document.getElementById('command').textContent.includes('--where')")
+    done = loev(*shlex.split(page.page.inner_text("#command"))[1:], "--format", "jsonl")
+    rows = [place.row(json.loads(line)["path"]) for line in done.out.splitlines()]
+    assert page.hits() == rows
+    assert 0 < len(rows) < len(mixed)
+    page.page.fill("#where", "bpn > 100")
+    page.page.keyboard.press("Enter")
+    page.until("document.getElementById('whereerror').textContent.includes(\"did you mean 'bpm'\")")
+    page.problems.clear()  # Chromium writes the answer 400 to the console
+
+
+def test_the_keyboard_is_enough(page: Page) -> None:
+    keys = page.page.keyboard
+    keys.press("Tab")
+    assert page.js("document.activeElement.className") == "skip"
+    for _ in range(12):
+        keys.press("Tab")
+        if page.js("document.activeElement.id") == "map":
+            break
+    assert page.js("document.activeElement.id") == "map"
+    keys.press("ArrowRight")
+    page.until("document.getElementById('live').textContent.length > 0")
+    keys.press("ArrowLeft")
+    keys.press("+")
+    keys.press("0")
+    keys.press("Enter")
+    page.page.wait_for_selector("#hits li")
+    page.until("document.getElementById('live').textContent.includes('nearest to')")
+    page.page.locator("#hits li button").first.focus()
+    row = page.js("document.activeElement.closest('li').dataset.row")
+    keys.press("ArrowDown")
+    assert page.js("document.activeElement.closest('li').dataset.row") != row
+    keys.press("Tab")  # the other button of the row: search from here
+    title = page.js("document.activeElement.closest('li').querySelector('.title').textContent")
+    keys.press("Enter")
+    page.until(f"document.querySelector('#query .title').textContent === {json.dumps(title)}")
+
+
+def test_names_that_are_html_are_shown_as_they_are(page: Page, place: Place) -> None:
+    page.page.fill("#find", "onerror")
+    page.page.wait_for_selector("#found [role=option]")
+    page.page.keyboard.press("Enter")
+    page.page.wait_for_selector("#hits li")
+    assert page.page.inner_text("#query .title") == "<b>bold</b>"
+    assert page.page.get_attribute("#query .title", "title") == HOSTILE
+    assert shlex.quote(HOSTILE) in page.page.inner_text("#command")
+    assert page.page.locator("img, #query b").count() == 0
+
+
+def test_a_track_without_its_file_says_so(page: Page, place: Place) -> None:
+    assert "Some tracks cannot be played" in page.page.inner_text("#notice")
+    page.choose(place.row("gone.wav"))
+    assert page.page.get_attribute("#query button", "aria-disabled") == "true"
+    page.page.focus("#query button")
+    page.page.keyboard.press("Enter")
+    page.until("document.getElementById('live').textContent.includes('cannot be played')")
+    assert not page.js("document.getElementById('audio').hasAttribute('src')")
+    assert f"is not in {place.music}" in page.page.inner_text("#query")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True},
+        {"viewport": {"width": 320, "height": 640}},
+        {"viewport": {"width": 820, "height": 600}},
+    ],
+    indirect=True,
+    ids=["phone", "narrow", "tablet"],
+)
+def test_nothing_is_wider_than_the_screen(page: Page, place: Place) -> None:
+    page.choose(place.row(PLAIN[0]))
+    width = page.js("document.documentElement.clientWidth")
+    assert page.js("document.documentElement.scrollWidth") <= width
+    page.page.locator("#hits li").last.scroll_into_view_if_needed()
+    assert page.page.locator("#play").is_visible()
+
+
+@pytest.mark.parametrize("page", [{"color_scheme": "dark"}], indirect=True, ids=["dark"])
+def test_dark_and_light(page: Page) -> None:
+    luminance = "parseInt(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])"
+    assert page.js(luminance) < 60
+    assert page.js(PIXELS)[1] & 255 < 60
+    page.page.click("#theme")  # light
+    assert page.js(luminance) > 200
+    page.page.wait_for_timeout(100)
+    assert page.js(PIXELS)[1] & 255 > 200
+
+
+def test_a_library_of_one_track(chromium: Any, tmp_path: Path) -> None:
+    from tests.search.explore.common import served, write_embedding
+
+    write_embedding(tmp_path / "one.npz", ["one.wav"])
+    place = Place(tmp_path / "one.npz", tmp_path, tmp_path)
+    assert AudioFiles(tmp_path, ["one.wav"]).n_found() == (0, 1)
+    with served(place) as site:
+        context = chromium.new_context()
+        page = Page(context.new_page())
+        page.open(f"{site.url}#row=0")
+        page.until("document.getElementById('hitshead').textContent.startsWith('No other track')")
+        assert "No track can be played" in page.page.inner_text("#notice")
+        context.close()
+    assert not page.problems

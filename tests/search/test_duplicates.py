@@ -1,0 +1,126 @@
+"""Groups of the same recording."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loev_cli.errors import UsageError
+from loev_cli.search.duplicates import find_duplicates
+from loev_cli.search.library import Library, open_library, subspace_of
+from tests.conftest import Loev
+from tests.search.common import DIMS, write_library
+
+
+def library_of(x: np.ndarray, n_blocks: int = 1) -> Library:
+    """Rows as they are; a crowd of others around them makes 0 their mean."""
+    space = subspace_of(x.astype(np.float32), "x", np.zeros(x.shape[1], np.float32))
+    paths = [f"{i:04}" for i in range(len(x))]
+    columns = {"duration_s": np.full(len(x), 60.0), "silent": np.zeros(len(x), np.bool_)}
+    return Library(Path("x"), paths, {"a": space}, {"a": space.vectors}, columns, {})
+
+
+def on_circle(*degrees: float) -> Library:
+    angle = np.radians(degrees)
+    return library_of(np.stack([np.cos(angle), np.sin(angle)], axis=1))
+
+
+def groups(library: Library, threshold: float) -> list[list[int]]:
+    found: dict[int, list[int]] = {}
+    for member in find_duplicates(library, by="a", threshold=threshold):
+        found.setdefault(member.group, []).append(member.row)
+    assert list(found) == list(range(1, len(found) + 1))
+    return list(found.values())
+
+
+STEP = 1 - np.cos(np.radians(10))
+
+
+def test_pairs_within_the_threshold() -> None:
+    library = on_circle(0, 9, 90, 180, 189, 270)
+    assert groups(library, STEP) == [[0, 1], [3, 4]]
+    assert groups(library, 1 - np.cos(np.radians(8))) == []
+
+
+def test_no_chain_joins_what_is_far_apart() -> None:
+    # 0 - 8 - 16 - 24: each is near the next; the nearest pairs are joined first.
+    assert groups(on_circle(0, 7, 15, 22), STEP) == [[0, 1], [2, 3]]
+    assert groups(on_circle(0, 3, 6, 40), STEP) == [[0, 1, 2]]
+
+
+def test_copies_are_found_at_threshold_0_and_distances_are_to_the_first() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50, 8))
+    x[[7, 31]] = x[2]
+    x[40] = 3 * x[20]  # the same direction
+    library = library_of(x)
+    assert groups(library, 0) == [[2, 7, 31], [20, 40]]
+    members = find_duplicates(library, by="a", threshold=0)
+    assert [member.distances for member in members] == [{"a": 0.0}] * 5
+    assert [member.path for member in members] == ["0002", "0007", "0031", "0020", "0040"]
+
+
+def test_all_blocks_are_compared_with_all() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5000, 16))
+    twins = rng.permutation(5000)[:400].reshape(200, 2)
+    x[twins[:, 1]] = x[twins[:, 0]] + 0.01 * rng.standard_normal((200, 16))
+    told: list[tuple[int, int]] = []
+    members = find_duplicates(
+        library_of(x), by="a", threshold=0.001, on_rows=lambda done, n: told.append((done, n))
+    )
+    pairs = {}
+    for member in members:
+        pairs.setdefault(member.group, set()).add(member.row)
+    assert sorted(map(sorted, pairs.values())) == sorted(map(sorted, twins.tolist()))
+    assert told == [(2048, 5000), (4096, 5000), (5000, 5000)]
+
+
+def test_what_makes_no_sense(tmp_path: Path) -> None:
+    write_library(tmp_path / "x.npz", 20)
+    library = open_library(tmp_path / "x.npz")
+    with pytest.raises(UsageError, match=r"no subspace 'invarient' .did you mean 'invariant'"):
+        find_duplicates(library, by="invarient")
+    for threshold in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UsageError, match="out of range"):
+            find_duplicates(library, by="tempo", threshold=threshold)
+    same = library_of(np.ones((1500, 2)))
+    with pytest.raises(UsageError, match=r"more than 1000000 pairs.*smaller --threshold"):
+        find_duplicates(same, by="a")
+
+
+def test_the_command(tmp_path: Path, loev: Loev) -> None:
+    emb = tmp_path / "x.npz"
+    write_library(emb, 40, n_distinct=15)
+    done = loev("dedup", emb, "--format", "jsonl")
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert (done.code, len(records)) == (0, 40)
+    assert list(records[0]) == ["group", "path", "duration_s", *DIMS]
+    assert [r["path"] for r in records if r["group"] == 1] == [
+        "a/000.wav",
+        "a/015.wav",
+        "a/030.wav",
+    ]
+    assert "15 groups of 40 tracks within 0.05 by invariant, of 40 tracks" in done.err
+    rows = list(csv.DictReader(io.StringIO(loev("dedup", emb, "--format", "csv").out)))
+    assert [row["path"] for row in rows] == [r["path"] for r in records]
+    longer = loev(
+        "dedup", emb, "--where", "duration_s >= 60", "--quiet", "--out", tmp_path / "x.csv"
+    )
+    assert (longer.code, longer.out, longer.err) == (0, "", "")
+    listed = list(csv.DictReader((tmp_path / "x.csv").open()))
+    assert {row["path"] for row in listed} == {
+        f"a/{i:03}.wav" for i in (*range(15, 25), *range(30, 40))
+    }
+    write_library(tmp_path / "none.npz", 40)
+    done = loev("dedup", tmp_path / "none.npz", "--threshold", "0")
+    assert (done.code, done.out) == (0, "")
+    assert "0 groups of 0 tracks" in done.err
+    for arguments in (["--by", "temp"], ["--threshold", "2"], ["--where", "x"]):
+        done = loev("dedup", emb, *arguments)
+        assert (done.code, done.out, len(done.lines)) == (2, "", 1)

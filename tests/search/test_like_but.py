@@ -1,0 +1,191 @@
+"""The same, but faster or higher."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loev_cli import audio
+from loev_cli.backends import open_encoder
+from loev_cli.bundle import find
+from loev_cli.embed import Request, embed
+from loev_cli.errors import UsageError
+from loev_cli.search.library import open_library
+from loev_cli.search.like_but import Change, move, parse_change
+from loev_cli.search.listen import Listener
+from loev_cli.writers import Meta, read
+from tests.conftest import ROOT, Loev
+
+MUSIC = ROOT / "examples" / "music"
+SLOW, FAST = "ballad-in-c-major-72bpm.mp3", "ballad-in-c-major-108bpm.mp3"
+HIGH = "ballad-in-e-flat-major-72bpm.mp3"
+
+
+@pytest.fixture(scope="module")
+def emb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples, embedded by the shipped model."""
+    out = tmp_path_factory.mktemp("emb") / "emb.npz"
+    embed(Request([str(MUSIC)], str(out)))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("text", "attribute", "rate"),
+    [
+        ("tempo=+10%", "tempo", 1.1),
+        (" tempo = -5% ", "tempo", 0.95),
+        ("tempo=50%", "tempo", 1.5),
+        ("pitch=+2", "pitch", 2 ** (2 / 12)),
+        ("pitch=-.5", "pitch", 2 ** (-0.5 / 12)),
+    ],
+)
+def test_changes_are_read(text: str, attribute: str, rate: float) -> None:
+    change = parse_change(text)
+    assert (change.attribute, change.rate) == (attribute, pytest.approx(rate))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tempo", "cannot be read"),
+        ("tempo=fast", "cannot be read"),
+        ("tempo=+10%;pitch=2", "cannot be read"),
+        ("tempi=+10%", "cannot move 'tempi' .did you mean 'tempo'"),
+        ("tempo=+10", "is moved by a percentage"),
+        ("pitch=+10%", "is moved in semitones"),
+        ("tempo=-100%", "too far"),
+        ("tempo=+101%", "too far"),
+        ("pitch=13", "too far"),
+    ],
+)
+def test_changes_that_make_no_sense(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_change(text)
+
+
+def test_listening_makes_what_embedding_made(emb: Path) -> None:
+    library = open_library(emb)
+    heard = Listener(library.meta).vectors(MUSIC / SLOW)
+    there = read(emb)
+    for name, x in there.vectors.items():
+        np.testing.assert_allclose(heard[name], x[there.paths.index(SLOW)], atol=1e-5)
+
+
+def test_listening_faster_is_a_tape_played_faster(tmp_path: Path, emb: Path) -> None:
+    import soundfile
+
+    waveform, rate_hz = soundfile.read(MUSIC / SLOW, dtype="float32")
+    soundfile.write(tmp_path / "faster.wav", waveform, round(rate_hz * 1.25))
+    listener = Listener(open_library(emb).meta)
+    ours, theirs = listener.vectors(MUSIC / SLOW, 1.25), listener.vectors(tmp_path / "faster.wav")
+    for name in ours:
+        distance = np.linalg.norm(ours[name] - theirs[name]) / np.linalg.norm(theirs[name])
+        assert distance < 0.02
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A query that only vectors are known of."""
+
+    meta: Meta
+    vectors: dict[str, np.ndarray]
+
+    def raw(self) -> dict[str, np.ndarray]:
+        return self.vectors
+
+    def value(self, column: str) -> None:
+        return None
+
+
+def test_turning_is_transposing(emb: Path) -> None:
+    """A transposition by an outside stretcher is what turning the pitch classes makes of it."""
+    import soxr
+
+    from loev_cli.evaluate.changes import STRETCH_RATE_HZ, open_stretcher
+
+    library = open_library(emb)
+    encoder = open_encoder(find("loevpp-small"), subspaces=["pitch"])
+    n, rate_hz = encoder.bundle.window_n_samples, encoder.bundle.sample_rate_hz
+    stretch = open_stretcher("auto")
+    space = library.subspaces["pitch"]
+    for path, semitones in ((SLOW, 2), ("rock-in-e-minor-138bpm.mp3", -3)):
+        plain = audio.load(MUSIC / path, STRETCH_RATE_HZ)
+        higher = stretch(plain, rate=1.0, semitones=semitones)
+        vectors = [
+            encoder.encode(soxr.resample(w, STRETCH_RATE_HZ, rate_hz)[None, :n])["pitch"][0]
+            for w in (plain, higher)
+        ]
+
+        change = parse_change(f"pitch={semitones}")
+        asked = Embedded(library.meta, {"pitch": vectors[0]})
+        moved = move(change, asked, None, lambda file, speed: {})
+        assert "turning the pitch classes" in moved.how
+        wanted = space.ready(vectors[1])
+        assert space.ready(moved.vectors["pitch"]) @ wanted > 0.85
+        assert space.ready(moved.vectors["pitch"]) @ wanted > space.ready(vectors[0]) @ wanted + 0.1
+
+
+def answers(loev: Loev, *arguments: str | Path) -> tuple[list[str], str]:
+    done = loev("search", *arguments, "-k", "3", "--format", "jsonl")
+    assert done.code == 0, done.err
+    return [json.loads(line)["path"] for line in done.out.splitlines()], done.err
+
+
+def test_the_same_ballad_faster_and_higher(emb: Path, loev: Loev) -> None:
+    found, told = answers(loev, emb, SLOW, "--like-but", "tempo=+50%", "--root", MUSIC)
+    assert found[0] == FAST
+    assert "by listening to the audio played 1.5 times as fast" in told
+    found, told = answers(loev, emb, SLOW, "--like-but", "pitch=+3")
+    assert found[0] == HIGH
+    assert "by turning the pitch classes, +3" in told
+    found, told = answers(loev, emb, MUSIC / HIGH, "--like-but", "pitch=-3")
+    assert found[0] == SLOW
+    assert "by listening" in told
+
+
+def test_what_cannot_be_moved_is_one_line(emb: Path, loev: Loev, tmp_path: Path) -> None:
+    done = loev("search", emb, SLOW, "--like-but", "tempo=+50%")
+    assert (done.code, len(done.lines)) == (2, 1)
+    assert "needs the query's audio, or a column 'bpm'" in done.err
+    done = loev("search", emb, SLOW, "--like-but", "pitch=+0.5", "--root", tmp_path)
+    assert (done.code, len(done.lines)) == (2, 1)  # half a step cannot be turned
+
+
+class Annotated:
+    """A query that only annotations are known of."""
+
+    def __init__(self, **values: object) -> None:
+        self.meta = {"subspaces": {"invariant": 4}, "model": "none", "model_sha256": ""}
+        self.values = values
+
+    def raw(self) -> dict[str, np.ndarray]:
+        raise AssertionError("there are no vectors to move")
+
+    def value(self, column: str) -> object:
+        return self.values.get(column)
+
+
+@pytest.mark.parametrize(
+    ("values", "change", "where"),
+    [
+        ({"bpm": 100.0}, "tempo=+20%", "bpm between 115.38 and 124.80"),
+        ({"key": "C major"}, "pitch=+1", "key in ('C# major', 'Db major')"),
+        ({"key": "A minor"}, "pitch=-2", "key in ('G minor')"),
+        ({"key": "A", "mode": "minor"}, "pitch=3", "key in ('C', 'B#') and mode = 'minor'"),
+    ],
+)
+def test_annotations_are_moved(values: dict[str, object], change: str, where: str) -> None:
+    moved = move(parse_change(change), Annotated(**values), None, lambda file, speed: {})
+    assert moved.where == where
+    assert moved.vectors == {}
+    assert "by annotations" in moved.how
+
+
+@pytest.mark.parametrize("values", [{}, {"bpm": float("nan")}, {"bpm": 0.0}])
+def test_unknown_annotations_are_none(values: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="or a column 'bpm'"):
+        move(Change("tempo", 1.1, "tempo=+10%"), Annotated(**values), None, lambda file, speed: {})
