@@ -23,6 +23,7 @@ ROWS = [
     ["model", "audio", "windows"],
     ["backends", "writers"],
     ["embed", "evaluate", "search", "export", "train", "hear"],
+    ["experiments"],
     ["cli"],
 ]
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
