@@ -1,0 +1,434 @@
+"""Which augmentations should have a subspace for these labels? Asked, checked, carried out.
+
+labelled tracks --reference model, unchanged and changed--> vectors --> destroyed --.
+                                                                                     >-- verdicts
+music --train with and without a subspace, several seeds--> models --> gained ------'
+
+Models do not depend on the labels, so a second question to the same folder takes them as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from loev_cli import __version__
+from loev_cli import bundle as bundles
+from loev_cli.errors import InputError, UsageError
+from loev_cli.evaluate import probes
+from loev_cli.evaluate.job import Skipped, Stage
+from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
+from loev_cli.evaluate.splits import Splits, split
+from loev_cli.evaluate.vectors import CONCATENATION, with_concatenation
+from loev_cli.experiments.advise_evidence import Vectors, destroyed, gained
+from loev_cli.experiments.advise_verdict import DEFAULT_TOLERANCE, Verdict, judge, ranked
+from loev_cli.experiments.listening import Draw, Listener, draw_changes
+from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
+from loev_cli.model import LoevModel, load_model
+from loev_cli.model.frontend import FrontendConfig
+from loev_cli.train.augment import EQUIVARIANT
+from loev_cli.train.batches import views_are_on_features
+from loev_cli.train.config import TrainConfig, nearest
+from loev_cli.train.data import Cache, Listed, Track, default_cache, listing, load_tracks
+from loev_cli.train.pipeline import pick_device
+
+BLIND = "blind"  # the model that keeps nothing
+RUNS_FOLDER = "runs"
+DEFAULT_CANDIDATES = ("pitch", "tempo")
+DEFAULT_N_SEEDS = 3
+DEFAULT_N_STEPS = 150
+DEFAULT_BATCH_SIZE = 32
+N_DRAWS = 4  # changes of every track by every candidate
+_FORMAT_VERSION = 1
+
+Event = Stage | Skipped | RunEvent
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to advise on; the options of ``loev advise``.
+
+    Attributes:
+        data: folder, file list or manifest to train on.
+        labels: manifests of labelled tracks; none: ``data`` is one itself.
+        out: folder of the report; models go to ``out/runs``.
+        config: of training; data, method, augs and seed are set for every run.
+        wanted: ``column`` or ``column:kind``; none means all that can be used.
+        candidates: augmentations that may get a subspace.
+        model: that hears unchanged and changed tracks, a name or a bundle.
+        tolerance: how much of a label may be lost, of what can be known above chance.
+        n_jobs: models trained at a time.
+        overwrite: train runs anew that other settings made.
+        command: the command line, for the report.
+    """
+
+    data: str
+    labels: Sequence[Path]
+    out: Path
+    config: TrainConfig
+    wanted: Sequence[str] = ()
+    candidates: Sequence[str] = DEFAULT_CANDIDATES
+    model: str = bundles.DEFAULT_MODEL
+    n_seeds: int = DEFAULT_N_SEEDS
+    n_folds: int | None = None
+    tolerance: float = DEFAULT_TOLERANCE
+    n_jobs: int = 1
+    seed: int = 0
+    device: str = "auto"
+    cache: Path | None = None
+    overwrite: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was found, and how.
+
+    Attributes:
+        verdicts: label by label, what loses most first.
+        draws: augmentation -> what every track was changed by.
+        runs: names of the models that were compared.
+    """
+
+    command: str
+    created: str
+    candidates: tuple[str, ...]
+    tolerance: float
+    manifest: Manifest
+    columns: Sequence[Column]
+    splits: Splits
+    verdicts: Sequence[Verdict]
+    draws: dict[str, list[Draw]]
+    reference: dict[str, Any]
+    training: dict[str, Any]
+    runs: Sequence[str]
+    skipped: Sequence[str]
+    notes: Sequence[str]
+
+    def as_dict(self, options: str) -> dict[str, Any]:
+        """For ``results.json``."""
+        return {
+            "format_version": _FORMAT_VERSION,
+            "command": self.command,
+            "created": self.created,
+            "loev_version": __version__,
+            "options": options,
+            "candidates": list(self.candidates),
+            "tolerance": self.tolerance,
+            "data": {
+                "n_tracks": len(self.manifest),
+                "n_groups": len(np.unique(self.manifest.groups)),
+                "n_judged": len(self.splits.judged),
+                "split": self.splits.description,
+            },
+            "reference": self.reference,
+            "training": self.training,
+            "runs": list(self.runs),
+            "draws": {
+                name: [[float(value) for value in draw.params.ravel()] for draw in draws]
+                for name, draws in self.draws.items()
+            },
+            "interval": "95 %, over groups of tracks, and over seeds where there are some",
+            "skipped": list(self.skipped),
+            "notes": list(self.notes),
+            "verdicts": [verdict.record() for verdict in self.verdicts],
+        }
+
+
+def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event: None) -> Advice:
+    """Carry the request out.
+
+    Raises:
+        UsageError: the request cannot be carried out, or its data not be used.
+        LoevError: a training run failed.
+    """
+    checked = _check(request)
+    skipped: list[str] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Skipped):
+            skipped.append(event.message)
+        on_event(event)
+
+    ears = _Ears(request, checked, tell)
+    heard, rows = ears.reference()
+    manifest = checked.manifest.select(rows.tolist())
+    columns = [manifest.column(column.name, column.kind) for column in checked.columns]
+    splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
+    for column in columns:
+        probes.check_folds(column, splits.folds)
+    models = train_runs(
+        checked.runs,
+        request.out / RUNS_FOLDER,
+        n_parallel=request.n_jobs,
+        device=request.device,
+        cache=request.cache,
+        overwrite=request.overwrite,
+        on_event=tell,
+    )
+    of_model = ears.trained(models, manifest)
+    verdicts = []
+    for done, column in enumerate(columns):
+        tell(Stage("judging", done, len(columns)))
+        lost = destroyed(
+            heard[0][0],
+            {name: heard[1][name] for name in request.candidates},
+            column,
+            splits.folds,
+            manifest.groups,
+            seed=request.seed,
+        )
+        gain = gained(
+            [of_model[name_of_run(BLIND, seed)] for seed in range(request.n_seeds)],
+            {
+                name: [of_model[name_of_run(name, seed)] for seed in range(request.n_seeds)]
+                for name in request.candidates
+            },
+            column,
+            splits.folds,
+            manifest.groups,
+            seed=request.seed,
+        )
+        verdicts += [
+            judge(column, name, lost[name], gain[name], request.tolerance)
+            for name in request.candidates
+        ]
+    tell(Stage("judging", len(columns), len(columns)))
+    return Advice(
+        command=request.command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        candidates=tuple(request.candidates),
+        tolerance=request.tolerance,
+        manifest=manifest,
+        columns=columns,
+        splits=splits,
+        verdicts=ranked(verdicts),
+        draws=checked.draws,
+        reference={"name": checked.bundle.name, "sha256": checked.bundle.sha256},
+        training={
+            "encoder": request.config.encoder,
+            "steps": request.config.steps,
+            "minutes": request.config.minutes,
+            "batch_size": request.config.batch_size,
+            "n_seeds": request.n_seeds,
+            "augmentations": {
+                name: dataclasses.asdict(request.config.augmentations[name])
+                for name in request.candidates
+            },
+        },
+        runs=list(models),
+        skipped=skipped,
+        notes=[*checked.notes, *splits.notes],
+    )
+
+
+def name_of_run(kept: str, seed: int) -> str:
+    """Folder of the model that keeps one augmentation, or none (``BLIND``)."""
+    return f"{kept}-seed{seed}"
+
+
+def plan_runs(config: TrainConfig, candidates: Sequence[str], n_seeds: int) -> list[Run]:
+    """The models to compare, seed by seed: one that is blind to all, one per candidate."""
+    base = dataclasses.replace(config, augs=DEFAULT_CANDIDATES)  # of no account where none is kept
+    runs = []
+    for seed in range(n_seeds):
+        of_seed = dataclasses.replace(base, seed=config.seed + seed)
+        blind = dataclasses.replace(of_seed, method="cl")
+        runs.append(Run(name_of_run(BLIND, seed), blind))
+        for name in candidates:
+            keeping = dataclasses.replace(of_seed, method="loev++", augs=(name,))
+            runs.append(Run(name_of_run(name, seed), keeping))
+    return runs
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A request that can be carried out.
+
+    Attributes:
+        on_features: whether the reference model's views are changed on features.
+    """
+
+    manifest: Manifest
+    columns: Sequence[Column]
+    notes: Sequence[str]
+    bundle: bundles.Bundle
+    model: LoevModel
+    on_features: bool
+    draws: dict[str, list[Draw]]
+    runs: Sequence[Run]
+    device: torch.device
+
+
+def _check(request: Request) -> _Checked:
+    """Everything that can be known before anything is heard or trained."""
+    config = request.config
+    _check_candidates(request.candidates, config)
+    if not 0 < request.tolerance < 1:
+        raise UsageError(f"--tolerance is {request.tolerance:g}, it must lie between 0 and 1")
+    manifest = _labelled(request)
+    columns, notes = manifest.columns(request.wanted)
+    splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
+    for column in columns:
+        probes.check_folds(column, splits.folds)
+    check_files(manifest)
+    listing(request.data)
+    bundle = bundles.find(request.model)
+    model = load_model(bundle)
+    wide = dataclasses.replace(config, augs=tuple(request.candidates), method="loev++")
+    on_features = isinstance(model.spec.frontend, FrontendConfig) and views_are_on_features(
+        wide, dataclasses.replace(model.spec, augs=tuple(request.candidates))
+    )
+    runs = plan_runs(config, request.candidates, request.n_seeds)
+    check_runs(runs, device=request.device)
+    return _Checked(
+        manifest=manifest,
+        columns=columns,
+        notes=notes,
+        bundle=bundle,
+        model=model,
+        on_features=on_features,
+        draws={
+            name: draw_changes(config.augmentations, name, N_DRAWS, seed=request.seed)
+            for name in request.candidates
+        },
+        runs=runs,
+        device=pick_device(request.device),
+    )
+
+
+def _check_candidates(candidates: Sequence[str], config: TrainConfig) -> None:
+    if not candidates:
+        raise UsageError("--augs is empty", hint=f"choose from {', '.join(EQUIVARIANT)}")
+    for name in candidates:
+        if name not in EQUIVARIANT:
+            raise UsageError(
+                f"no augmentation '{name}'", hint=nearest(name, EQUIVARIANT, "augmentations")
+            )
+        if candidates.count(name) > 1:
+            raise UsageError(f"--augs names '{name}' twice")
+        if config.augmentations[name].p == 0:
+            raise UsageError(
+                f"augmentations.{name}.p is 0: no model would become blind to it",
+                hint=f"--set augmentations.{name}.p=0.5",
+            )
+
+
+def _labelled(request: Request) -> Manifest:
+    """The labelled tracks, wherever they lie: beside their manifest, or in the folder of music."""
+    labels = list(request.labels)
+    if not labels:
+        if Path(request.data).suffix.lower() not in (".csv", ".parquet"):
+            raise UsageError(
+                f"no labels for {request.data}", hint="--labels LABELS.csv with a path column"
+            )
+        labels = [Path(request.data)]
+    manifest = read_manifests(labels)
+    folder = Path(request.data)
+    if not folder.is_dir():
+        return manifest
+    files = [
+        file if file.is_file() or not (folder / path).is_file() else folder / path
+        for file, path in zip(manifest.files, manifest.paths, strict=True)
+    ]
+    return dataclasses.replace(manifest, files=files)
+
+
+class _Ears:
+    """Hears the labelled tracks through one model after the other."""
+
+    def __init__(
+        self, request: Request, checked: _Checked, on_event: Callable[[Event], None]
+    ) -> None:
+        self._request = request
+        self._checked = checked
+        self._tell = on_event
+
+    def reference(self) -> tuple[tuple[Vectors, dict[str, Vectors]], np.ndarray]:
+        """Unchanged (1, N, D), and augmentation -> (M, N, D); rows of the manifest they are of."""
+        checked = self._checked
+        listener = self._listener(checked.model, checked.on_features, plain=True)
+        tracks = self._tracks(listener, checked.manifest)
+        draws = [None, *(draw for draws in checked.draws.values() for draw in draws)]
+        heard, places = listener.hear(
+            list(tracks.values()), draws, on_track=self._progress("hearing changes", len(tracks))
+        )
+        if not len(places):
+            raise UsageError("none of the labelled files can be used")
+        rows = np.array(list(tracks))[places]
+        n_draws, n_tracks = len(draws), len(places)
+        flat = {name: x.reshape(n_draws * n_tracks, -1) for name, x in heard.items()}
+        x = with_concatenation(flat)[_whole(flat)].reshape(n_draws, n_tracks, -1)
+        of: dict[str, Vectors] = {}
+        first = 1
+        for name, drawn in checked.draws.items():
+            of[name] = x[first : first + len(drawn)]
+            first += len(drawn)
+        return (x[:1], of), rows
+
+    def trained(self, models: dict[str, Path], manifest: Manifest) -> dict[str, Vectors]:
+        """Run -> (N, D), all its subspaces side by side, of unchanged tracks."""
+        vectors: dict[str, Vectors] = {}
+        tracks: dict[int, Track] = {}
+        for name, folder in models.items():
+            model = load_model(bundles.load(folder))
+            on_features = isinstance(model.spec.frontend, FrontendConfig)
+            listener = self._listener(model, on_features)
+            if not tracks:
+                tracks = self._tracks(listener, manifest)
+            heard, places = listener.hear(
+                list(tracks.values()), [None], on_track=self._progress(f"hearing {name}", len(tracks))
+            )
+            if len(places) < len(manifest):
+                raise UsageError(
+                    f"{len(manifest) - len(places)} labelled files changed or went away meanwhile",
+                    hint="start again",
+                )
+            flat = {subspace: x[0] for subspace, x in heard.items()}
+            vectors[name] = with_concatenation(flat)[_whole(flat)]
+        return vectors
+
+    def _listener(self, model: LoevModel, on_features: bool, plain: bool = False) -> Listener:
+        return Listener(
+            model,
+            self._request.config,
+            on_features=on_features,
+            device=self._checked.device,
+            plain=plain,
+        )
+
+    def _tracks(self, listener: Listener, manifest: Manifest) -> dict[int, Track]:
+        """Row of the manifest -> track, of the files that can be read."""
+        tracks, skipped = load_tracks(
+            [Listed(file) for file in manifest.files],
+            listener.content,
+            Cache(self._request.cache or default_cache()),
+            max_track_s=self._request.config.max_track_s,
+            n_workers=os.cpu_count() or 1,
+            on_progress=lambda done, total: self._tell(Stage("reading", done, total)),
+        )
+        for one in skipped:
+            self._tell(Skipped(f"{one.path}: {one.error}"))
+        row_of = {file: row for row, file in enumerate(manifest.files)}
+        return {row_of[track.path]: track for track in tracks}
+
+    def _progress(self, stage: str, total: int) -> Callable[[int, InputError | None], None]:
+        def on_track(done: int, error: InputError | None) -> None:
+            if error is not None:
+                self._tell(Skipped(error.message))
+            self._tell(Stage(stage, done, total))
+
+        return on_track
+
+
+def _whole(subspaces: dict[str, Vectors]) -> str:
+    return CONCATENATION if len(subspaces) > 1 else next(iter(subspaces))

@@ -1,0 +1,287 @@
+"""Does a label survive that a model becomes blind to an augmentation? Two kinds of evidence.
+
+destroyed   Does the label itself change with it? Every track is changed by the same M draws. One
+            reading per draw knows what was done, and may answer differently for each; one reading
+            for all draws must answer alike, as a blind model would. Both are judged on the same
+            vectors. What the second loses is lost to blindness. What artefacts, or moving away
+            from what the reference model knows, cost is lost by both, and so is not counted.
+gained      Does keeping it help? Models of which one keeps a subspace for the augmentation, and
+            one is trained to be blind to it, over several seeds, all else alike.
+
+``fallen`` is a third figure, for show: readings fitted to unchanged tracks, judged on changed ones
+with their label kept. It also falls where the label is as it was and only its vectors moved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.probes import Reading, read_label
+from loev_cli.evaluate.splits import Fold
+from loev_cli.evaluate.statistics import Estimate
+from loev_cli.evaluate.tasks import TASKS, Task
+from loev_cli.experiments.inference import (
+    Draws,
+    Score,
+    Statistic,
+    holm,
+    mean_of,
+    metric_of,
+    r2_of,
+)
+
+_PROBE = "linear"
+_N_DRAWS_SLOW = 400  # of rankings, which are counted anew in every draw
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Destroyed:
+    """What blindness to one augmentation costs one label.
+
+    Attributes:
+        known: score of the readings that know the draw, with chance.
+        blind: score of the one that must serve all draws.
+        share: of what is known above chance, what blindness loses; 1 is all. NaN if nothing is
+            known.
+        fallen: score of unchanged tracks less that of changed ones, by a reading that has only
+            seen unchanged ones.
+    """
+
+    known: Estimate
+    blind: Estimate
+    share: Estimate
+    fallen: Estimate
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether anything is known of the label at all."""
+        return self.known.chance is not None and self.known.low > self.known.chance
+
+
+@dataclass(frozen=True)
+class Gained:
+    """What a subspace of its own for one augmentation brings one label.
+
+    Attributes:
+        kept, blind: score of the models with and without it, mean over seeds.
+        gain: the difference, paired by track and seed.
+        p: of there being none; ``p_holm`` corrected for the number of candidates.
+        of_seeds: the difference in each seed.
+    """
+
+    kept: Estimate
+    blind: Estimate
+    gain: Estimate
+    p: float
+    p_holm: float
+    of_seeds: tuple[float, ...]
+
+
+def destroyed(
+    plain: Vectors,
+    changed: Mapping[str, Vectors],
+    column: Column,
+    folds: Sequence[Fold],
+    groups: NDArray[Any],
+    *,
+    seed: int = 0,
+) -> dict[str, Destroyed]:
+    """Of one label, for every augmentation.
+
+    Args:
+        plain: (N, D), the tracks as they are.
+        changed: augmentation -> (M, N, D), under M draws that all tracks share.
+        groups: (N,).
+    """
+    task = TASKS[column.kind]()
+    fallen = _fallen(task, plain, changed, column, folds, groups, seed)
+    found = {}
+    for name, x in changed.items():
+        n_draws, n = x.shape[:2]
+        known = _together([read_label(one, column, folds, _PROBE, seed=seed) for one in x], n)
+        blind = _in_order(
+            read_label(
+                x.reshape(n_draws * n, -1),
+                _repeated(column, n_draws),
+                [_repeated_fold(fold, n_draws, n) for fold in folds],
+                _PROBE,
+                seed=seed,
+            ),
+            known,
+        )
+        draws = Draws(groups[known.rows % n], 1, seed=seed)
+        scores = [_score(task, read, draws) for read in (known, blind)]
+        chance = task.chance(task.main_metric, known.learned, known.truth)
+        found[name] = Destroyed(
+            known=draws.estimate(scores[0], chance=chance),
+            blind=draws.estimate(scores[1], chance=chance),
+            share=draws.estimate(_share(scores[0], scores[1], chance)),
+            fallen=fallen[name],
+        )
+    return found
+
+
+def gained(
+    blind: Sequence[Vectors],
+    kept: Mapping[str, Sequence[Vectors]],
+    column: Column,
+    folds: Sequence[Fold],
+    groups: NDArray[Any],
+    *,
+    seed: int = 0,
+) -> dict[str, Gained]:
+    """Of one label, for every augmentation.
+
+    Args:
+        blind: (N, D) of the model without any subspace of its own, per seed.
+        kept: augmentation -> the same of the models with one.
+        groups: (N,).
+    """
+    task = TASKS[column.kind]()
+
+    def read(vectors: Sequence[Vectors]) -> list[Reading]:
+        return [read_label(x, column, folds, _PROBE, seed=seed) for x in vectors]
+
+    without = read(blind)
+    draws = Draws(groups[without[0].rows], len(blind), seed=seed)
+    chance = task.chance(task.main_metric, without[0].learned, without[0].truth)
+    baseline = _score(task, without, draws)
+    found = {}
+    for name, vectors in kept.items():
+        score = _score(task, read(vectors), draws)
+        gain, p = draws.difference(score, baseline)
+        found[name] = Gained(
+            kept=draws.estimate(score, chance=chance),
+            blind=draws.estimate(baseline, chance=chance),
+            gain=gain,
+            p=p,
+            p_holm=p,
+            of_seeds=tuple(
+                a - b for a, b in zip(score.of_seeds, baseline.of_seeds, strict=True)
+            ),
+        )
+    corrected = holm([one.p for one in found.values()])
+    return {
+        name: dataclasses.replace(one, p_holm=p)
+        for (name, one), p in zip(found.items(), corrected, strict=True)
+    }
+
+
+def _score(task: Task, reads: Reading | Sequence[Reading], draws: Draws) -> Score:
+    each = [reads] if isinstance(reads, Reading) else reads
+    is_slow = task.is_judged_by_fold
+    return draws.score(
+        [_statistic(task, read) for read in each], n_draws=_N_DRAWS_SLOW if is_slow else None
+    )
+
+
+def _statistic(task: Task, read: Reading) -> Statistic:
+    """The label's main metric."""
+    outcomes = task.outcomes(task.main_metric, read.truth, read.output)
+    if outcomes is not None:
+        return mean_of(outcomes)
+    if task.is_regression:
+        return r2_of(read.truth, read.output)
+    return metric_of(read, task.metrics[task.main_metric])
+
+
+def _share(known: Score, blind: Score, chance: float) -> Score:
+    """(known - blind) / (known - chance); NaN where nothing is known."""
+
+    def of(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        readable = a - chance
+        return np.divide(a - b, readable, out=np.full(len(a), np.nan), where=readable > 1e-9)
+
+    values = of(np.array(known.of_seeds), np.array(blind.of_seeds))
+    return Score(tuple(values.tolist()), of(known.draws, blind.draws))
+
+
+def _fallen(
+    task: Task,
+    plain: Vectors,
+    changed: Mapping[str, Vectors],
+    column: Column,
+    folds: Sequence[Fold],
+    groups: NDArray[Any],
+    seed: int,
+) -> dict[str, Estimate]:
+    """Of readings of unchanged tracks: their score there less that under every augmentation."""
+    n = len(plain)
+    blocks = [plain[None], *changed.values()]
+    stacked = np.concatenate(blocks)  # (1 + all draws, N, D)
+    read = read_label(
+        stacked.reshape(len(stacked) * n, -1),
+        _repeated(column, len(stacked)),
+        [Fold(fold.train, fold.val, _repeated_rows(fold.test, len(stacked), n)) for fold in folds],
+        _PROBE,
+        seed=seed,
+    )
+    block_of_draw = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
+    block_of_row = block_of_draw[read.rows // n]
+    parts = [_part(read, np.flatnonzero(block_of_row == b), n) for b in range(len(blocks))]
+    found = {}
+    for name, part in zip(changed, parts[1:], strict=True):
+        # As often as the tracks that were changed, so that both have the same rows to draw.
+        copies = len(part.rows) // len(parts[0].rows)
+        as_is = _together([parts[0]] * copies, n)
+        draws = Draws(groups[part.rows % n], 1, seed=seed)
+        found[name], _ = draws.difference(
+            _score(task, as_is, draws), _score(task, _in_order(part, as_is), draws)
+        )
+    return found
+
+
+def _repeated(column: Column, times: int) -> Column:
+    """The labels of N tracks, then the same again."""
+    values = np.concatenate([column.values] * times)
+    return dataclasses.replace(column, values=values, known=np.tile(column.known, times))
+
+
+def _repeated_fold(fold: Fold, times: int, n: int) -> Fold:
+    return Fold(*(_repeated_rows(rows, times, n) for rows in (fold.train, fold.val, fold.test)))
+
+
+def _repeated_rows(rows: NDArray[np.int64], times: int, n: int) -> NDArray[np.int64]:
+    return np.concatenate([rows + i * n for i in range(times)])
+
+
+def _together(reads: Sequence[Reading], n: int) -> Reading:
+    """One reading of (draw, track) out of one per draw, each with folds of its own."""
+    n_folds = 1 + max(int(read.folds.max(initial=0)) for read in reads)
+    return Reading(
+        rows=np.concatenate([read.rows % n + i * n for i, read in enumerate(reads)]),
+        folds=np.concatenate([read.folds + i * n_folds for i, read in enumerate(reads)]),
+        truth=np.concatenate([read.truth for read in reads]),
+        output=np.concatenate([read.output for read in reads]),
+        learned=reads[0].learned,
+        strength=tuple(s for read in reads for s in read.strength),
+        reached=tuple(r for read in reads for r in read.reached),
+    )
+
+
+def _part(read: Reading, keep: NDArray[np.int64], n: int) -> Reading:
+    return dataclasses.replace(
+        read,
+        rows=read.rows[keep],
+        folds=read.folds[keep],
+        truth=read.truth[keep],
+        output=read.output[keep],
+    )
+
+
+def _in_order(read: Reading, like: Reading) -> Reading:
+    """The same answers in the order, and with the folds, of another reading of these rows."""
+    order = np.empty(len(like.rows), np.int64)
+    order[np.argsort(like.rows)] = np.argsort(read.rows)
+    return dataclasses.replace(
+        _part(read, order, 0), rows=like.rows, folds=like.folds
+    )
