@@ -23,6 +23,7 @@ COMMANDS = [
     ("loev_cli.cli.train", "train"),
     ("loev_cli.cli.export", "export"),
     ("loev_cli.cli.evaluate", "evaluate"),
+    ("loev_cli.cli.compare", "compare"),
     ("loev_cli.cli.models", "models"),
     ("loev_cli.cli.doctor", "doctor"),
 ]

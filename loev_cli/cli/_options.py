@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from loev_cli.errors import UsageError
+
 MODEL = "Model"
 OUTPUT = "Output"
 RUNNING = "Running"
@@ -75,3 +77,15 @@ Precision = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+
+
+def names(text: str, option: str) -> list[str]:
+    """``a,b`` -> its names.
+
+    Raises:
+        UsageError: one of them is empty.
+    """
+    parts = [name.strip() for name in text.split(",")]
+    if not all(parts):
+        raise UsageError(f"{option} '{text}' has an empty name", hint=f"as in {option} a,b")
+    return parts

@@ -45,7 +45,8 @@ class Reading:
 
     Attributes:
         rows: (n,) the rows judged, of the manifest.
-        folds: (n,) the fold each was judged in; all 0 where folds are judged together.
+        fold_of: (n,) the fold each was judged in.
+        is_judged_by_fold: whether a metric is the mean over folds, not of all rows together.
         truth, output: (n,) or (n, L), in the label's units.
         learned: what the probes of all folds were fitted to.
         strength: the regularisation chosen in each fold, in scikit-learn's units.
@@ -53,7 +54,8 @@ class Reading:
     """
 
     rows: NDArray[np.int64]
-    folds: NDArray[np.int64]
+    fold_of: NDArray[np.int64]
+    is_judged_by_fold: bool
     truth: Array
     output: Array
     learned: Array
@@ -62,7 +64,8 @@ class Reading:
 
     def score(self, metric: Metric, i: NDArray[np.int64]) -> float:
         """A metric of some of the rows, the mean over folds weighted by their size."""
-        parts = [i[self.folds[i] == fold] for fold in np.unique(self.folds[i])]
+        fold_of = self.fold_of[i] if self.is_judged_by_fold else np.zeros(len(i), np.int64)
+        parts = [i[fold_of == fold] for fold in np.unique(fold_of)]
         values = np.array([metric(self.truth[part], self.output[part]) for part in parts])
         defined = np.isfinite(values)
         sizes = np.array([len(part) for part in parts])[defined]
@@ -205,11 +208,10 @@ def read_label(
         learned.append(task.truth(column, fold.train))
     judged = np.concatenate(rows)
     fold_of = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
-    if not task.is_judged_by_fold:
-        fold_of[:] = 0
     return Reading(
         rows=judged,
-        folds=fold_of,
+        fold_of=fold_of,
+        is_judged_by_fold=task.is_judged_by_fold,
         truth=task.truth(column, judged),
         output=np.concatenate(outputs),
         learned=np.concatenate(learned),
