@@ -24,6 +24,7 @@ COMMANDS = [
     ("loev_cli.cli.export", "export"),
     ("loev_cli.cli.evaluate", "evaluate"),
     ("loev_cli.cli.compare", "compare"),
+    ("loev_cli.cli.advise", "advise"),
     ("loev_cli.cli.models", "models"),
     ("loev_cli.cli.doctor", "doctor"),
 ]

@@ -146,6 +146,7 @@ def write_report(
     results: Mapping[str, Any],
     drawn: Mapping[str, Figure],
     texts: Mapping[str, str] | None = None,
+    html_file: str = HTML_FILE,
 ) -> None:
     """Write all of it into folder ``out``: made beside it, then put in its place.
 
@@ -153,6 +154,7 @@ def write_report(
 
     Args:
         texts: file name -> content of further files.
+        html_file: what the page is called.
 
     Raises:
         OutputError: the system will not have it.
@@ -161,14 +163,14 @@ def write_report(
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made:
             folder = Path(made)
             document = json.dumps(results, indent=2, ensure_ascii=False)
-            contents = {HTML_FILE: html, JSON_FILE: document + "\n", **(texts or {})}
+            contents = {html_file: html, JSON_FILE: document + "\n", **(texts or {})}
             for name, text in contents.items():
                 (folder / name).write_text(text, encoding="utf-8")
             for name, figure in drawn.items():
                 figures.save_png(figure, folder / f"{name}.png")
             out.mkdir(exist_ok=True)
             # The page last: it is there when all is.
-            for file in sorted(folder.iterdir(), key=lambda f: f.name == HTML_FILE):
+            for file in sorted(folder.iterdir(), key=lambda f: f.name == html_file):
                 shutil.move(file, out / file.name)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error

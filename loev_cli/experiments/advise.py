@@ -22,6 +22,7 @@ import torch
 
 from loev_cli import __version__
 from loev_cli import bundle as bundles
+from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import InputError, UsageError
 from loev_cli.evaluate import probes
 from loev_cli.evaluate.job import Skipped, Stage
@@ -29,8 +30,9 @@ from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
 from loev_cli.evaluate.splits import Splits, split
 from loev_cli.evaluate.vectors import CONCATENATION, with_concatenation
-from loev_cli.experiments.advise_evidence import Vectors, destroyed, gained
+from loev_cli.experiments.advise_evidence import Vectors, compact, destroyed, gained
 from loev_cli.experiments.advise_verdict import DEFAULT_TOLERANCE, Verdict, judge, ranked
+from loev_cli.experiments.budget import steps_within
 from loev_cli.experiments.listening import Draw, Listener, draw_changes
 from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
 from loev_cli.model import LoevModel, load_model
@@ -66,7 +68,8 @@ class Request:
         candidates: augmentations that may get a subspace.
         model: that hears unchanged and changed tracks, a name or a bundle.
         tolerance: how much of a label may be lost, of what can be known above chance.
-        n_jobs: models trained at a time.
+        minutes: of training for all models together, instead of ``config.steps``.
+        n_parallel: models trained side by side; None: one per core on a CPU, else one.
         overwrite: train runs anew that other settings made.
         command: the command line, for the report.
     """
@@ -81,7 +84,8 @@ class Request:
     n_seeds: int = DEFAULT_N_SEEDS
     n_folds: int | None = None
     tolerance: float = DEFAULT_TOLERANCE
-    n_jobs: int = 1
+    minutes: float | None = None
+    n_parallel: int | None = None
     seed: int = 0
     device: str = "auto"
     cache: Path | None = None
@@ -152,6 +156,7 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
         LoevError: a training run failed.
     """
     checked = _check(request)
+    n_parallel = request.n_parallel or (usable_cpus() if checked.device.type == "cpu" else 1)
     skipped: list[str] = []
 
     def tell(event: Event) -> None:
@@ -166,10 +171,11 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
     splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
     for column in columns:
         probes.check_folds(column, splits.folds)
+    runs = _timed(request, checked, n_parallel, tell)
     models = train_runs(
-        checked.runs,
+        runs,
         request.out / RUNS_FOLDER,
-        n_parallel=request.n_jobs,
+        n_parallel=n_parallel,
         device=request.device,
         cache=request.cache,
         overwrite=request.overwrite,
@@ -216,8 +222,7 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
         reference={"name": checked.bundle.name, "sha256": checked.bundle.sha256},
         training={
             "encoder": request.config.encoder,
-            "steps": request.config.steps,
-            "minutes": request.config.minutes,
+            "steps": runs[0].config.steps,
             "batch_size": request.config.batch_size,
             "n_seeds": request.n_seeds,
             "augmentations": {
@@ -229,6 +234,25 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
         skipped=skipped,
         notes=[*checked.notes, *splits.notes],
     )
+
+
+def _timed(
+    request: Request, checked: _Checked, n_parallel: int, on_event: Callable[[RunEvent], None]
+) -> Sequence[Run]:
+    """The runs, as long as the minutes asked for allow."""
+    if request.minutes is None:
+        return checked.runs
+    steps = steps_within(
+        request.minutes,
+        [run for run in checked.runs if run.config.seed == request.config.seed],
+        request.n_seeds,
+        request.out,
+        n_parallel=n_parallel,
+        device=request.device,
+        cache=request.cache,
+        on_event=on_event,
+    )
+    return [Run(run.name, dataclasses.replace(run.config, steps=steps)) for run in checked.runs]
 
 
 def name_of_run(kept: str, seed: int) -> str:
@@ -288,7 +312,8 @@ def _check(request: Request) -> _Checked:
     on_features = isinstance(model.spec.frontend, FrontendConfig) and views_are_on_features(
         wide, dataclasses.replace(model.spec, augs=tuple(request.candidates))
     )
-    runs = plan_runs(config, request.candidates, request.n_seeds)
+    music = dataclasses.replace(config, data=str(Path(request.data).absolute()))
+    runs = plan_runs(music, request.candidates, request.n_seeds)
     check_runs(runs, device=request.device)
     return _Checked(
         manifest=manifest,
@@ -367,7 +392,7 @@ class _Ears:
         rows = np.array(list(tracks))[places]
         n_draws, n_tracks = len(draws), len(places)
         flat = {name: x.reshape(n_draws * n_tracks, -1) for name, x in heard.items()}
-        x = with_concatenation(flat)[_whole(flat)].reshape(n_draws, n_tracks, -1)
+        x = _whole(flat).reshape(n_draws, n_tracks, -1)
         of: dict[str, Vectors] = {}
         first = 1
         for name, drawn in checked.draws.items():
@@ -386,7 +411,9 @@ class _Ears:
             if not tracks:
                 tracks = self._tracks(listener, manifest)
             heard, places = listener.hear(
-                list(tracks.values()), [None], on_track=self._progress(f"hearing {name}", len(tracks))
+                list(tracks.values()),
+                [None],
+                on_track=self._progress(f"hearing {name}", len(tracks)),
             )
             if len(places) < len(manifest):
                 raise UsageError(
@@ -394,7 +421,7 @@ class _Ears:
                     hint="start again",
                 )
             flat = {subspace: x[0] for subspace, x in heard.items()}
-            vectors[name] = with_concatenation(flat)[_whole(flat)]
+            vectors[name] = _whole(flat)
         return vectors
 
     def _listener(self, model: LoevModel, on_features: bool, plain: bool = False) -> Listener:
@@ -430,5 +457,7 @@ class _Ears:
         return on_track
 
 
-def _whole(subspaces: dict[str, Vectors]) -> str:
-    return CONCATENATION if len(subspaces) > 1 else next(iter(subspaces))
+def _whole(subspaces: dict[str, Vectors]) -> Vectors:
+    """All subspaces (n, D) side by side, in as many dimensions as a probe can use."""
+    together = with_concatenation(subspaces)
+    return compact(together.get(CONCATENATION, next(iter(together.values()))))

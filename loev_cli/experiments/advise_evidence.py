@@ -1,10 +1,11 @@
 """Does a label survive that a model becomes blind to an augmentation? Two kinds of evidence.
 
 destroyed   Does the label itself change with it? Every track is changed by the same M draws. One
-            reading per draw knows what was done, and may answer differently for each; one reading
-            for all draws must answer alike, as a blind model would. Both are judged on the same
-            vectors. What the second loses is lost to blindness. What artefacts, or moving away
-            from what the reference model knows, cost is lost by both, and so is not counted.
+            reading per draw knows what was done, and may answer differently for each; one that is
+            fitted to all draws mixed must answer alike, as a blind model would. Both learn from
+            as many rows and are judged on the same vectors. What the second loses is lost to
+            blindness. What artefacts, or moving away from what the reference model knows, cost is
+            lost by both, and so is not counted.
 gained      Does keeping it help? Models of which one keeps a subspace for the augmentation, and
             one is trained to be blind to it, over several seeds, all else alike.
 
@@ -38,6 +39,7 @@ from loev_cli.experiments.inference import (
 )
 
 _PROBE = "linear"
+_N_COMPONENTS = 192
 _N_DRAWS_SLOW = 400  # of rankings, which are counted anew in every draw
 
 Vectors = NDArray[np.float32]
@@ -86,6 +88,18 @@ class Gained:
     of_seeds: tuple[float, ...]
 
 
+def compact(x: Vectors) -> Vectors:
+    """(n, D) -> (n, 192) principal components, or fewer where there is less.
+
+    Some hundred labelled tracks fit a probe of some hundred dimensions; and models of which one
+    has more dimensions than the other are read alike. No label takes part in it.
+    """
+    centred = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    covariance = (centred.T @ centred).astype(np.float64)
+    _, axes = np.linalg.eigh(covariance)
+    return np.asarray(centred @ axes[:, ::-1][:, :_N_COMPONENTS].astype(np.float32))
+
+
 def destroyed(
     plain: Vectors,
     changed: Mapping[str, Vectors],
@@ -108,18 +122,14 @@ def destroyed(
     for name, x in changed.items():
         n_draws, n = x.shape[:2]
         known = _together([read_label(one, column, folds, _PROBE, seed=seed) for one in x], n)
-        blind = _in_order(
-            read_label(
-                x.reshape(n_draws * n, -1),
-                _repeated(column, n_draws),
-                [_repeated_fold(fold, n_draws, n) for fold in folds],
-                _PROBE,
-                seed=seed,
-            ),
-            known,
-        )
+        blind = [
+            _in_order(one, known) for one in _blind_readings(x, column, folds, groups, seed=seed)
+        ]
         draws = Draws(groups[known.rows % n], 1, seed=seed)
-        scores = [_score(task, read, draws) for read in (known, blind)]
+        scores = [
+            draws.score([_mean([_statistic(task, one) for one in reads])], n_draws=_n_draws(task))
+            for reads in ([known], blind)
+        ]
         chance = task.chance(task.main_metric, known.learned, known.truth)
         found[name] = Destroyed(
             known=draws.estimate(scores[0], chance=chance),
@@ -165,9 +175,7 @@ def gained(
             gain=gain,
             p=p,
             p_holm=p,
-            of_seeds=tuple(
-                a - b for a, b in zip(score.of_seeds, baseline.of_seeds, strict=True)
-            ),
+            of_seeds=tuple(a - b for a, b in zip(score.of_seeds, baseline.of_seeds, strict=True)),
         )
     corrected = holm([one.p for one in found.values()])
     return {
@@ -178,10 +186,16 @@ def gained(
 
 def _score(task: Task, reads: Reading | Sequence[Reading], draws: Draws) -> Score:
     each = [reads] if isinstance(reads, Reading) else reads
-    is_slow = task.is_judged_by_fold
-    return draws.score(
-        [_statistic(task, read) for read in each], n_draws=_N_DRAWS_SLOW if is_slow else None
-    )
+    return draws.score([_statistic(task, read) for read in each], n_draws=_n_draws(task))
+
+
+def _n_draws(task: Task) -> int | None:
+    return _N_DRAWS_SLOW if task.is_judged_by_fold else None
+
+
+def _mean(statistics: Sequence[Statistic]) -> Statistic:
+    """The mean of the same figure of several readings."""
+    return lambda drawn: np.asarray(np.mean([one(drawn) for one in statistics], axis=0))
 
 
 def _statistic(task: Task, read: Reading) -> Statistic:
@@ -192,6 +206,31 @@ def _statistic(task: Task, read: Reading) -> Statistic:
     if task.is_regression:
         return r2_of(read.truth, read.output)
     return metric_of(read, task.metrics[task.main_metric])
+
+
+def _blind_readings(
+    x: Vectors, column: Column, folds: Sequence[Fold], groups: NDArray[Any], *, seed: int
+) -> list[Reading]:
+    """Readings that meet each track under one draw, others under others, and must serve all.
+
+    One per turn of the draws, so that every track is learned from under every draw, and each
+    fitted to as many rows as a reading of one draw: none wins by having seen more.
+
+    Args:
+        x: (M, N, D).
+    """
+    n_draws, n = x.shape[:2]
+    place = np.random.default_rng(seed).permutation(n)
+    stacked, repeated = x.reshape(n_draws * n, -1), _repeated(column, n_draws)
+    readings = []
+    for turn in range(n_draws):
+        row = (place + turn) % n_draws * n + np.arange(n)
+        mixed = [
+            Fold(row[fold.train], row[fold.val], _repeated_rows(fold.test, n_draws, n))
+            for fold in folds
+        ]
+        readings.append(read_label(stacked, repeated, mixed, _PROBE, seed=seed))
+    return readings
 
 
 def _share(known: Score, blind: Score, chance: float) -> Score:
@@ -227,7 +266,7 @@ def _fallen(
     )
     block_of_draw = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
     block_of_row = block_of_draw[read.rows // n]
-    parts = [_part(read, np.flatnonzero(block_of_row == b), n) for b in range(len(blocks))]
+    parts = [_part(read, np.flatnonzero(block_of_row == b)) for b in range(len(blocks))]
     found = {}
     for name, part in zip(changed, parts[1:], strict=True):
         # As often as the tracks that were changed, so that both have the same rows to draw.
@@ -246,20 +285,17 @@ def _repeated(column: Column, times: int) -> Column:
     return dataclasses.replace(column, values=values, known=np.tile(column.known, times))
 
 
-def _repeated_fold(fold: Fold, times: int, n: int) -> Fold:
-    return Fold(*(_repeated_rows(rows, times, n) for rows in (fold.train, fold.val, fold.test)))
-
-
 def _repeated_rows(rows: NDArray[np.int64], times: int, n: int) -> NDArray[np.int64]:
     return np.concatenate([rows + i * n for i in range(times)])
 
 
 def _together(reads: Sequence[Reading], n: int) -> Reading:
     """One reading of (draw, track) out of one per draw, each with folds of its own."""
-    n_folds = 1 + max(int(read.folds.max(initial=0)) for read in reads)
+    n_folds = 1 + max(int(read.fold_of.max(initial=0)) for read in reads)
     return Reading(
         rows=np.concatenate([read.rows % n + i * n for i, read in enumerate(reads)]),
-        folds=np.concatenate([read.folds + i * n_folds for i, read in enumerate(reads)]),
+        fold_of=np.concatenate([read.fold_of + i * n_folds for i, read in enumerate(reads)]),
+        is_judged_by_fold=reads[0].is_judged_by_fold,
         truth=np.concatenate([read.truth for read in reads]),
         output=np.concatenate([read.output for read in reads]),
         learned=reads[0].learned,
@@ -268,11 +304,12 @@ def _together(reads: Sequence[Reading], n: int) -> Reading:
     )
 
 
-def _part(read: Reading, keep: NDArray[np.int64], n: int) -> Reading:
+def _part(read: Reading, keep: NDArray[np.int64]) -> Reading:
+    """Some of the answers."""
     return dataclasses.replace(
         read,
         rows=read.rows[keep],
-        folds=read.folds[keep],
+        fold_of=read.fold_of[keep],
         truth=read.truth[keep],
         output=read.output[keep],
     )
@@ -282,6 +319,4 @@ def _in_order(read: Reading, like: Reading) -> Reading:
     """The same answers in the order, and with the folds, of another reading of these rows."""
     order = np.empty(len(like.rows), np.int64)
     order[np.argsort(like.rows)] = np.argsort(read.rows)
-    return dataclasses.replace(
-        _part(read, order, 0), rows=like.rows, folds=like.folds
-    )
+    return dataclasses.replace(_part(read, order), rows=like.rows, fold_of=like.fold_of)

@@ -104,9 +104,15 @@ def _rule(lost: Destroyed, gain: Gained, tolerance: float) -> tuple[Word, str]:
             "from these tracks"
         )
     if helps:
-        return "keep", "the label is lost when it is applied, and models that keep it read it better"
+        return (
+            "keep",
+            "the label is lost when it is applied, and models that keep it read it better",
+        )
     if hurts:
-        return "undecided", "the label is lost when it is applied, but models that keep it are worse"
+        return (
+            "undecided",
+            "the label is lost when it is applied, but models that keep it are worse",
+        )
     return "undecided", (
         "the label is lost when it is applied, but models trained this long do not read it better "
         "for keeping it"
