@@ -10,7 +10,6 @@ Models do not depend on the labels, so a second question to the same folder take
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,28 +22,29 @@ import torch
 from loev_cli import __version__
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
-from loev_cli.errors import InputError, UsageError
+from loev_cli.errors import UsageError
 from loev_cli.evaluate import probes
 from loev_cli.evaluate.job import Skipped, Stage
 from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
 from loev_cli.evaluate.splits import Splits, split
-from loev_cli.evaluate.vectors import CONCATENATION, with_concatenation
-from loev_cli.experiments.advise_evidence import Vectors, compact, destroyed, gained
+from loev_cli.experiments.advise_evidence import destroyed, gained
+from loev_cli.experiments.advise_vectors import Ears
 from loev_cli.experiments.advise_verdict import DEFAULT_TOLERANCE, Verdict, judge, ranked
 from loev_cli.experiments.budget import steps_within
-from loev_cli.experiments.listening import Draw, Listener, draw_changes
+from loev_cli.experiments.listening import Draw, draw_changes
 from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
-from loev_cli.model import LoevModel, load_model
+from loev_cli.model import load_model
 from loev_cli.model.frontend import FrontendConfig
 from loev_cli.train.augment import EQUIVARIANT
 from loev_cli.train.batches import views_are_on_features
 from loev_cli.train.config import TrainConfig, nearest
-from loev_cli.train.data import Cache, Listed, Track, default_cache, listing, load_tracks
+from loev_cli.train.data import listing
 from loev_cli.train.pipeline import pick_device
 
 BLIND = "blind"  # the model that keeps nothing
 RUNS_FOLDER = "runs"
+VECTORS_FOLDER = "vectors"
 DEFAULT_CANDIDATES = ("pitch", "tempo")
 DEFAULT_N_SEEDS = 3
 DEFAULT_N_STEPS = 150
@@ -164,9 +164,16 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
             skipped.append(event.message)
         on_event(event)
 
-    ears = _Ears(request, checked, tell)
-    heard, rows = ears.reference()
-    manifest = checked.manifest.select(rows.tolist())
+    ears = Ears(
+        request.config,
+        device=checked.device,
+        cache=request.cache,
+        kept=request.out / VECTORS_FOLDER,
+        on_event=tell,
+    )
+    plain, changed, manifest = ears.reference(
+        checked.bundle, checked.manifest, checked.draws, on_features=checked.on_features
+    )
     columns = [manifest.column(column.name, column.kind) for column in checked.columns]
     splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
     for column in columns:
@@ -181,13 +188,13 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
         overwrite=request.overwrite,
         on_event=tell,
     )
-    of_model = ears.trained(models, manifest)
+    of_model = {name: ears.trained(bundle, manifest, name) for name, bundle in models.items()}
     verdicts = []
     for done, column in enumerate(columns):
         tell(Stage("judging", done, len(columns)))
         lost = destroyed(
-            heard[0][0],
-            {name: heard[1][name] for name in request.candidates},
+            plain,
+            changed,
             column,
             splits.folds,
             manifest.groups,
@@ -286,7 +293,6 @@ class _Checked:
     columns: Sequence[Column]
     notes: Sequence[str]
     bundle: bundles.Bundle
-    model: LoevModel
     on_features: bool
     draws: dict[str, list[Draw]]
     runs: Sequence[Run]
@@ -307,10 +313,10 @@ def _check(request: Request) -> _Checked:
     check_files(manifest)
     listing(request.data)
     bundle = bundles.find(request.model)
-    model = load_model(bundle)
+    spec = load_model(bundle).spec
     wide = dataclasses.replace(config, augs=tuple(request.candidates), method="loev++")
-    on_features = isinstance(model.spec.frontend, FrontendConfig) and views_are_on_features(
-        wide, dataclasses.replace(model.spec, augs=tuple(request.candidates))
+    on_features = isinstance(spec.frontend, FrontendConfig) and views_are_on_features(
+        wide, dataclasses.replace(spec, augs=tuple(request.candidates))
     )
     music = dataclasses.replace(config, data=str(Path(request.data).absolute()))
     runs = plan_runs(music, request.candidates, request.n_seeds)
@@ -320,7 +326,6 @@ def _check(request: Request) -> _Checked:
         columns=columns,
         notes=notes,
         bundle=bundle,
-        model=model,
         on_features=on_features,
         draws={
             name: draw_changes(config.augmentations, name, N_DRAWS, seed=request.seed)
@@ -366,98 +371,3 @@ def _labelled(request: Request) -> Manifest:
         for file, path in zip(manifest.files, manifest.paths, strict=True)
     ]
     return dataclasses.replace(manifest, files=files)
-
-
-class _Ears:
-    """Hears the labelled tracks through one model after the other."""
-
-    def __init__(
-        self, request: Request, checked: _Checked, on_event: Callable[[Event], None]
-    ) -> None:
-        self._request = request
-        self._checked = checked
-        self._tell = on_event
-
-    def reference(self) -> tuple[tuple[Vectors, dict[str, Vectors]], np.ndarray]:
-        """Unchanged (1, N, D), and augmentation -> (M, N, D); rows of the manifest they are of."""
-        checked = self._checked
-        listener = self._listener(checked.model, checked.on_features, plain=True)
-        tracks = self._tracks(listener, checked.manifest)
-        draws = [None, *(draw for draws in checked.draws.values() for draw in draws)]
-        heard, places = listener.hear(
-            list(tracks.values()), draws, on_track=self._progress("hearing changes", len(tracks))
-        )
-        if not len(places):
-            raise UsageError("none of the labelled files can be used")
-        rows = np.array(list(tracks))[places]
-        n_draws, n_tracks = len(draws), len(places)
-        flat = {name: x.reshape(n_draws * n_tracks, -1) for name, x in heard.items()}
-        x = _whole(flat).reshape(n_draws, n_tracks, -1)
-        of: dict[str, Vectors] = {}
-        first = 1
-        for name, drawn in checked.draws.items():
-            of[name] = x[first : first + len(drawn)]
-            first += len(drawn)
-        return (x[:1], of), rows
-
-    def trained(self, models: dict[str, Path], manifest: Manifest) -> dict[str, Vectors]:
-        """Run -> (N, D), all its subspaces side by side, of unchanged tracks."""
-        vectors: dict[str, Vectors] = {}
-        tracks: dict[int, Track] = {}
-        for name, folder in models.items():
-            model = load_model(bundles.load(folder))
-            on_features = isinstance(model.spec.frontend, FrontendConfig)
-            listener = self._listener(model, on_features)
-            if not tracks:
-                tracks = self._tracks(listener, manifest)
-            heard, places = listener.hear(
-                list(tracks.values()),
-                [None],
-                on_track=self._progress(f"hearing {name}", len(tracks)),
-            )
-            if len(places) < len(manifest):
-                raise UsageError(
-                    f"{len(manifest) - len(places)} labelled files changed or went away meanwhile",
-                    hint="start again",
-                )
-            flat = {subspace: x[0] for subspace, x in heard.items()}
-            vectors[name] = _whole(flat)
-        return vectors
-
-    def _listener(self, model: LoevModel, on_features: bool, plain: bool = False) -> Listener:
-        return Listener(
-            model,
-            self._request.config,
-            on_features=on_features,
-            device=self._checked.device,
-            plain=plain,
-        )
-
-    def _tracks(self, listener: Listener, manifest: Manifest) -> dict[int, Track]:
-        """Row of the manifest -> track, of the files that can be read."""
-        tracks, skipped = load_tracks(
-            [Listed(file) for file in manifest.files],
-            listener.content,
-            Cache(self._request.cache or default_cache()),
-            max_track_s=self._request.config.max_track_s,
-            n_workers=os.cpu_count() or 1,
-            on_progress=lambda done, total: self._tell(Stage("reading", done, total)),
-        )
-        for one in skipped:
-            self._tell(Skipped(f"{one.path}: {one.error}"))
-        row_of = {file: row for row, file in enumerate(manifest.files)}
-        return {row_of[track.path]: track for track in tracks}
-
-    def _progress(self, stage: str, total: int) -> Callable[[int, InputError | None], None]:
-        def on_track(done: int, error: InputError | None) -> None:
-            if error is not None:
-                self._tell(Skipped(error.message))
-            self._tell(Stage(stage, done, total))
-
-        return on_track
-
-
-def _whole(subspaces: dict[str, Vectors]) -> Vectors:
-    """All subspaces (n, D) side by side, in as many dimensions as a probe can use."""
-    together = with_concatenation(subspaces)
-    return compact(together.get(CONCATENATION, next(iter(together.values()))))

@@ -120,7 +120,7 @@ def destroyed(
     fallen = _fallen(task, plain, changed, column, folds, groups, seed)
     found = {}
     for name, x in changed.items():
-        n_draws, n = x.shape[:2]
+        n = x.shape[1]
         known = _together([read_label(one, column, folds, _PROBE, seed=seed) for one in x], n)
         blind = [
             _in_order(one, known) for one in _blind_readings(x, column, folds, groups, seed=seed)
@@ -238,7 +238,8 @@ def _share(known: Score, blind: Score, chance: float) -> Score:
 
     def of(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         readable = a - chance
-        return np.divide(a - b, readable, out=np.full(len(a), np.nan), where=readable > 1e-9)
+        undefined = np.full(len(a), np.nan)
+        return np.asarray(np.divide(a - b, readable, out=undefined, where=readable > 1e-9))
 
     values = of(np.array(known.of_seeds), np.array(blind.of_seeds))
     return Score(tuple(values.tolist()), of(known.draws, blind.draws))
