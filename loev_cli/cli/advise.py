@@ -256,6 +256,9 @@ def _settings(
     if "val_fraction" not in said:
         settings = dataclasses.replace(settings, val_fraction=0.0)
     n_steps = settings.steps or DEFAULT_N_STEPS
+    if "warmup_steps" not in said:  # that of long runs would be most of a short one
+        warmup_steps = min(settings.warmup_steps, n_steps // 5)
+        settings = dataclasses.replace(settings, warmup_steps=warmup_steps)
     return dataclasses.replace(settings, steps=n_steps, minutes=None)
 
 
