@@ -60,7 +60,8 @@ def of_claim(c: Comparison) -> list[str]:
     if _CLAIMED not in names or _BASELINE not in names:
         return []
     own = next(one for one in c.contestants if one.name == _CLAIMED).subspaces
-    gains, rest = [], []
+    gains: list[Difference] = []
+    rest: list[Difference] = []
     for question in c.tested:
         difference = c.difference(question, _CLAIMED, _BASELINE)
         if difference is not None:
