@@ -2,6 +2,7 @@
 
 OUT/embeddings/NAME.npz     written by ``loev embed``'s own job, so that a rerun embeds nothing
 OUT/changes/NAME.npz        vectors of the changed excerpts; all models hear one rendering
+OUT/changes/excerpts/       that rendering, for models that come later
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from loev_cli.evaluate.manifest import Manifest
 from loev_cli.evaluate.probes import Reading
 from loev_cli.evaluate.splits import Fold
 from loev_cli.evaluate.vectors import Ear, Vectors, read_embeddings, with_concatenation
+from loev_cli.experiments.excerpts import Excerpts
 from loev_cli.writers import read_meta
 
-EMBEDDINGS, CHANGES = "embeddings", "changes"
+EMBEDDINGS, CHANGES, EXCERPTS = "embeddings", "changes", "excerpts"
 _KEY = "key"
 
 # (label, subspace, probe)
@@ -173,6 +175,7 @@ def hear_all(
             stretcher.name,
             seed=seed,
             on_track=on_track,
+            render=Excerpts(out / CHANGES / EXCERPTS, ears[0], made, stretcher.name, seed=seed),
         )
         for name, answer in zip(missing, answers, strict=True):
             _write_heard(out / CHANGES / f"{name}.npz", keys[name], answer)

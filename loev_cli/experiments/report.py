@@ -19,7 +19,7 @@ __all__ = ["HTML_FILE", "MARKDOWN_FILE", "write"]
 MARKDOWN_FILE = "compare.md"
 _RULES = {
     CHOSEN: "chosen on validation tracks",
-    OWN: "subspace called like the label",
+    OWN: "the label's own subspace",
     "all": "all together",
 }
 _MOST_SKIPPED = 20
