@@ -218,7 +218,7 @@ def _judge(
         seed=request.seed, on_event=tell,
     )  # fmt: skip
     readings = read_all(
-        vectors, columns, splits.folds, request.probes,
+        vectors, columns, splits.folds, request.probes, request.out,
         n_parallel=n_parallel, seed=request.seed, on_event=tell,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 OUT/embeddings/NAME.npz     written by ``loev embed``'s own job, so that a rerun embeds nothing
 OUT/changes/NAME.npz        vectors of the changed excerpts; all models hear one rendering
 OUT/changes/excerpts/       that rendering, for models that come later
+OUT/probes/                 what fitted probes said
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from loev_cli.backends import open_encoder
 from loev_cli.embed import Request as EmbedRequest
 from loev_cli.embed import TrackDone, embed
 from loev_cli.errors import InputError, OutputError
-from loev_cli.evaluate import changes, equivariance, probes
+from loev_cli.evaluate import changes, equivariance
 from loev_cli.evaluate.equivariance import Changed
 from loev_cli.evaluate.job import Event, Skipped, Stage
 from loev_cli.evaluate.labels import Column
@@ -31,9 +32,10 @@ from loev_cli.evaluate.probes import Reading
 from loev_cli.evaluate.splits import Fold
 from loev_cli.evaluate.vectors import Ear, Vectors, read_embeddings, with_concatenation
 from loev_cli.experiments.excerpts import Excerpts
+from loev_cli.experiments.kept_probes import read_or_keep
 from loev_cli.writers import read_meta
 
-EMBEDDINGS, CHANGES, EXCERPTS = "embeddings", "changes", "excerpts"
+EMBEDDINGS, CHANGES, EXCERPTS, PROBES = "embeddings", "changes", "excerpts", "probes"
 _KEY = "key"
 
 # (label, subspace, probe)
@@ -239,6 +241,7 @@ def read_all(
     columns: Sequence[Column],
     folds: Sequence[Fold],
     kinds: Sequence[str],
+    out: Path,
     *,
     n_parallel: int,
     seed: int,
@@ -252,9 +255,10 @@ def read_all(
         for subspace, x in with_concatenation(of.subspaces).items()
         for probe in kinds
     ]
+    _make(out / PROBES)
     results: dict[str, Readings] = {name: {} for name in vectors}
     work = Parallel(n_jobs=n_parallel, return_as="generator")(
-        delayed(probes.read_label)(x, column, folds, key[2], seed=seed)
+        delayed(read_or_keep)(out / PROBES, x, column, folds, key[2], seed)
         for _, key, x, column in todo
     )
     on_event(Stage("probes", 0, len(todo)))

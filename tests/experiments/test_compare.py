@@ -66,7 +66,7 @@ def compared(
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
