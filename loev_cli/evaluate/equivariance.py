@@ -65,6 +65,23 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class Rendered:
+    """An excerpt at a model's rate.
+
+    Attributes:
+        plain: (N,).
+        changed: change -> a waveform per size.
+    """
+
+    plain: Waveform
+    changed: dict[str, list[Waveform]]
+
+
+# File and its place among the files -> its excerpt through every change at every size.
+Render = Callable[[Path, int], Rendered]
+
+
+@dataclass(frozen=True)
 class Response:
     """How one subspace answers one change.
 
@@ -139,8 +156,12 @@ def hear_together(
     *,
     seed: int = 0,
     on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
+    render: Render | None = None,
 ) -> list[Changed]:
     """The same for several models of one window and rate, which hear the same excerpts.
+
+    Args:
+        render: makes an excerpt and its changes; None: :func:`render_excerpt`.
 
     Raises:
         UsageError: fewer than two files can be used.
@@ -150,19 +171,14 @@ def hear_together(
     changed: list[dict[str, list[Subspaces]]] = [{c.name: [] for c in changes} for _ in ears]
     for i, file in enumerate(files):
         try:
-            waveform = excerpt(file, ears[0])
+            made = render(file, i) if render else render_excerpt(file, ears[0], changes, (seed, i))
         except InputError as error:
             on_track(i, error)
             continue
-        resampled = _resampled(waveform, ears[0])
         for e, ear in enumerate(ears):
-            plain[e].append(ear.track(resampled))
-        for change in changes:
-            versions = [
-                _resampled(version, ears[0]) for version in _versions(waveform, change, (seed, i))
-            ]
-            for e, ear in enumerate(ears):
-                changed[e][change.name].append(_stack([ear.track(v) for v in versions]))
+            plain[e].append(ear.track(made.plain))
+            for name, versions in made.changed.items():
+                changed[e][name].append(_stack([ear.track(version) for version in versions]))
         kept.append(i)
         on_track(i, None)
     if len(kept) < 2:
@@ -179,6 +195,24 @@ def hear_together(
         )
         for e in range(len(ears))
     ]
+
+
+def render_excerpt(
+    file: Path, ear: Ear, changes: Sequence[Change], seed: tuple[int, int]
+) -> Rendered:
+    """An excerpt through every change at every size, at the rate of ``ear``.
+
+    Raises:
+        InputError: the file cannot be decoded.
+    """
+    waveform = excerpt(file, ear)
+    return Rendered(
+        _resampled(waveform, ear),
+        {
+            change.name: [_resampled(v, ear) for v in _versions(waveform, change, seed)]
+            for change in changes
+        },
+    )
 
 
 def respond(heard: Changed, *, seed: int = 0) -> list[Response]:

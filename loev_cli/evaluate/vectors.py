@@ -177,7 +177,7 @@ class RowFinder:
         near = self._of_name.get(wanted[-1], [])
         parts = {i: PurePosixPath(self._paths[i]).parts for i in near}
         exact = [i for i in near if parts[i] in (written, wanted)]
-        tails = [i for i in near if _is_tail(parts[i], wanted)]
+        tails = [i for i in near if _is_tail(parts[i], wanted) or _is_tail(written, parts[i])]
         found = exact or tails
         if len(found) == 1:
             return found[0]

@@ -23,20 +23,18 @@ from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
 from loev_cli.evaluate.splits import split
 from loev_cli.evaluate.vectors import Vectors
 from loev_cli.experiments.budget import steps_within
-from loev_cli.experiments.comparison import (
-    CHOSEN,
-    Comparison,
-    Contestant,
+from loev_cli.experiments.comparison import CHOSEN, Comparison, Contestant
+from loev_cli.experiments.foreign import read_foreign
+from loev_cli.experiments.judging import Encoding, Judged, embed_all, hear_all, read_all
+from loev_cli.experiments.pretraining import pretraining_rows, write_pretraining
+from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
+from loev_cli.experiments.scoring import (
     compare_changed,
     compare_labels,
     compare_search,
     corrected,
     describe_geometry,
 )
-from loev_cli.experiments.foreign import read_foreign
-from loev_cli.experiments.judging import Encoding, Judged, embed_all, hear_all, read_all
-from loev_cli.experiments.pretraining import pretraining_rows, write_pretraining
-from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
 from loev_cli.model.names import METHODS
 from loev_cli.train.config import TrainConfig
 
@@ -89,7 +87,9 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
         OutputError: ``out`` cannot be written.
         LoevError: a run failed; the others are kept.
     """
+    request, notes = _without_twins(request)
     checked = _check(request)
+    checked.notes.extend(notes)
     n_parallel = request.n_parallel or (usable_cpus() if _is_cpu(request.device) else 1)
     pretraining = write_pretraining(checked.tracks, request.out, overwrite=request.overwrite)
     base = replace(
@@ -110,6 +110,19 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
     return _judge(request, checked, models, base, n_parallel, on_event)
 
 
+def _without_twins(request: Request) -> tuple[Request, list[str]]:
+    """In the `shared` view scheme LOOC has LOEV's positives, and is LOEV to the last bit."""
+    methods = list(request.methods)
+    if request.config.view_scheme != "shared" or not {"loev", "looc"} <= set(methods):
+        return request, []
+    methods.remove("looc")
+    note = (
+        "looc is left out: in the view scheme 'shared' it has the same positives as loev, and its "
+        "runs would be the same; --set view_scheme=independent tells them apart"
+    )
+    return replace(request, methods=methods), [note]
+
+
 def plan_runs(base: TrainConfig, methods: Sequence[str], n_seeds: int) -> list[Run]:
     """Every method with every seed, the seeds outermost: an unfinished comparison is a fair one."""
     return [
@@ -128,7 +141,7 @@ def run_name(method: str, seed: int) -> str:
 class _Checked:
     manifest: Manifest
     columns: list[Column]
-    notes: list[str]
+    notes: list[str]  # on the data
     stretcher: changes.Stretcher
     foreign: dict[str, Vectors]
     tracks: list[tuple[str, str]]
@@ -205,7 +218,7 @@ def _judge(
         seed=request.seed, on_event=tell,
     )  # fmt: skip
     readings = read_all(
-        vectors, columns, splits.folds, request.probes,
+        vectors, columns, splits.folds, request.probes, request.out,
         n_parallel=n_parallel, seed=request.seed, on_event=tell,
     )  # fmt: skip
 

@@ -67,10 +67,10 @@ def _is_ours(file: Path) -> bool:
 
 
 def _npz(file: Path) -> tuple[list[str], Subspaces]:
+    if not zipfile.is_zipfile(file):
+        raise UsageError(f"--against {file}: not an .npz, or a damaged one")
     try:
         with np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(f"--against {file} holds a single array without paths")
             columns: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
     except _ERRORS as error:
         if "pickle" in str(error):

@@ -2,6 +2,8 @@
 
 OUT/embeddings/NAME.npz     written by ``loev embed``'s own job, so that a rerun embeds nothing
 OUT/changes/NAME.npz        vectors of the changed excerpts; all models hear one rendering
+OUT/changes/excerpts/       that rendering, for models that come later
+OUT/probes/                 what fitted probes said
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from loev_cli.backends import open_encoder
 from loev_cli.embed import Request as EmbedRequest
 from loev_cli.embed import TrackDone, embed
 from loev_cli.errors import InputError, OutputError
-from loev_cli.evaluate import changes, equivariance, probes
+from loev_cli.evaluate import changes, equivariance
 from loev_cli.evaluate.equivariance import Changed
 from loev_cli.evaluate.job import Event, Skipped, Stage
 from loev_cli.evaluate.labels import Column
@@ -29,9 +31,11 @@ from loev_cli.evaluate.manifest import Manifest
 from loev_cli.evaluate.probes import Reading
 from loev_cli.evaluate.splits import Fold
 from loev_cli.evaluate.vectors import Ear, Vectors, read_embeddings, with_concatenation
+from loev_cli.experiments.excerpts import Excerpts
+from loev_cli.experiments.kept_probes import read_or_keep
 from loev_cli.writers import read_meta
 
-EMBEDDINGS, CHANGES = "embeddings", "changes"
+EMBEDDINGS, CHANGES, EXCERPTS, PROBES = "embeddings", "changes", "excerpts", "probes"
 _KEY = "key"
 
 # (label, subspace, probe)
@@ -173,6 +177,7 @@ def hear_all(
             stretcher.name,
             seed=seed,
             on_track=on_track,
+            render=Excerpts(out / CHANGES / EXCERPTS, ears[0], made, stretcher.name, seed=seed),
         )
         for name, answer in zip(missing, answers, strict=True):
             _write_heard(out / CHANGES / f"{name}.npz", keys[name], answer)
@@ -236,6 +241,7 @@ def read_all(
     columns: Sequence[Column],
     folds: Sequence[Fold],
     kinds: Sequence[str],
+    out: Path,
     *,
     n_parallel: int,
     seed: int,
@@ -249,9 +255,10 @@ def read_all(
         for subspace, x in with_concatenation(of.subspaces).items()
         for probe in kinds
     ]
+    _make(out / PROBES)
     results: dict[str, Readings] = {name: {} for name in vectors}
     work = Parallel(n_jobs=n_parallel, return_as="generator")(
-        delayed(probes.read_label)(x, column, folds, key[2], seed=seed)
+        delayed(read_or_keep)(out / PROBES, x, column, folds, key[2], seed)
         for _, key, x, column in todo
     )
     on_event(Stage("probes", 0, len(todo)))

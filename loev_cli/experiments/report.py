@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ __all__ = ["HTML_FILE", "MARKDOWN_FILE", "write"]
 MARKDOWN_FILE = "compare.md"
 _RULES = {
     CHOSEN: "chosen on validation tracks",
-    OWN: "subspace called like the label",
+    OWN: "the label's own subspace",
     "all": "all together",
 }
 _MOST_SKIPPED = 20
@@ -242,8 +242,8 @@ def _rest(page: Page, c: Comparison) -> None:
         page.sentences(c.skipped[:_MOST_SKIPPED])
 
 
-def _cells(e: Entry) -> Iterable[str]:
-    return (  # type: ignore[return-value]
+def _cells(e: Entry) -> Sequence[str]:
+    return (
         e.question,
         e.probe,
         e.metric,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from loev_cli.experiments.comparison import (
     Contestant,
     Difference,
     Entry,
+    own_subspace,
 )
 
 # The claim that the paper makes is of these two.
@@ -59,55 +60,50 @@ def of_claim(c: Comparison) -> list[str]:
     names = [one.name for one in c.contestants]
     if _CLAIMED not in names or _BASELINE not in names:
         return []
-    own = next(one for one in c.contestants if one.name == _CLAIMED).subspaces
-    gains, rest = [], []
-    for question in c.tested:
-        difference = c.difference(question, _CLAIMED, _BASELINE)
-        if difference is not None:
-            (gains if question in own else rest).append(difference)
-    said = [of_difference(c, d) for d in gains]
-    if gains:
-        won = [d.question for d in gains if d.is_clear and d.estimate.value > 0]
-        lost = [d.question for d in gains if d.is_clear and d.estimate.value < 0]
-        if len(won) == len(gains):
-            verdict = f"So LOEV++ beats CL on {listed(won)}"
-        elif won:
-            verdict = f"So LOEV++ beats CL on {listed(won)} only"
+    subspaces = next(one for one in c.contestants if one.name == _CLAIMED).subspaces
+    kept = [column.name for column in c.columns if own_subspace(column) in subspaces]
+    found = {q: d for q in c.tested if (d := c.difference(q, _CLAIMED, _BASELINE)) is not None}
+    own = {q: d for q, d in found.items() if q in kept}
+    rest = {q: d for q, d in found.items() if q not in kept}
+    said = []
+    if own:
+        won, lost = better(own), worse(own)
+        if won:
+            only = "" if len(won) == len(own) else " only"
+            verdict = f"LOEV++ beats CL on {listed(won)}{only}"
         else:
-            verdict = f"So LOEV++ is not shown to beat CL on {listed([d.question for d in gains])}"
-        if lost:
-            verdict += f", and loses on {listed(lost)}"
-        said.append(verdict + ".")
-    costs = [d for d in rest if d.is_clear and d.estimate.value < 0]
-    more = [d for d in rest if d.is_clear and d.estimate.value > 0]
-    said += [of_difference(c, d) for d in rest]
+            verdict = f"LOEV++ is not shown to beat CL on {listed(list(own))}"
+        said.append(verdict + (f", and loses on {listed(lost)}." if lost else "."))
     if rest:
-        cost = (
-            f"The cost elsewhere: LOEV++ is worse on {listed([d.question for d in costs])}."
-            if costs
-            else "No cost elsewhere is shown."
-        )
-        if more:
-            cost += f" It is better on {listed([d.question for d in more])} too."
-        said.append(cost)
-    return said
+        won, lost = better(rest), worse(rest)
+        cost = f"it is worse on {listed(lost)}" if lost else "none is shown"
+        said.append(f"Its cost elsewhere: {cost}." + (f" Better: {listed(won)}." if won else ""))
+    return said + [of_difference(c, d) for d in (*own.values(), *rest.values())]
+
+
+def better(of: Mapping[str, Difference]) -> list[str]:
+    """Questions on which the first of two is clearly better."""
+    return [question for question, d in of.items() if d.is_clear and d.estimate.value > 0]
+
+
+def worse(of: Mapping[str, Difference]) -> list[str]:
+    """Questions on which the first of two is clearly worse."""
+    return [question for question, d in of.items() if d.is_clear and d.estimate.value < 0]
 
 
 def of_difference(c: Comparison, d: Difference) -> str:
     """One comparison of two, with what each scores and where."""
     a, b = c.entry(d.question, d.a), c.entry(d.question, d.b)
     assert a is not None and b is not None
-    both = f"{d.metric} {scored(d.a, a)} against {scored(d.b, b)}"
-    if not d.is_clear:
-        return (
-            f"{d.question}: {d.a} and {d.b} are not told apart, {both}; the difference is "
-            f"{signed(d)}, {probability(d.p_corrected)}."
-        )
-    better = "better" if d.estimate.value > 0 else "worse"
-    return (
-        f"{d.question}: {d.a} is {better} than {d.b}, {both}; the difference is {signed(d)}, "
-        f"{probability(d.p_corrected)}."
+    p = probability(d.p_corrected)
+    both = (
+        f"{d.metric} {shown(a.estimate)} by {a.subspace} against {shown(b.estimate)} by "
+        f"{b.subspace}"
     )
+    if not d.is_clear:
+        return f"{d.question}: {d.a} and {d.b} are not told apart, {signed(d)} ({p}): {both}."
+    how = "better" if d.estimate.value > 0 else "worse"
+    return f"{d.question}: {d.a} is {how} than {d.b}, {signed(d)} ({p}): {both}."
 
 
 def scored(name: str, entry: Entry) -> str:
@@ -131,11 +127,11 @@ def of_others(c: Comparison) -> list[str]:
             continue
         (best, top), *others = of
         against = [(name, c.difference(question, best, name)) for name, _ in others]
-        worse = [name for name, d in against if d is not None and d.is_clear]
+        below = [name for name, d in against if d is not None and d.is_clear]
         equal = [name for name, d in against if d is not None and not d.is_clear]
         text = f"{question}: {scored(best, top)} is highest"
-        if worse:
-            text += f", clearly above {listed(worse)}"
+        if below:
+            text += f", clearly above {listed(below)}"
         if equal:
             text += f"; {listed(equal)} may be as good"
         said.append(text + ".")
