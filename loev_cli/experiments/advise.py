@@ -22,16 +22,18 @@ import torch
 from loev_cli import __version__
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
-from loev_cli.errors import UsageError
+from loev_cli.errors import OutputError, UsageError
 from loev_cli.evaluate import probes
 from loev_cli.evaluate.job import Skipped, Stage
 from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
-from loev_cli.evaluate.splits import Splits, split
-from loev_cli.experiments.advise_evidence import destroyed, gained
+from loev_cli.evaluate.probes import Reading
+from loev_cli.evaluate.splits import Fold, Splits, split
+from loev_cli.experiments.advise_evidence import PROBE, Destroyed, Vectors, destroyed, gained
 from loev_cli.experiments.advise_vectors import Ears
 from loev_cli.experiments.advise_verdict import DEFAULT_TOLERANCE, Verdict, judge, ranked
 from loev_cli.experiments.budget import steps_within
+from loev_cli.experiments.kept_probes import read_or_keep
 from loev_cli.experiments.listening import Draw, draw_changes
 from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
 from loev_cli.model import load_model
@@ -45,6 +47,7 @@ from loev_cli.train.pipeline import pick_device
 BLIND = "blind"  # the model that keeps nothing
 RUNS_FOLDER = "runs"
 VECTORS_FOLDER = "vectors"
+PROBES_FOLDER = "probes"
 DEFAULT_CANDIDATES = ("pitch", "tempo")
 DEFAULT_N_SEEDS = 3
 DEFAULT_N_STEPS = 150
@@ -178,6 +181,18 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
     splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
     for column in columns:
         probes.check_folds(column, splits.folds)
+    _make(request.out / PROBES_FOLDER)
+
+    def read(x: Vectors, column: Column, folds: Sequence[Fold]) -> Reading:
+        return read_or_keep(request.out / PROBES_FOLDER, x, column, folds, PROBE, request.seed)
+
+    lost: dict[str, dict[str, Destroyed]] = {}
+    for done, column in enumerate(columns):
+        tell(Stage("judging changes", done, len(columns)))
+        lost[column.name] = destroyed(
+            plain, changed, column, splits.folds, manifest.groups, read=read, seed=request.seed
+        )
+    tell(Stage("judging changes", len(columns), len(columns)))
     runs = _timed(request, checked, n_parallel, tell)
     models = train_runs(
         runs,
@@ -189,33 +204,27 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
         on_event=tell,
     )
     of_model = {name: ears.trained(bundle, manifest, name) for name, bundle in models.items()}
+    seeds = range(request.n_seeds)
     verdicts = []
     for done, column in enumerate(columns):
-        tell(Stage("judging", done, len(columns)))
-        lost = destroyed(
-            plain,
-            changed,
-            column,
-            splits.folds,
-            manifest.groups,
-            seed=request.seed,
-        )
+        tell(Stage("judging models", done, len(columns)))
         gain = gained(
-            [of_model[name_of_run(BLIND, seed)] for seed in range(request.n_seeds)],
+            [of_model[name_of_run(BLIND, seed)] for seed in seeds],
             {
-                name: [of_model[name_of_run(name, seed)] for seed in range(request.n_seeds)]
+                name: [of_model[name_of_run(name, seed)] for seed in seeds]
                 for name in request.candidates
             },
             column,
             splits.folds,
             manifest.groups,
+            read=read,
             seed=request.seed,
         )
         verdicts += [
-            judge(column, name, lost[name], gain[name], request.tolerance)
+            judge(column, name, lost[column.name][name], gain[name], request.tolerance)
             for name in request.candidates
         ]
-    tell(Stage("judging", len(columns), len(columns)))
+    tell(Stage("judging models", len(columns), len(columns)))
     return Advice(
         command=request.command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -241,6 +250,13 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
         skipped=skipped,
         notes=[*checked.notes, *splits.notes],
     )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def _timed(

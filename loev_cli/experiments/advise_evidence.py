@@ -16,7 +16,7 @@ with their label kept. It also falls where the label is as it was and only its v
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +38,18 @@ from loev_cli.experiments.inference import (
     r2_of,
 )
 
-_PROBE = "linear"
+PROBE = "linear"
 _N_COMPONENTS = 192
 _N_DRAWS_SLOW = 400  # of rankings, which are counted anew in every draw
 
 Vectors = NDArray[np.float32]
+# Vectors (n, D), labels, folds -> what a probe says of the test rows.
+Read = Callable[[Vectors, Column, Sequence[Fold]], Reading]
+
+
+def read_linear(x: Vectors, column: Column, folds: Sequence[Fold]) -> Reading:
+    """By a linear probe."""
+    return read_label(x, column, folds, PROBE)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ def destroyed(
     folds: Sequence[Fold],
     groups: NDArray[Any],
     *,
+    read: Read = read_linear,
     seed: int = 0,
 ) -> dict[str, Destroyed]:
     """Of one label, for every augmentation.
@@ -115,15 +123,16 @@ def destroyed(
         plain: (N, D), the tracks as they are.
         changed: augmentation -> (M, N, D), under M draws that all tracks share.
         groups: (N,).
+        read: how labels are read of vectors.
     """
     task = TASKS[column.kind]()
-    fallen = _fallen(task, plain, changed, column, folds, groups, seed)
+    fallen = _fallen(task, plain, changed, column, folds, groups, read, seed)
     found = {}
     for name, x in changed.items():
         n = x.shape[1]
-        known = _together([read_label(one, column, folds, _PROBE, seed=seed) for one in x], n)
+        known = _together([read(one, column, folds) for one in x], n)
         blind = [
-            _in_order(one, known) for one in _blind_readings(x, column, folds, groups, seed=seed)
+            _in_order(one, known) for one in _blind_readings(x, column, folds, read, seed=seed)
         ]
         draws = Draws(groups[known.rows % n], 1, seed=seed)
         scores = [
@@ -147,6 +156,7 @@ def gained(
     folds: Sequence[Fold],
     groups: NDArray[Any],
     *,
+    read: Read = read_linear,
     seed: int = 0,
 ) -> dict[str, Gained]:
     """Of one label, for every augmentation.
@@ -155,19 +165,17 @@ def gained(
         blind: (N, D) of the model without any subspace of its own, per seed.
         kept: augmentation -> the same of the models with one.
         groups: (N,).
+        read: how labels are read of vectors.
     """
     task = TASKS[column.kind]()
 
-    def read(vectors: Sequence[Vectors]) -> list[Reading]:
-        return [read_label(x, column, folds, _PROBE, seed=seed) for x in vectors]
-
-    without = read(blind)
+    without = [read(x, column, folds) for x in blind]
     draws = Draws(groups[without[0].rows], len(blind), seed=seed)
     chance = task.chance(task.main_metric, without[0].learned, without[0].truth)
     baseline = _score(task, without, draws)
     found = {}
     for name, vectors in kept.items():
-        score = _score(task, read(vectors), draws)
+        score = _score(task, [read(x, column, folds) for x in vectors], draws)
         gain, p = draws.difference(score, baseline)
         found[name] = Gained(
             kept=draws.estimate(score, chance=chance),
@@ -209,7 +217,7 @@ def _statistic(task: Task, read: Reading) -> Statistic:
 
 
 def _blind_readings(
-    x: Vectors, column: Column, folds: Sequence[Fold], groups: NDArray[Any], *, seed: int
+    x: Vectors, column: Column, folds: Sequence[Fold], read: Read, *, seed: int
 ) -> list[Reading]:
     """Readings that meet each track under one draw, others under others, and must serve all.
 
@@ -229,7 +237,7 @@ def _blind_readings(
             Fold(row[fold.train], row[fold.val], _repeated_rows(fold.test, n_draws, n))
             for fold in folds
         ]
-        readings.append(read_label(stacked, repeated, mixed, _PROBE, seed=seed))
+        readings.append(read(stacked, repeated, mixed))
     return readings
 
 
@@ -252,22 +260,21 @@ def _fallen(
     column: Column,
     folds: Sequence[Fold],
     groups: NDArray[Any],
+    read: Read,
     seed: int,
 ) -> dict[str, Estimate]:
     """Of readings of unchanged tracks: their score there less that under every augmentation."""
     n = len(plain)
     blocks = [plain[None], *changed.values()]
     stacked = np.concatenate(blocks)  # (1 + all draws, N, D)
-    read = read_label(
+    said = read(
         stacked.reshape(len(stacked) * n, -1),
         _repeated(column, len(stacked)),
         [Fold(fold.train, fold.val, _repeated_rows(fold.test, len(stacked), n)) for fold in folds],
-        _PROBE,
-        seed=seed,
     )
     block_of_draw = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
-    block_of_row = block_of_draw[read.rows // n]
-    parts = [_part(read, np.flatnonzero(block_of_row == b)) for b in range(len(blocks))]
+    block_of_row = block_of_draw[said.rows // n]
+    parts = [_part(said, np.flatnonzero(block_of_row == b)) for b in range(len(blocks))]
     found = {}
     for name, part in zip(changed, parts[1:], strict=True):
         # As often as the tracks that were changed, so that both have the same rows to draw.
