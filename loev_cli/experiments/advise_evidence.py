@@ -59,7 +59,8 @@ class Destroyed:
     Attributes:
         known: score of the readings that know the draw, with chance.
         blind: score of the one that must serve all draws.
-        share: of what is known above chance, what blindness loses; 1 is all. NaN if nothing is
+        lost: the first less the second.
+        share: the same as a share of what is known above chance; 1 is all. NaN if nothing is
             known.
         fallen: score of unchanged tracks less that of changed ones, by a reading that has only
             seen unchanged ones.
@@ -67,6 +68,7 @@ class Destroyed:
 
     known: Estimate
     blind: Estimate
+    lost: Estimate
     share: Estimate
     fallen: Estimate
 
@@ -143,6 +145,7 @@ def destroyed(
         found[name] = Destroyed(
             known=draws.estimate(scores[0], chance=chance),
             blind=draws.estimate(scores[1], chance=chance),
+            lost=draws.difference(*scores)[0],
             share=draws.estimate(_share(scores[0], scores[1], chance)),
             fallen=fallen[name],
         )

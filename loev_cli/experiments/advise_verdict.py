@@ -3,7 +3,8 @@
 verdict      rule (tolerance t, 0.2 unless told otherwise)
 keep         blindness loses more than t of what can be known of the label (the whole 95 % interval
              lies above t), and the models that keep it read the label better (Holm's p < 0.05)
-not needed   blindness loses less than t (the whole interval lies below t)
+not needed   blindness loses less than t (the whole interval lies below t); or less than half, and
+             less than 0.02 of the score itself
 undecided    anything else: an interval that holds t, a loss that the trained models do not show,
              or a label of which nothing can be read
 
@@ -26,6 +27,10 @@ from loev_cli.experiments.advise_evidence import Destroyed, Gained
 
 DEFAULT_TOLERANCE = 0.2
 SIGNIFICANT_P = 0.05
+# Of a label that is hard to read, a share is a ratio of small numbers, and its interval wide. A
+# loss of this little of a score matters to nobody, unless it is most of what there was.
+NEGLIGIBLE_SCORE = 0.02
+_MOST_NEGLIGIBLE_SHARE = 0.5
 
 Word = Literal["keep", "not needed", "undecided"]
 
@@ -62,6 +67,7 @@ class Verdict:
             "metric": self.metric,
             "destroyed": {
                 "share": self.destroyed.share.as_dict(),
+                "lost": self.destroyed.lost.as_dict(),
                 "known": self.destroyed.known.as_dict(),
                 "blind": self.destroyed.blind.as_dict(),
                 "fallen": self.destroyed.fallen.as_dict(),
@@ -91,7 +97,8 @@ def _rule(lost: Destroyed, gain: Gained, tolerance: float) -> tuple[Word, str]:
         return "undecided", "no more of the label than chance can be read from these tracks"
     helps = gain.p_holm < SIGNIFICANT_P and gain.gain.low > 0
     hurts = gain.p_holm < SIGNIFICANT_P and gain.gain.high < 0
-    if share.high < tolerance:
+    negligible = lost.lost.high < NEGLIGIBLE_SCORE and share.high < _MOST_NEGLIGIBLE_SHARE
+    if share.high < tolerance or negligible:
         if helps:
             return "not needed", (
                 "the label stays when it is applied; what the models with a subspace read better "

@@ -84,7 +84,8 @@ def of_rule(advice: Advice) -> list[str]:
         "augmentation, less that of the models that keep none.",
         f"Keep: more than {tolerance} % is lost for certain (the whole interval), and keeping it "
         "gains for certain (p below 0.05 after Holm's correction over the candidates). Not "
-        f"needed: less than {tolerance} % is lost for certain. Undecided: anything else.",
+        f"needed: less than {tolerance} % is lost for certain; or less than half, and less than "
+        f"{verdicts.NEGLIGIBLE_SCORE} of the score itself. Undecided: anything else.",
     ]
 
 

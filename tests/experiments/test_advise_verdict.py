@@ -17,12 +17,16 @@ def estimate(low: float, high: float, chance: float | None = None) -> Estimate:
 
 
 def evidence(
-    share: tuple[float, float], gain: tuple[float, float], p: float, known_low: float = 0.6
+    share: tuple[float, float],
+    gain: tuple[float, float],
+    p: float,
+    known_low: float = 0.6,
+    lost: tuple[float, float] = (0.05, 0.3),
 ) -> tuple[Destroyed, Gained]:
     known = estimate(known_low, known_low + 0.1, chance=0.1)
     score = estimate(0.5, 0.6, chance=0.1)
     return (
-        Destroyed(known, score, estimate(*share), estimate(0, 0.1)),
+        Destroyed(known, score, estimate(*lost), estimate(*share), estimate(0, 0.1)),
         Gained(score, score, estimate(*gain), p / 2, p, (0.1, 0.2)),
     )
 
@@ -56,6 +60,12 @@ def test_the_rule(
 def test_what_cannot_be_read_is_undecided_whatever_else() -> None:
     found = verdict("key", "pitch", (0.5, 0.8), (0.1, 0.3), 0.001, 0.05)
     assert found.word == "undecided" and "chance" in found.reason
+
+
+def test_a_loss_of_next_to_no_score_needs_no_subspace_unless_it_is_most_of_it() -> None:
+    gain = ((-0.1, 0.1), 0.9, 0.6, (-0.01, 0.015))
+    assert verdict("family", "pitch", (0.0, 0.3), *gain).word == "not needed"
+    assert verdict("family", "pitch", (0.0, 0.7), *gain).word == "undecided"
 
 
 def test_several_labels_and_their_options() -> None:
