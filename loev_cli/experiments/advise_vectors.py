@@ -176,7 +176,7 @@ def _read(file: Path) -> tuple[Subspaces, NDArray[np.int64]] | None:
 
 
 def _write(file: Path, heard: Subspaces, places: NDArray[np.int64]) -> None:
-    draft = file.with_suffix(".part")
+    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as stream:
