@@ -194,8 +194,6 @@ def advise(
     The last line on stdout is what to give 'loev train'.
     """
     with needs_extra("loev advise", "all"):
-        import torch  # noqa: F401  (training needs it, and says so before anything else)
-
         from loev_cli.experiments import advise as job
         from loev_cli.experiments import advise_report as report
 
