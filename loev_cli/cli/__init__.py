@@ -24,6 +24,8 @@ COMMANDS = [
     ("loev_cli.cli.train", "train"),
     ("loev_cli.cli.export", "export"),
     ("loev_cli.cli.evaluate", "evaluate"),
+    ("loev_cli.cli.compare", "compare"),
+    ("loev_cli.cli.advise", "advise"),
     ("loev_cli.cli.search", "search"),
     ("loev_cli.cli.index", "index"),
     ("loev_cli.cli.dedup", "dedup"),

@@ -126,3 +126,15 @@ def refuse_repeats(context: typer.Context) -> None:
         seen.add(options[name].opts[0])
         if takes_value and not equals:
             next(words, None)
+
+
+def names(text: str, option: str) -> list[str]:
+    """``a,b`` -> its names.
+
+    Raises:
+        UsageError: one of them is empty.
+    """
+    parts = [name.strip() for name in text.split(",")]
+    if not all(parts):
+        raise UsageError(f"{option} '{text}' has an empty name", hint=f"as in {option} a,b")
+    return parts

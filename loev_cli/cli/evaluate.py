@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, on_terminal, plural, say
-from loev_cli.errors import EXIT_SOME_FAILED, UsageError, needs_extra
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-    from loev_cli.evaluate.job import Event
+from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.cli._progress import StageDisplay
+from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
 _DATA = "Data"
 _JUDGING = "Judging"
@@ -162,8 +157,8 @@ def evaluate(
         model=model,
         embeddings=embeddings or (),
         labels=label or (),
-        parts=_split(parts, "--parts"),
-        probes=_split(probes, "--probes"),
+        parts=options.names(parts, "--parts"),
+        probes=options.names(probes, "--probes"),
         n_changed=changed,
         n_folds=folds,
         stretcher=stretcher,
@@ -175,7 +170,7 @@ def evaluate(
         command=shlex.join(["loev", *context.obj]),
     )
     try:
-        with _Display(quiet=quiet) as display:
+        with StageDisplay(quiet=quiet) as display:
             results = job.evaluate(request, on_event=display.take)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note("nothing was written, the same command starts again")
@@ -187,52 +182,3 @@ def evaluate(
         say(f"{plural(len(results.splits.judged), 'track')} judged -> {out / report.HTML_FILE}")
     if results.skipped:
         raise typer.Exit(EXIT_SOME_FAILED)
-
-
-def _split(names: str, option: str) -> list[str]:
-    parts = [name.strip() for name in names.split(",")]
-    if not all(parts):
-        raise UsageError(f"{option} '{names}' has an empty name", hint=f"as in {option} a,b")
-    return parts
-
-
-class _Display:
-    """A bar per stage on a terminal, a line per stage elsewhere, and a line per bad file."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bar: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        self._begun: set[str] = set()
-
-    def __enter__(self) -> _Display:
-        if not self._quiet and on_terminal():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                console=Console(file=sys.stderr),
-                transient=True,
-            )
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def take(self, event: Event) -> None:
-        from loev_cli.evaluate.job import Skipped
-
-        if isinstance(event, Skipped):
-            say(f"loev: skipped: {event.message}")
-        elif self._bar:
-            if event.name not in self._tasks:
-                self._tasks[event.name] = self._bar.add_task(event.name, total=event.total)
-            self._bar.update(self._tasks[event.name], completed=event.done)
-        elif not self._quiet and event.name not in self._begun:
-            self._begun.add(event.name)
-            say(f"{event.name} ...")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr, say
+from loev_cli.cli._settings import settings_of
 from loev_cli.cli.export import export_trained
 from loev_cli.errors import UsageError, needs_extra
 
@@ -245,7 +246,7 @@ def train(
         from loev_cli.train.distributed import is_main_process
     if resume and config is None and (out / pipeline.CONFIG_FILE).exists():
         config = str(out / pipeline.CONFIG_FILE)
-    settings = _settings(config, set_ or [], named)
+    settings = settings_of(config, set_ or [], named)
     if not settings.data:
         raise UsageError("what should it train on? give DATA", hint="a folder of audio, say")
     if dry_run:
@@ -296,25 +297,3 @@ def _show_plan(settings: TrainConfig, out: Path, device: str) -> None:
     for error in plan.unreadable:
         say(f"unreadable: {error}")
     Console().print(plan_table(plan, settings.batch_size))
-
-
-def _settings(
-    config_file: str | None, assignments: list[str], named: dict[str, Any]
-) -> TrainConfig:
-    """Defaults, then the file, then --set, then the named options."""
-    from loev_cli.train.config import TrainConfig, from_mapping, parse_assignment, read_toml
-
-    raw = read_toml(config_file) if config_file else {}
-    for assignment in assignments:
-        keys, value = parse_assignment(assignment)
-        table = raw
-        for key in keys[:-1]:
-            table = table.setdefault(key, {})
-            if not isinstance(table, dict):
-                raise UsageError(f"--set {assignment}: '{key}' is a value, not a table")
-        table[keys[-1]] = value
-    if named["steps"] is not None or named["minutes"] is not None:
-        raw.pop("steps", None)
-        raw.pop("minutes", None)
-    raw.update({key: value for key, value in named.items() if value is not None})
-    return from_mapping(TrainConfig, raw)

@@ -47,6 +47,10 @@ class Lock:
             return os.path.samestat(os.fstat(self._descriptor), file.stat())
         return False
 
+    def fileno(self) -> int:
+        """The descriptor that holds it; a process that inherits it holds the lock too."""
+        return self._descriptor
+
     def close(self) -> None:
         """Let go."""
         os.close(self._descriptor)

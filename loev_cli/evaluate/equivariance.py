@@ -65,6 +65,23 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class Rendered:
+    """An excerpt at a model's rate.
+
+    Attributes:
+        plain: (N,).
+        changed: change -> a waveform per size.
+    """
+
+    plain: Waveform
+    changed: dict[str, list[Waveform]]
+
+
+# File and its place among the files -> its excerpt through every change at every size.
+Render = Callable[[Path, int], Rendered]
+
+
+@dataclass(frozen=True)
 class Response:
     """How one subspace answers one change.
 
@@ -124,31 +141,77 @@ def hear_changes(
     Raises:
         UsageError: fewer than two files can be used.
     """
+    return hear_together(
+        files, rows, groups, [ear], changes, stretcher, seed=seed, on_track=on_track
+    )[0]
+
+
+def hear_together(
+    files: Sequence[Path],
+    rows: NDArray[np.int64],
+    groups: NDArray[Any],
+    ears: Sequence[Ear],
+    changes: Sequence[Change],
+    stretcher: str,
+    *,
+    seed: int = 0,
+    on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
+    render: Render | None = None,
+) -> list[Changed]:
+    """The same for several models of one window and rate, which hear the same excerpts.
+
+    Args:
+        render: makes an excerpt and its changes; None: :func:`render_excerpt`.
+
+    Raises:
+        UsageError: fewer than two files can be used.
+    """
     kept: list[int] = []
-    plain: list[Subspaces] = []
-    changed: dict[str, list[Subspaces]] = {change.name: [] for change in changes}
+    plain: list[list[Subspaces]] = [[] for _ in ears]
+    changed: list[dict[str, list[Subspaces]]] = [{c.name: [] for c in changes} for _ in ears]
     for i, file in enumerate(files):
         try:
-            waveform = excerpt(file, ear)
+            made = render(file, i) if render else render_excerpt(file, ears[0], changes, (seed, i))
         except InputError as error:
             on_track(i, error)
             continue
-        plain.append(_hear(waveform, ear))
-        for change in changes:
-            versions = _versions(waveform, change, (seed, i))
-            changed[change.name].append(_stack([_hear(version, ear) for version in versions]))
+        for e, ear in enumerate(ears):
+            plain[e].append(ear.track(made.plain))
+            for name, versions in made.changed.items():
+                changed[e][name].append(_stack([ear.track(version) for version in versions]))
         kept.append(i)
         on_track(i, None)
     if len(kept) < 2:
         raise UsageError("changes need two tracks or more", hint="--changed N, 2 or more")
-    return Changed(
-        rows=rows[kept],
-        groups=groups[kept],
-        plain=_stack(plain),
-        changed={name: _stack(tracks) for name, tracks in changed.items()},
-        sizes={change.name: change.sizes for change in changes},
-        units={change.name: change.unit for change in changes},
-        stretcher=stretcher,
+    return [
+        Changed(
+            rows=rows[kept],
+            groups=groups[kept],
+            plain=_stack(plain[e]),
+            changed={name: _stack(tracks) for name, tracks in changed[e].items()},
+            sizes={change.name: change.sizes for change in changes},
+            units={change.name: change.unit for change in changes},
+            stretcher=stretcher,
+        )
+        for e in range(len(ears))
+    ]
+
+
+def render_excerpt(
+    file: Path, ear: Ear, changes: Sequence[Change], seed: tuple[int, int]
+) -> Rendered:
+    """An excerpt through every change at every size, at the rate of ``ear``.
+
+    Raises:
+        InputError: the file cannot be decoded.
+    """
+    waveform = excerpt(file, ear)
+    return Rendered(
+        _resampled(waveform, ear),
+        {
+            change.name: [_resampled(v, ear) for v in _versions(waveform, change, seed)]
+            for change in changes
+        },
     )
 
 
@@ -293,9 +356,9 @@ def _versions(waveform: Waveform, change: Change, seed: tuple[int, int]) -> list
         return [made.result() for made in making]
 
 
-def _hear(waveform: Waveform, ear: Ear) -> Subspaces:
+def _resampled(waveform: Waveform, ear: Ear) -> Waveform:
     resampled = soxr.resample(waveform, STRETCH_RATE_HZ, ear.sample_rate_hz, quality="HQ")
-    return ear.track(np.asarray(resampled, np.float32))
+    return np.asarray(resampled, np.float32)
 
 
 def _stack(rows: Sequence[Mapping[str, NDArray[np.float32]]]) -> Subspaces:

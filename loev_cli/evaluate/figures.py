@@ -153,6 +153,27 @@ def bars(groups: Mapping[str, Mapping[str, Estimate]], *, label: str) -> Figure:
     return figure
 
 
+def forest(rows: Mapping[str, tuple[Estimate, bool]], *, label: str) -> Figure:
+    """Differences with their intervals about a line at 0; filled where they are clear."""
+    names = list(rows)
+    figure = Figure(figsize=(_WIDTH, 0.9 + 0.32 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=_INK, lw=1, ls=":")
+    for i, name in enumerate(names):
+        estimate, is_clear = rows[name]
+        colour = COLOURS[0] if estimate.value > 0 else COLOURS[1]
+        axes.plot([estimate.low, estimate.high], [i, i], color=colour, lw=2)
+        face = colour if is_clear else "none"
+        axes.plot(estimate.value, i, "o", ms=7, mec=colour, mew=1.6, mfc=face)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    ends = [abs(x) for e, _ in rows.values() for x in (e.low, e.high) if np.isfinite(x)]
+    reach = 1.08 * max([0.05, *ends])
+    axes.set_xlim(-reach, reach)
+    return figure
+
+
 def curves(responses: Sequence[Response], unit: str) -> Figure:
     """How far each subspace moves by the size of one change."""
     figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")

@@ -89,9 +89,9 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
     Raises:
         UsageError, BundleError: the request cannot be carried out, or its data not be used.
     """
-    _check_names("part", request.parts, PARTS)
-    _check_names("probe", request.probes, probes.PROBES)
-    _check_names("map", [request.map_method], maps.METHODS)
+    check_names("part", request.parts, PARTS)
+    check_names("probe", request.probes, probes.PROBES)
+    check_names("map", [request.map_method], maps.METHODS)
     manifest = read_manifests(request.data)
     columns, notes = manifest.columns(request.labels, needed="probes" in request.parts)
     check_folds = split(manifest, n_folds=request.n_folds, seed=request.seed).folds
@@ -168,7 +168,7 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
     return results
 
 
-def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise UsageError(
@@ -256,7 +256,7 @@ def _hear(
     on_event: Callable[[Event], None],
 ) -> Results:
     """With the answers to changes of some of the judged tracks, one of each group first."""
-    rows = _spread(results.splits, results.manifest, request.n_changed, request.seed)
+    rows = spread(results.splits, results.manifest, request.n_changed, request.seed)
     n = len(rows)
 
     def on_track(i: int, error: InputError | None) -> None:
@@ -277,7 +277,7 @@ def _hear(
     return replace(results, heard=heard, responses=equivariance.respond(heard, seed=request.seed))
 
 
-def _spread(splits: Splits, manifest: Manifest, n: int, seed: int) -> np.ndarray:
+def spread(splits: Splits, manifest: Manifest, n: int, seed: int) -> np.ndarray:
     """``n`` of the judged rows, drawn so that no group gives a second before each gave one."""
     judged = np.random.default_rng(seed).permutation(splits.judged)
     seen: dict[str, int] = {}

@@ -40,6 +40,39 @@ _MAX_MLP_EPOCHS = 100
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a probe says of the test rows.
+
+    Attributes:
+        rows: (n,) the rows judged, of the manifest.
+        fold_of: (n,) the fold each was judged in.
+        is_judged_by_fold: whether a metric is the mean over folds, not of all rows together.
+        truth, output: (n,) or (n, L), in the label's units.
+        learned: what the probes of all folds were fitted to.
+        strength: the regularisation chosen in each fold, in scikit-learn's units.
+        reached: the main metric of the chosen one on each fold's val rows.
+    """
+
+    rows: NDArray[np.int64]
+    fold_of: NDArray[np.int64]
+    is_judged_by_fold: bool
+    truth: Array
+    output: Array
+    learned: Array
+    strength: tuple[float, ...]
+    reached: tuple[float, ...]
+
+    def score(self, metric: Metric, i: NDArray[np.int64]) -> float:
+        """A metric of some of the rows, the mean over folds weighted by their size."""
+        fold_of = self.fold_of[i] if self.is_judged_by_fold else np.zeros(len(i), np.int64)
+        parts = [i[fold_of == fold] for fold in np.unique(fold_of)]
+        values = np.array([metric(self.truth[part], self.output[part]) for part in parts])
+        defined = np.isfinite(values)
+        sizes = np.array([len(part) for part in parts])[defined]
+        return float(np.average(values[defined], weights=sizes)) if len(sizes) else float("nan")
+
+
+@dataclass(frozen=True)
 class ProbeResult:
     """One probe of one label in one subspace.
 
@@ -137,44 +170,60 @@ def probe_one(
 ) -> ProbeResult:
     """One label, one array of vectors (N, D), one kind of probe."""
     task = TASKS[column.kind]()
-    rows, outputs, strengths, learned = [], [], [], []
-    for whole in folds:
-        fold = whole.only(column.known)
-        output, strength = _fit(task, x, column, fold, probe, seed)
-        rows.append(fold.test)
-        outputs.append(output)
-        strengths.append(strength)
-        learned.append(task.truth(column, fold.train))
-    judged = np.concatenate(rows)
-    truth, output = task.truth(column, judged), np.concatenate(outputs)
-    bootstrap = Bootstrap(groups[judged], seed=seed)
-    known = np.concatenate(learned)
-    fold_of = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
-    if not task.is_judged_by_fold:
-        fold_of[:] = 0
-
-    def judge(score: Metric, i: NDArray[np.int64]) -> float:
-        parts = [i[fold_of[i] == fold] for fold in np.unique(fold_of[i])]
-        values = np.array([score(truth[part], output[part]) for part in parts])
-        defined = np.isfinite(values)
-        sizes = np.array([len(part) for part in parts])[defined]
-        return float(np.average(values[defined], weights=sizes)) if len(sizes) else float("nan")
-
+    read = read_label(x, column, folds, probe, seed=seed)
+    bootstrap = Bootstrap(groups[read.rows], seed=seed)
     scores = {
         metric: bootstrap.estimate(
-            functools.partial(judge, score), chance=task.chance(metric, known, truth)
+            functools.partial(read.score, score),
+            chance=task.chance(metric, read.learned, read.truth),
         )
         for metric, score in task.metrics.items()
     }
     return ProbeResult(
-        column.name, column.kind, subspace, probe, judged, truth, output, scores, tuple(strengths)
+        label=column.name,
+        kind=column.kind,
+        subspace=subspace,
+        probe=probe,
+        rows=read.rows,
+        truth=read.truth,
+        output=read.output,
+        scores=scores,
+        strength=read.strength,
+    )
+
+
+def read_label(
+    x: NDArray[np.float32], column: Column, folds: Sequence[Fold], probe: str, *, seed: int = 0
+) -> Reading:
+    """What a probe fitted to vectors (N, D) says of every fold's test rows."""
+    task = TASKS[column.kind]()
+    rows, outputs, strengths, learned, reached = [], [], [], [], []
+    for whole in folds:
+        fold = whole.only(column.known)
+        output, strength, value = _fit(task, x, column, fold, probe, seed)
+        rows.append(fold.test)
+        outputs.append(output)
+        strengths.append(strength)
+        reached.append(value)
+        learned.append(task.truth(column, fold.train))
+    judged = np.concatenate(rows)
+    fold_of = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+    return Reading(
+        rows=judged,
+        fold_of=fold_of,
+        is_judged_by_fold=task.is_judged_by_fold,
+        truth=task.truth(column, judged),
+        output=np.concatenate(outputs),
+        learned=np.concatenate(learned),
+        strength=tuple(strengths),
+        reached=tuple(reached),
     )
 
 
 def _fit(
     task: Task, x: NDArray[np.float32], column: Column, fold: Fold, probe: str, seed: int
-) -> tuple[Array, float]:
-    """Outputs for the fold's test rows of the probe that is best on its val rows."""
+) -> tuple[Array, float, float]:
+    """Of the probe that is best on the val rows: outputs for the test rows, strength, score."""
     mean, deviation = x[fold.train].mean(axis=0), x[fold.train].std(axis=0)
     # A dimension that never changes in training says nothing, and rounding must not blow it up.
     scale = np.where(deviation > 1e-6 * (np.abs(mean) + 1e-6), deviation, np.inf)
@@ -209,7 +258,7 @@ def _fit(
         if best is None or reached > best[0]:
             best = (reached, strength, say(test))
     assert best is not None
-    return best[2], best[1]
+    return best[2], best[1], best[0]
 
 
 def _models(task: Task, kind: str, probe: str, seed: int) -> Iterator[tuple[float, Any]]:

@@ -1,140 +1,30 @@
-"""The report: ``report.html``, one file that needs no other and no network, ``results.json``, PNGs.
-
-The page follows the reader's choice of dark or light, and fits a phone: figures are drawn narrow,
-tables scroll within themselves. Whatever comes from files is escaped.
-"""
+"""The report of ``loev evaluate``: what its page says and shows."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from loev_cli.errors import OutputError, UsageError
 from loev_cli.evaluate import equivariance, figures, words
+from loev_cli.evaluate.page import HTML_FILE, Page, check_out, document, write_report
 from loev_cli.evaluate.probes import ProbeResult
 from loev_cli.evaluate.results import Results
 from loev_cli.evaluate.statistics import Estimate
 from loev_cli.evaluate.tasks import TASKS
 
-HTML_FILE = "report.html"
-JSON_FILE = "results.json"
+__all__ = ["HTML_FILE", "check_out", "draw", "page_of", "write"]
+
 _MOST_SENTENCES_OF_SKIPPED = 20
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1a2b3d; --paper: #ffffff; --soft: #f2f4f7;
-  --line: #d5dae1; --muted: #5a6675; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ee; --paper: #14181e;
-  --soft: #1e242c; --line: #38414d; --muted: #9aa6b5; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; margin: 0.5rem 0; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 0.5rem; border-top: 1px solid var(--line);
-  padding-top: 1rem; }
-h3 { font-size: 1rem; margin: 0.5rem 0; }
-p.muted, figcaption { color: var(--muted); font-size: 0.9rem; }
-code { background: var(--soft); padding: 0.1em 0.3em; border-radius: 3px; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
-  gap: 1rem; align-items: start; margin: 1rem 0; }
-figure { margin: 0; background: var(--soft); padding: 0.6rem; border-radius: 8px; min-width: 0; }
-figure svg { width: 100%; height: auto; max-width: 34rem; display: block; margin: 0 auto; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-summary { cursor: pointer; margin: 0.8rem 0; }
-"""
-
-
-@dataclass
-class Page:
-    """A section at a time; figures are kept to be written as PNG too."""
-
-    parts: list[str] = field(default_factory=list)
-    drawn: dict[str, Figure] = field(default_factory=dict)
-
-    def heading(self, text: str) -> None:
-        self.parts.append(f"<h2>{escape(text)}</h2>")
-
-    def sentences(self, texts: Iterable[str]) -> None:
-        items = "".join(f"<li>{escape(text)}</li>" for text in texts)
-        self.parts.append(f"<ul>{items}</ul>")
-
-    def figures(self, drawn: Mapping[str, tuple[Figure, str]]) -> None:
-        """``name`` -> figure and caption, side by side where there is room."""
-        cells = []
-        for name, (figure, caption) in drawn.items():
-            name = self._free(name)
-            self.drawn[name] = figure
-            svg = figures.as_svg(figure, name)
-            # A picture of text says nothing to who cannot see it; the tables below hold the same.
-            svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
-            cells.append(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>")
-        self.parts.append(f'<div class="figures">{"".join(cells)}</div>')
-
-    def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-        )
-        self.parts.append(
-            f"<details><summary>{escape(title)}</summary><div class='wide'><table>"
-            f"<tr>{head}</tr>{body}</table></div></details>"
-        )
-
-    def _free(self, name: str) -> str:
-        """``name`` as a file can be called, and unlike those before."""
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60]
-        return stem if stem not in self.drawn else f"{stem}_{len(self.drawn)}"
-
-
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Whether a report may be written to folder ``out``.
-
-    Raises:
-        UsageError: it is a file, holds something already, or its own folder is missing.
-    """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file, not a folder")
-    if not out.parent.is_dir():
-        raise UsageError(f"cannot write {out}: no folder {out.parent}", hint="create it first")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UsageError(f"{out} is not empty", hint="--overwrite replaces a report in it")
 
 
 def write(results: Results, out: Path) -> None:
-    """Write the report into folder ``out``: made beside it, then put in its place.
-
-    Files of an earlier report are replaced; others in the folder stay.
-
-    Raises:
-        OutputError: the system will not have it.
-    """
+    """Write the report into folder ``out``; see :func:`loev_cli.evaluate.page.write_report`."""
     with figures.style():
         page = draw(results)
         html = page_of(results, page)
-        try:
-            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made:
-                folder = Path(made)
-                (folder / HTML_FILE).write_text(html, encoding="utf-8")
-                document = json.dumps(results.as_dict(), indent=2, ensure_ascii=False)
-                (folder / JSON_FILE).write_text(document + "\n", encoding="utf-8")
-                for name, figure in page.drawn.items():
-                    figures.save_png(figure, folder / f"{name}.png")
-                out.mkdir(exist_ok=True)
-                # The page last: it is there when all is.
-                for file in sorted(folder.iterdir(), key=lambda f: f.name == HTML_FILE):
-                    shutil.move(file, out / file.name)
-        except OSError as error:
-            raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+        write_report(out, html=html, results=results.as_dict(), drawn=page.drawn)
 
 
 def draw(results: Results) -> Page:
@@ -160,18 +50,15 @@ def draw(results: Results) -> Page:
 def page_of(results: Results, page: Page) -> str:
     """The HTML document."""
     model = results.vectors.model
-    title = f"loev evaluate: {model['name']}"
     subspaces = ", ".join(f"{name} ({dim})" for name, dim in model["subspaces"].items())
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>What {escape(str(model['name']))} knows</h1>"
-        f"<p class='muted'>subspaces {escape(subspaces)} · SHA-256 "
-        f"{escape(str(model['sha256'])[:12])} · {escape(results.created)}</p>"
-        f"<p class='muted'><code>{escape(results.command)}</code></p>"
-        + "\n".join(page.parts)
-        + f"<p class='muted'>Every figure with its interval: {JSON_FILE}.</p></body></html>\n"
+    return document(
+        page,
+        title=f"loev evaluate: {model['name']}",
+        heading=f"What {model['name']} knows",
+        facts=[
+            f"subspaces {subspaces} · SHA-256 {str(model['sha256'])[:12]} · {results.created}",
+        ],
+        command=results.command,
     )
 
 

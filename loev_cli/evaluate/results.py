@@ -100,15 +100,15 @@ class Results:
                 "between": [leak.record() for leak in self.leaks],
             },
         }
-        return dict(_plain(document))
+        return dict(plain(document))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON knows: numbers of numpy as Python's, NaN and infinity as null."""
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

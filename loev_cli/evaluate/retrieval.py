@@ -113,20 +113,8 @@ def under_change(
         if change not in heard.changed:
             continue
         for name, x in vectors.items():
-            versions = heard.changed[change][name]  # (n, S, D)
-            n, n_sizes, _ = versions.shape
-            others = np.setdiff1d(np.arange(len(x)), heard.rows)
-            gallery = np.concatenate([heard.plain[name], x[others]])
-            owner = np.repeat(np.arange(n), n_sizes)
-            relevant = owner[:, None] == np.arange(len(gallery))[None, :]
-            hits = ranked_hits(
-                versions.reshape(n * n_sizes, -1),
-                gallery,
-                relevant,
-                np.ones_like(relevant),
-                seed=seed,
-            )
-            one, all_of_them = np.ones(len(hits), np.int64), np.full(len(hits), len(gallery))
+            hits, owner = changed_hits(x, heard, change, name, seed=seed)
+            one, all_of_them = np.ones(len(hits), np.int64), np.full(len(hits), hits.shape[1])
             chances = chance(all_of_them, one)
             bootstrap = Bootstrap(heard.groups[owner], seed=seed)
             scores = {
@@ -135,6 +123,27 @@ def under_change(
             }
             results.append(RetrievalResult(f"same track, other {change}", name, scores))
     return results
+
+
+def changed_hits(
+    x: NDArray[np.float32], heard: Changed, change: str, subspace: str, *, seed: int = 0
+) -> tuple[Bools, NDArray[np.int64]]:
+    """Changed excerpts ask for their own track in one subspace.
+
+    Args:
+        x: (N, D), the subspace's vectors of the whole manifest.
+
+    Returns:
+        (Q, N) whether the answer at each rank is right, and (Q,) the track of ``heard`` that asks.
+    """
+    versions = heard.changed[change][subspace]  # (n, S, D)
+    n, n_sizes, _ = versions.shape
+    others = np.setdiff1d(np.arange(len(x)), heard.rows)
+    gallery = np.concatenate([heard.plain[subspace], x[others]])
+    owner = np.repeat(np.arange(n), n_sizes)
+    relevant = owner[:, None] == np.arange(len(gallery))[None, :]
+    queries = versions.reshape(n * n_sizes, -1)
+    return ranked_hits(queries, gallery, relevant, np.ones_like(relevant), seed=seed), owner
 
 
 def _judge_each_other(

@@ -57,6 +57,10 @@ class Task(ABC):
         """What scikit-learn is fitted to."""
         return truth
 
+    def outcomes(self, metric: str, truth: Array, output: Array) -> NDArray[np.float64] | None:
+        """(n,): what each track adds to a metric that is a mean over tracks; else None."""
+        return None
+
     @abstractmethod
     def output(self, predicted: Array, classes: Array) -> Array:
         """What the probe says: class probabilities (n, C), or values (n,), -> label units."""
@@ -80,11 +84,15 @@ class KeyTask(Task):
     """Truth and output: index into ``KEYS``."""
 
     def __init__(self) -> None:
-        weights = key_weights()
+        self._weights = key_weights()
         self.metrics = {
-            "weighted score": lambda truth, output: float(weights[truth, output].mean()),
+            "weighted score": lambda truth, output: float(self._weights[truth, output].mean()),
             "accuracy": accuracy,
         }
+
+    def outcomes(self, metric: str, truth: Array, output: Array) -> NDArray[np.float64] | None:
+        right = truth == output if metric == "accuracy" else self._weights[truth, output]
+        return np.asarray(right, np.float64)
 
     def output(self, predicted: Array, classes: Array) -> Array:
         return np.asarray(classes[predicted.argmax(axis=1)])
@@ -95,6 +103,10 @@ class TempoTask(Task):
 
     def __init__(self) -> None:
         self.metrics = {"Acc1": acc1, "Acc2": acc2}
+
+    def outcomes(self, metric: str, truth: Array, output: Array) -> NDArray[np.float64] | None:
+        factors = ACC1_FACTORS if metric == "Acc1" else ACC2_FACTORS
+        return tempo_hits(truth, output, factors).astype(np.float64)
 
     def targets(self, truth: Array) -> Array:
         return np.floor(np.log(truth) / _TEMPO_BIN).astype(np.int64)
@@ -116,6 +128,9 @@ class ClassTask(Task):
 
     def __init__(self) -> None:
         self.metrics = {"accuracy": accuracy, "balanced accuracy": balanced_accuracy}
+
+    def outcomes(self, metric: str, truth: Array, output: Array) -> NDArray[np.float64] | None:
+        return np.asarray(truth == output, np.float64) if metric == "accuracy" else None
 
     def output(self, predicted: Array, classes: Array) -> Array:
         return np.asarray(classes[predicted.argmax(axis=1)])

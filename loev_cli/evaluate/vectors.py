@@ -126,7 +126,7 @@ def read_embeddings(manifest: Manifest, paths: Sequence[Path]) -> Vectors:
     names = [set(file.vectors) for file in files.values()]
     if any(each != names[0] for each in names):
         raise UsageError(f"{', '.join(files)} do not hold the same subspaces")
-    row_of = _Rows([path for file in files.values() for path in file.paths])
+    row_of = RowFinder([path for file in files.values() for path in file.paths])
     rows = [row_of.find(manifest, i, list(files)) for i in range(len(manifest))]
     parts = [_by_track(file) for file in files.values()]
     subspaces, ends = {}, {}
@@ -157,7 +157,7 @@ def with_concatenation(subspaces: Mapping[str, NDArray[np.float32]]) -> Subspace
     return {**subspaces, CONCATENATION: np.concatenate(scaled, axis=1)}
 
 
-class _Rows:
+class RowFinder:
     """Finds the row of an embedding file that a manifest's track means."""
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -167,12 +167,17 @@ class _Rows:
             self._of_name.setdefault(PurePosixPath(path).name, []).append(i)
 
     def find(self, manifest: Manifest, row: int, files: list[str]) -> int:
+        """The row of the track in ``row`` of the manifest; ``files`` are named in messages.
+
+        Raises:
+            UsageError: there is none, or more than one it could be.
+        """
         wanted = PurePosixPath(manifest.files[row].absolute().as_posix()).parts
         written = PurePosixPath(manifest.paths[row]).parts
         near = self._of_name.get(wanted[-1], [])
         parts = {i: PurePosixPath(self._paths[i]).parts for i in near}
         exact = [i for i in near if parts[i] in (written, wanted)]
-        tails = [i for i in near if _is_tail(parts[i], wanted)]
+        tails = [i for i in near if _is_tail(parts[i], wanted) or _is_tail(written, parts[i])]
         found = exact or tails
         if len(found) == 1:
             return found[0]

@@ -79,11 +79,11 @@ def of_probes(results: Sequence[ProbeResult]) -> list[str]:
         knows = [name for name in able if name not in rivals]
         blind = [name for name in alone if name != best and name not in able]
         if rivals:
-            text += f" {_listed(rivals)} may be as good: the intervals overlap."
+            text += f" {listed(rivals)} may be as good: the intervals overlap."
         if knows:
-            text += f" {_listed(knows)} {_verb(knows, 'knows', 'know')} something of it."
+            text += f" {listed(knows)} {_verb(knows, 'knows', 'know')} something of it."
         if blind:
-            text += f" {_listed(blind)} {_verb(blind, 'is', 'are')} not surely above guessing."
+            text += f" {listed(blind)} {_verb(blind, 'is', 'are')} not surely above guessing."
         whole = scores.get(CONCATENATION)
         if whole is not None and whole.high < top.low:
             text += " All together are worse than it alone: the others are noise to this probe."
@@ -160,7 +160,8 @@ def of_geometry(shapes: Sequence[Shape], leaks: Sequence[Leak]) -> list[str]:
     return said
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -1,0 +1,276 @@
+"""``loev advise``: which augmentations should have a subspace of their own for your labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loev_cli.bundle import DEFAULT_MODEL
+from loev_cli.cli import _options as options
+from loev_cli.cli._console import log_to_stderr, plural, say, show
+from loev_cli.cli._progress import RunsDisplay
+from loev_cli.cli._settings import settings_of
+from loev_cli.errors import EXIT_SOME_FAILED, UsageError, needs_extra
+
+if TYPE_CHECKING:
+    from loev_cli.experiments.advise import Advice
+    from loev_cli.train.config import TrainConfig
+
+_DATA = "Data"
+_TRAINING = "Training, the same for all models"
+_JUDGING = "Judging"
+
+
+def advise(
+    context: typer.Context,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Music to train on: a folder, a list of paths (.txt), or a manifest (.csv, "
+            ".parquet), which may hold the labels too.",
+            metavar="DATA",
+            show_default=False,
+            rich_help_panel=_DATA,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for advise.html, results.json, advise.md, PNGs, and the models in runs/. "
+            "Models that are there already are taken, so other labels cost no training.",
+            metavar="FOLDER",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A CSV or Parquet with a path column (relative to it, or to the folder of "
+            "--data), labels, and perhaps split and group; several are taken as one. Default: "
+            "--data, if it is a manifest.",
+            metavar="MANIFEST",
+            show_default=False,
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column to advise for; may be given several times. Kinds: key, tempo, class, "
+            "multilabel (a;b), number. Default: every column that can be used.",
+            metavar="COLUMN[:KIND]",
+            show_default=False,
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    augs: Annotated[
+        str,
+        typer.Option(
+            help="Candidates: augmentations that may get a subspace of their own.",
+            metavar="A,B",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "pitch,tempo",
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Models of each kind; one shows no difference between seeds.",
+            metavar="N",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 3,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Steps of each model; default 150.", metavar="N", rich_help_panel=_TRAINING
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes of training for all models together, instead of --steps; a few steps "
+            "are tried first.",
+            metavar="M",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Tracks per step; default 32.", metavar="N", rich_help_panel=_TRAINING),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="TOML file of settings, or one that comes along: paper, laptop, loevpp-small. "
+            "Options override it.",
+            metavar="FILE|NAME",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting of the config, such as augmentations.eq.gain_db=3.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Name of a shipped model, or a bundle folder: hears unchanged and changed tracks.",
+            metavar="NAME|FOLDER",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = DEFAULT_MODEL,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            help="How much of what can be known of a label may be lost without a subspace; 0 to 1.",
+            metavar="SHARE",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = 0.2,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Cross-validate over groups, whatever split the manifest has; default 5 if it "
+            "has none.",
+            metavar="N",
+            show_default=False,
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Throw away models in --out that were trained with other settings.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Of changes, folds and intervals; models have seeds of their own, from 0 on.",
+            metavar="S",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = 0,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Models trained side by side; default one per core, one on a GPU.",
+            metavar="N",
+            show_default=False,
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder where decoded tracks are kept; default ~/.cache/loev/features.",
+            metavar="FOLDER",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Find out, from labels, which augmentations should have a subspace of their own.
+
+    Example: loev advise --data ./music --labels labels.csv --out advice
+
+    The last line on stdout is what to give 'loev train'.
+    """
+    with needs_extra("loev advise", "all"):
+        from loev_cli.experiments import advise as job
+        from loev_cli.experiments import advise_report as report
+
+    if debug:
+        log_to_stderr()
+    if steps is not None and minutes is not None:
+        raise UsageError("--steps and --minutes say the same", hint="give one of them")
+    if minutes is not None and minutes <= 0:
+        raise UsageError(f"--minutes is {minutes:g}, it must be above 0")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, not a folder")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {out}: no folder {out.parent}", hint="create it first")
+    request = job.Request(
+        data=data,
+        labels=labels or (),
+        out=out,
+        config=_settings(config, set_ or [], steps, batch_size),
+        wanted=label or (),
+        candidates=options.names(augs, "--augs"),
+        model=model,
+        n_seeds=seeds,
+        minutes=minutes,
+        n_folds=folds,
+        tolerance=tolerance,
+        n_parallel=jobs,
+        seed=seed,
+        device=device,
+        cache=cache,
+        overwrite=overwrite,
+        command=shlex.join(["loev", *context.obj]),
+    )
+    try:
+        with RunsDisplay(quiet=quiet) as display:
+            advice = job.advise(request, on_event=display.take)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"the same command goes on from what is in {out}")
+        raise
+    report.write(advice, out)
+    _say(advice, out / report.HTML_FILE, quiet=quiet)
+    if advice.skipped:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _settings(
+    config: str | None, assignments: list[str], steps: int | None, batch_size: int | None
+) -> TrainConfig:
+    """As ``loev train`` has them, for small models unless the file or --set says otherwise."""
+    from loev_cli.experiments.advise import DEFAULT_BATCH_SIZE, DEFAULT_N_STEPS
+    from loev_cli.train.config import read_toml
+
+    named = {"steps": steps, "minutes": None, "batch_size": batch_size}
+    settings = settings_of(config, assignments, named)
+    said = set(read_toml(config)) if config else set()
+    said |= {assignment.partition("=")[0].strip() for assignment in assignments}
+    if "batch_size" not in said and batch_size is None:
+        settings = dataclasses.replace(settings, batch_size=DEFAULT_BATCH_SIZE)
+    if "val_fraction" not in said:
+        settings = dataclasses.replace(settings, val_fraction=0.0)
+    n_steps = settings.steps or DEFAULT_N_STEPS
+    if "warmup_steps" not in said:  # that of long runs would be most of a short one
+        warmup_steps = min(settings.warmup_steps, n_steps // 5)
+        settings = dataclasses.replace(settings, warmup_steps=warmup_steps)
+    return dataclasses.replace(settings, steps=n_steps, minutes=None)
+
+
+def _say(advice: Advice, html: Path, *, quiet: bool) -> None:
+    """The table and the options on stdout, the rest on stderr."""
+    from loev_cli.cli._table import table
+    from loev_cli.experiments import advise_words as words
+
+    show(table(*words.table(advice.verdicts)))
+    show("")
+    if not quiet:
+        for note in advice.notes:
+            say(f"note: {note}")
+        for sentence in words.of_conclusion(advice):
+            say(sentence)
+        say(f"{plural(len(advice.splits.judged), 'track')} judged -> {html}")
+    show(words.options(advice))

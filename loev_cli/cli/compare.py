@@ -1,0 +1,268 @@
+"""``loev compare``: methods trained and judged alike, on tracks of your own."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loev_cli.cli import _options as options
+from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.cli._progress import RunsDisplay
+from loev_cli.cli._settings import settings_of
+from loev_cli.errors import EXIT_SOME_FAILED, UsageError, needs_extra
+
+_DATA = "Data"
+_TRAINING = "Training, the same for all"
+_JUDGING = "Judging"
+
+
+def compare(
+    context: typer.Context,
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            help="A CSV or Parquet with a path column, labels, and perhaps split and group; "
+            "several are taken as one. Models are pretrained on its train rows.",
+            metavar="MANIFEST",
+            show_default=False,
+            rich_help_panel=_DATA,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for runs, embeddings, report.html, results.json, compare.md and PNGs. "
+            "What is there already is gone on with.",
+            metavar="FOLDER",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    methods: Annotated[
+        str,
+        typer.Option(help="What to compare.", metavar="A,B", rich_help_panel=_TRAINING),
+    ] = "loev++,loev,looc,cl",
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, help="Runs of each method.", metavar="N", rich_help_panel=_TRAINING),
+    ] = 3,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps of each run.", metavar="N", rich_help_panel=_TRAINING),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes of training for all runs together, instead of --steps; a few steps are "
+            "tried first.",
+            metavar="M",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Tracks per step; default 64.", metavar="N", rich_help_panel=_TRAINING),
+    ] = None,
+    augs: Annotated[
+        str | None,
+        typer.Option(
+            help="Augmentations that get a subspace of their own; default pitch,tempo.",
+            metavar="A,B",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="small (default) or sf-nfnet-f0.", metavar="NAME", rich_help_panel=_TRAINING
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="TOML file of settings, or one that comes along: paper, laptop, loevpp-small. "
+            "Options override it.",
+            metavar="FILE|NAME",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting of the config, such as augmentations.eq.gain_db=3.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Vectors of another tool, judged beside: a file of 'loev embed', or .npz or "
+            ".parquet with paths and a row of numbers for each; may be given several times.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column to judge by; may be given several times. Kinds: key, tempo, class, "
+            "multilabel (a;b), number. Default: every column that can be used. Each is tested, "
+            "so name those that matter.",
+            metavar="COLUMN[:KIND]",
+            show_default=False,
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Cross-validate over groups, whatever split the manifest has; default 5 if it "
+            "has none.",
+            metavar="N",
+            show_default=False,
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
+    probes: Annotated[
+        str,
+        typer.Option(
+            help="linear, mlp (one hidden layer), or both; the first is tested.",
+            metavar="A,B",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = "linear",
+    changed: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            help="How many tracks are changed in pitch, tempo, level and noise.",
+            metavar="N",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = 16,
+    stretcher: Annotated[
+        str,
+        typer.Option(
+            help="auto is rubberband where that command is installed.",
+            metavar="auto|rubberband|signalsmith",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = "auto",
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Throw away runs in --out that were trained with other settings.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Of folds, intervals and probes; runs have seeds of their own, from 0 on.",
+            metavar="S",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = 0,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs, and probes, side by side; default one per core, one on a GPU.",
+            metavar="N",
+            show_default=False,
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder where decoded tracks are kept; default ~/.cache/loev/features.",
+            metavar="FOLDER",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    backend: options.Backend = options.BackendName.AUTO,
+    precision: options.Precision = options.PrecisionName.AUTO,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train CL, LOOC, LOEV and LOEV++ alike, judge them alike, and test their differences.
+
+    Example: loev compare --data manifest.csv --minutes 120 --out comparison
+    """
+    with needs_extra("loev compare", "train,eval"):
+        import torch  # noqa: F401  (training needs it, and says so before anything else)
+
+        from loev_cli.experiments import compare as job
+        from loev_cli.experiments import report
+
+    if debug:
+        log_to_stderr()
+    if steps is not None and minutes is not None:
+        raise UsageError("--steps and --minutes say the same", hint="give one of them")
+    if minutes is not None and minutes <= 0:
+        raise UsageError(f"--minutes is {minutes:g}, it must be above 0")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, not a folder")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {out}: no folder {out.parent}", hint="create it first")
+    named = {
+        "steps": steps,
+        "minutes": minutes,
+        "batch_size": batch_size,
+        "augs": options.names(augs, "--augs") if augs is not None else None,
+        "encoder": encoder,
+    }
+    settings = settings_of(config, set_ or [], named)
+    request = job.Request(
+        data=data,
+        out=out,
+        config=dataclasses.replace(settings, minutes=None),
+        methods=options.names(methods, "--methods"),
+        n_seeds=seeds,
+        minutes=minutes,
+        against=against or (),
+        labels=label or (),
+        probes=options.names(probes, "--probes"),
+        n_changed=changed,
+        n_folds=folds,
+        stretcher=stretcher,
+        seed=seed,
+        n_parallel=jobs,
+        device=device,
+        backend=backend.value,
+        precision=precision.value,
+        cache=cache,
+        overwrite=overwrite,
+        command=shlex.join(["loev", *context.obj]),
+    )
+    try:
+        with RunsDisplay(quiet=quiet) as display:
+            comparison = job.compare(request, on_event=display.take)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"the same command goes on from what is in {out}")
+        raise
+    report.write(comparison, out)
+    if not quiet:
+        for note in comparison.notes:
+            say(f"note: {note}")
+        n_tests, n_clear = (
+            len(comparison.differences),
+            sum(d.is_clear for d in comparison.differences),
+        )
+        say(
+            f"{plural(len(comparison.contestants), 'contestant')}, {n_clear} of {n_tests} "
+            f"differences are clear -> {out / report.HTML_FILE}"
+        )
+    if comparison.skipped:
+        raise typer.Exit(EXIT_SOME_FAILED)

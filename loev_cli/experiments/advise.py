@@ -1,0 +1,389 @@
+"""Which augmentations should have a subspace for these labels? Asked, checked, carried out.
+
+labelled tracks --reference model, unchanged and changed--> vectors --> destroyed --.
+                                                                                     >-- verdicts
+music --train with and without a subspace, several seeds--> models --> gained ------'
+
+Models do not depend on the labels, so a second question to the same folder takes them as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from loev_cli import __version__
+from loev_cli import bundle as bundles
+from loev_cli.backends.machine import usable_cpus
+from loev_cli.errors import OutputError, UsageError
+from loev_cli.evaluate import probes
+from loev_cli.evaluate.job import Skipped, Stage
+from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
+from loev_cli.evaluate.probes import Reading
+from loev_cli.evaluate.splits import Fold, Splits, split
+from loev_cli.experiments.advise_evidence import PROBE, Destroyed, Vectors, destroyed, gained
+from loev_cli.experiments.advise_vectors import Ears
+from loev_cli.experiments.advise_verdict import DEFAULT_TOLERANCE, Verdict, judge, ranked
+from loev_cli.experiments.budget import steps_within
+from loev_cli.experiments.kept_probes import read_or_keep
+from loev_cli.experiments.listening import Draw, draw_changes
+from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
+from loev_cli.model import load_model
+from loev_cli.model.frontend import FrontendConfig
+from loev_cli.train.augment import EQUIVARIANT
+from loev_cli.train.batches import views_are_on_features
+from loev_cli.train.config import TrainConfig, nearest
+from loev_cli.train.data import listing
+from loev_cli.train.pipeline import pick_device
+
+BLIND = "blind"  # the model that keeps nothing
+RUNS_FOLDER = "runs"
+VECTORS_FOLDER = "vectors"
+PROBES_FOLDER = "probes"
+DEFAULT_CANDIDATES = ("pitch", "tempo")
+DEFAULT_N_SEEDS = 3
+DEFAULT_N_STEPS = 150
+DEFAULT_BATCH_SIZE = 32
+N_DRAWS = 4  # changes of every track by every candidate
+_FORMAT_VERSION = 1
+
+Event = Stage | Skipped | RunEvent
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to advise on; the options of ``loev advise``.
+
+    Attributes:
+        data: folder, file list or manifest to train on.
+        labels: manifests of labelled tracks; none: ``data`` is one itself.
+        out: folder of the report; models go to ``out/runs``.
+        config: of training; data, method, augs and seed are set for every run.
+        wanted: ``column`` or ``column:kind``; none means all that can be used.
+        candidates: augmentations that may get a subspace.
+        model: that hears unchanged and changed tracks, a name or a bundle.
+        tolerance: how much of a label may be lost, of what can be known above chance.
+        minutes: of training for all models together, instead of ``config.steps``.
+        n_parallel: models trained side by side; None: one per core on a CPU, else one.
+        overwrite: train runs anew that other settings made.
+        command: the command line, for the report.
+    """
+
+    data: str
+    labels: Sequence[Path]
+    out: Path
+    config: TrainConfig
+    wanted: Sequence[str] = ()
+    candidates: Sequence[str] = DEFAULT_CANDIDATES
+    model: str = bundles.DEFAULT_MODEL
+    n_seeds: int = DEFAULT_N_SEEDS
+    n_folds: int | None = None
+    tolerance: float = DEFAULT_TOLERANCE
+    minutes: float | None = None
+    n_parallel: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    cache: Path | None = None
+    overwrite: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was found, and how.
+
+    Attributes:
+        verdicts: label by label, what loses most first.
+        draws: augmentation -> what every track was changed by.
+        runs: names of the models that were compared.
+    """
+
+    command: str
+    created: str
+    candidates: tuple[str, ...]
+    tolerance: float
+    manifest: Manifest
+    columns: Sequence[Column]
+    splits: Splits
+    verdicts: Sequence[Verdict]
+    draws: dict[str, list[Draw]]
+    reference: dict[str, Any]
+    training: dict[str, Any]
+    runs: Sequence[str]
+    skipped: Sequence[str]
+    notes: Sequence[str]
+
+    def as_dict(self, options: str) -> dict[str, Any]:
+        """For ``results.json``."""
+        return {
+            "format_version": _FORMAT_VERSION,
+            "command": self.command,
+            "created": self.created,
+            "loev_version": __version__,
+            "options": options,
+            "candidates": list(self.candidates),
+            "tolerance": self.tolerance,
+            "data": {
+                "n_tracks": len(self.manifest),
+                "n_groups": len(np.unique(self.manifest.groups)),
+                "n_judged": len(self.splits.judged),
+                "split": self.splits.description,
+            },
+            "reference": self.reference,
+            "training": self.training,
+            "runs": list(self.runs),
+            "draws": {
+                name: [[float(value) for value in draw.params.ravel()] for draw in draws]
+                for name, draws in self.draws.items()
+            },
+            "interval": "95 %, over groups of tracks, and over seeds where there are some",
+            "skipped": list(self.skipped),
+            "notes": list(self.notes),
+            "verdicts": [verdict.record() for verdict in self.verdicts],
+        }
+
+
+def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event: None) -> Advice:
+    """Carry the request out.
+
+    Raises:
+        UsageError: the request cannot be carried out, or its data not be used.
+        LoevError: a training run failed.
+    """
+    checked = _check(request)
+    n_parallel = request.n_parallel or (usable_cpus() if checked.device.type == "cpu" else 1)
+    skipped: list[str] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Skipped):
+            skipped.append(event.message)
+        on_event(event)
+
+    ears = Ears(
+        request.config,
+        device=checked.device,
+        cache=request.cache,
+        kept=request.out / VECTORS_FOLDER,
+        on_event=tell,
+    )
+    plain, changed, manifest = ears.reference(
+        checked.bundle, checked.manifest, checked.draws, on_features=checked.on_features
+    )
+    columns = [manifest.column(column.name, column.kind) for column in checked.columns]
+    splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
+    for column in columns:
+        probes.check_folds(column, splits.folds)
+    _make(request.out / PROBES_FOLDER)
+
+    def read(x: Vectors, column: Column, folds: Sequence[Fold]) -> Reading:
+        return read_or_keep(request.out / PROBES_FOLDER, x, column, folds, PROBE, request.seed)
+
+    lost: dict[str, dict[str, Destroyed]] = {}
+    for done, column in enumerate(columns):
+        tell(Stage("judging changes", done, len(columns)))
+        lost[column.name] = destroyed(
+            plain, changed, column, splits.folds, manifest.groups, read=read, seed=request.seed
+        )
+    tell(Stage("judging changes", len(columns), len(columns)))
+    runs = _timed(request, checked, n_parallel, tell)
+    models = train_runs(
+        runs,
+        request.out / RUNS_FOLDER,
+        n_parallel=n_parallel,
+        device=request.device,
+        cache=request.cache,
+        overwrite=request.overwrite,
+        on_event=tell,
+    )
+    of_model = {name: ears.trained(bundle, manifest, name) for name, bundle in models.items()}
+    seeds = range(request.n_seeds)
+    verdicts = []
+    for done, column in enumerate(columns):
+        tell(Stage("judging models", done, len(columns)))
+        gain = gained(
+            [of_model[name_of_run(BLIND, seed)] for seed in seeds],
+            {
+                name: [of_model[name_of_run(name, seed)] for seed in seeds]
+                for name in request.candidates
+            },
+            column,
+            splits.folds,
+            manifest.groups,
+            read=read,
+            seed=request.seed,
+        )
+        verdicts += [
+            judge(column, name, lost[column.name][name], gain[name], request.tolerance)
+            for name in request.candidates
+        ]
+    tell(Stage("judging models", len(columns), len(columns)))
+    return Advice(
+        command=request.command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        candidates=tuple(request.candidates),
+        tolerance=request.tolerance,
+        manifest=manifest,
+        columns=columns,
+        splits=splits,
+        verdicts=ranked(verdicts),
+        draws=checked.draws,
+        reference={"name": checked.bundle.name, "sha256": checked.bundle.sha256},
+        training={
+            "encoder": request.config.encoder,
+            "steps": runs[0].config.steps,
+            "batch_size": request.config.batch_size,
+            "n_seeds": request.n_seeds,
+            "augmentations": {
+                name: dataclasses.asdict(request.config.augmentations[name])
+                for name in request.candidates
+            },
+        },
+        runs=list(models),
+        skipped=skipped,
+        notes=[*checked.notes, *splits.notes],
+    )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _timed(
+    request: Request, checked: _Checked, n_parallel: int, on_event: Callable[[RunEvent], None]
+) -> Sequence[Run]:
+    """The runs, as long as the minutes asked for allow."""
+    if request.minutes is None:
+        return checked.runs
+    steps = steps_within(
+        request.minutes,
+        [run for run in checked.runs if run.config.seed == request.config.seed],
+        request.n_seeds,
+        request.out,
+        n_parallel=n_parallel,
+        device=request.device,
+        cache=request.cache,
+        on_event=on_event,
+    )
+    return [Run(run.name, dataclasses.replace(run.config, steps=steps)) for run in checked.runs]
+
+
+def name_of_run(kept: str, seed: int) -> str:
+    """Folder of the model that keeps one augmentation, or none (``BLIND``)."""
+    return f"{kept}-seed{seed}"
+
+
+def plan_runs(config: TrainConfig, candidates: Sequence[str], n_seeds: int) -> list[Run]:
+    """The models to compare, seed by seed: one that is blind to all, one per candidate."""
+    base = dataclasses.replace(config, augs=DEFAULT_CANDIDATES)  # of no account where none is kept
+    runs = []
+    for seed in range(n_seeds):
+        of_seed = dataclasses.replace(base, seed=config.seed + seed)
+        blind = dataclasses.replace(of_seed, method="cl")
+        runs.append(Run(name_of_run(BLIND, seed), blind))
+        for name in candidates:
+            keeping = dataclasses.replace(of_seed, method="loev++", augs=(name,))
+            runs.append(Run(name_of_run(name, seed), keeping))
+    return runs
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A request that can be carried out.
+
+    Attributes:
+        on_features: whether the reference model's views are changed on features.
+    """
+
+    manifest: Manifest
+    columns: Sequence[Column]
+    notes: Sequence[str]
+    bundle: bundles.Bundle
+    on_features: bool
+    draws: dict[str, list[Draw]]
+    runs: Sequence[Run]
+    device: torch.device
+
+
+def _check(request: Request) -> _Checked:
+    """Everything that can be known before anything is heard or trained."""
+    config = request.config
+    _check_candidates(request.candidates, config)
+    if not 0 < request.tolerance < 1:
+        raise UsageError(f"--tolerance is {request.tolerance:g}, it must lie between 0 and 1")
+    manifest = _labelled(request)
+    columns, notes = manifest.columns(request.wanted)
+    splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
+    for column in columns:
+        probes.check_folds(column, splits.folds)
+    check_files(manifest)
+    listing(request.data)
+    bundle = bundles.find(request.model)
+    spec = load_model(bundle).spec
+    wide = dataclasses.replace(config, augs=tuple(request.candidates), method="loev++")
+    on_features = isinstance(spec.frontend, FrontendConfig) and views_are_on_features(
+        wide, dataclasses.replace(spec, augs=tuple(request.candidates))
+    )
+    music = dataclasses.replace(config, data=str(Path(request.data).absolute()))
+    runs = plan_runs(music, request.candidates, request.n_seeds)
+    check_runs(runs, device=request.device)
+    return _Checked(
+        manifest=manifest,
+        columns=columns,
+        notes=notes,
+        bundle=bundle,
+        on_features=on_features,
+        draws={
+            name: draw_changes(config.augmentations, name, N_DRAWS, seed=request.seed)
+            for name in request.candidates
+        },
+        runs=runs,
+        device=pick_device(request.device),
+    )
+
+
+def _check_candidates(candidates: Sequence[str], config: TrainConfig) -> None:
+    if not candidates:
+        raise UsageError("--augs is empty", hint=f"choose from {', '.join(EQUIVARIANT)}")
+    for name in candidates:
+        if name not in EQUIVARIANT:
+            raise UsageError(
+                f"no augmentation '{name}'", hint=nearest(name, EQUIVARIANT, "augmentations")
+            )
+        if candidates.count(name) > 1:
+            raise UsageError(f"--augs names '{name}' twice")
+        if config.augmentations[name].p == 0:
+            raise UsageError(
+                f"augmentations.{name}.p is 0: no model would become blind to it",
+                hint=f"--set augmentations.{name}.p=0.5",
+            )
+
+
+def _labelled(request: Request) -> Manifest:
+    """The labelled tracks, wherever they lie: beside their manifest, or in the folder of music."""
+    labels = list(request.labels)
+    if not labels:
+        if Path(request.data).suffix.lower() not in (".csv", ".parquet"):
+            raise UsageError(
+                f"no labels for {request.data}", hint="--labels LABELS.csv with a path column"
+            )
+        labels = [Path(request.data)]
+    manifest = read_manifests(labels)
+    folder = Path(request.data)
+    if not folder.is_dir():
+        return manifest
+    files = [
+        file if file.is_file() or not (folder / path).is_file() else folder / path
+        for file, path in zip(manifest.files, manifest.paths, strict=True)
+    ]
+    return dataclasses.replace(manifest, files=files)

@@ -1,0 +1,156 @@
+"""The report of ``loev advise``: one page, its pictures, ``results.json`` and ``advise.md``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+
+from loev_cli.evaluate import figures
+from loev_cli.evaluate.page import Page, document, write_report
+from loev_cli.evaluate.statistics import Estimate
+from loev_cli.evaluate.words import shown
+from loev_cli.experiments import advise_words as words
+from loev_cli.experiments.advise import Advice
+from loev_cli.experiments.advise_verdict import Verdict, of_label
+
+HTML_FILE = "advise.html"
+MARKDOWN_FILE = "advise.md"
+_COLOUR_OF = dict(zip(("keep", "not needed", "undecided"), figures.COLOURS, strict=False))
+_MOST_SKIPPED = 20
+
+
+def write(advice: Advice, out: Path) -> None:
+    """Write the report into folder ``out``, beside the models.
+
+    Raises:
+        OutputError: the system will not have it.
+    """
+    options = words.options(advice)
+    with figures.style():
+        page = draw(advice)
+        html = document(
+            page,
+            title="loev advise",
+            heading="Which augmentations should have a subspace of their own?",
+            facts=[options, advice.created],
+            command=advice.command,
+        )
+        write_report(
+            out,
+            html=html,
+            html_file=HTML_FILE,
+            results=advice.as_dict(options),
+            drawn=page.drawn,
+            texts={MARKDOWN_FILE: words.markdown(advice)},
+        )
+
+
+def draw(advice: Advice) -> Page:
+    """All sections."""
+    page = Page()
+    page.sentences(words.of_conclusion(advice))
+    header, rows = words.table(advice.verdicts)
+    page.open_table(header, [[(cell, "") for cell in row] for row in rows])
+    page.figures(
+        {
+            "lost": (
+                shares(advice.verdicts, advice.tolerance),
+                "What blindness loses of what can be known of the label. Beyond the dotted line "
+                "it is more than is tolerated.",
+            )
+        }
+    )
+    page.heading("What it rests on")
+    page.sentences(words.of_data(advice))
+    page.heading("How a verdict comes about")
+    page.sentences(words.of_rule(advice))
+    for label, found in of_label(advice.verdicts):
+        page.heading(label)
+        page.sentences(words.of_label(found))
+        page.figures(_bars(label, found))
+    page.table(
+        "All figures",
+        ("label", "augmentation", "metric", "what", "value [95 %]", "chance", "tracks", "groups"),
+        (row for verdict in advice.verdicts for row in _rows(verdict)),
+    )
+    if advice.skipped:
+        page.heading("Files that could not be used")
+        page.sentences(advice.skipped[:_MOST_SKIPPED])
+    return page
+
+
+def _bars(label: str, found: Sequence[Verdict]) -> dict[str, tuple[Figure, str]]:
+    metric = found[0].metric
+    blindness = {
+        v.augmentation: {"change known": v.destroyed.known, "blind to it": v.destroyed.blind}
+        for v in found
+    }
+    models = {
+        v.augmentation: {"with its subspace": v.gained.kept, "without any": v.gained.blind}
+        for v in found
+    }
+    return {
+        f"blindness_{label}": (
+            figures.bars(blindness, label=metric),
+            f"{label}: read from changed tracks, the change known to the reading or not.",
+        ),
+        f"models_{label}": (
+            figures.bars(models, label=metric),
+            f"{label}: read from models that keep the augmentation or nothing.",
+        ),
+    }
+
+
+def shares(found: Sequence[Verdict], tolerance: float) -> Figure:
+    """What is lost by blindness, a row per label and augmentation; the tolerance as a line."""
+    width = mpl.rcParams["figure.figsize"][0] * 0.77
+    figure = Figure(figsize=(width, 0.9 + 0.32 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    ink = mpl.rcParams["text.color"]
+    axes.axvline(0, color=ink, lw=0.8)
+    axes.axvline(100 * tolerance, color=ink, lw=1.2, ls=":")
+    drawn: dict[str, Artist] = {}
+    for row, verdict in enumerate(found):
+        share = verdict.destroyed.share
+        ends = 100 * np.clip([share.low, share.high], -1, 1.5)
+        colour = _COLOUR_OF[verdict.word]
+        axes.plot(ends, [row, row], color=colour, lw=2)
+        (dot,) = axes.plot(100 * np.clip(share.value, -1, 1.5), row, "o", ms=7, color=colour)
+        drawn.setdefault(verdict.word, dot)
+    axes.set_yticks(range(len(found)), [f"{v.label}, {v.augmentation}" for v in found])
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_xlabel("% lost by blindness")
+    figure.legend(list(drawn.values()), list(drawn), loc="outside upper left", ncols=3, fontsize=8)
+    return figure
+
+
+def _rows(verdict: Verdict) -> list[tuple[str, ...]]:
+    lost, gained = verdict.destroyed, verdict.gained
+    figures_of: dict[str, Estimate] = {
+        "change known": lost.known,
+        "blind to the change": lost.blind,
+        "share lost": lost.share,
+        "fallen, reading of unchanged tracks": lost.fallen,
+        "models with its subspace": gained.kept,
+        "models without any": gained.blind,
+        "gained": dataclasses.replace(gained.gain, chance=None),
+    }
+    return [
+        (
+            verdict.label,
+            verdict.augmentation,
+            verdict.metric,
+            what,
+            shown(estimate),
+            "–" if estimate.chance is None else f"{estimate.chance:.2f}",
+            str(estimate.n_tracks),
+            str(estimate.n_groups),
+        )
+        for what, estimate in figures_of.items()
+    ]

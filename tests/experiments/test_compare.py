@@ -1,0 +1,280 @@
+"""``loev compare`` from manifest to report, with runs of two steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loev_cli.train.checkpoint import load_checkpoint
+from tests.conftest import Loev, command, environment
+from tests.evaluate.conftest import write_csv
+from tests.experiments.conftest import cache, music
+from tests.train.conftest import N_TRACKS
+
+__all__ = ["cache", "music"]
+
+TRAINING = ("--methods", "loev++,cl", "--seeds", "2", "--steps", "2", "--batch-size", "4")
+JUDGING = ("--label", "key", "--label", "energy", "--changed", "2", "--stretcher", "signalsmith")
+Tree = dict[str, tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def manifest(music: Path) -> Path:
+    rng = np.random.default_rng(0)
+    columns = {
+        "path": [f"{i:02}.wav" for i in range(N_TRACKS)],
+        "key": [("C major", "A minor")[i % 2] for i in range(N_TRACKS)],
+        "energy": [f"{x:.3f}" for x in rng.standard_normal(N_TRACKS)],
+        "one": ["same"] * N_TRACKS,
+    }
+    return write_csv(music / "manifest.csv", columns)
+
+
+@pytest.fixture(scope="module")
+def foreign(manifest: Path) -> Path:
+    """What another tool may have saved: it knows the key and nothing else."""
+    rng = np.random.default_rng(1)
+    vectors = 0.01 * rng.standard_normal((N_TRACKS, 4)) + np.arange(N_TRACKS)[:, None] % 2
+    file = manifest.parent / "other-tool.npz"
+    paths = [f"/somewhere/else/{i:02}.wav" for i in range(N_TRACKS)]
+    np.savez(file, filenames=np.array(paths), emb=vectors.astype(np.float32), labels=np.arange(3))
+    return file
+
+
+@pytest.fixture(scope="module")
+def compared(
+    manifest: Path, foreign: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished comparison."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    done = subprocess.run(
+        command(
+            *("compare", "--data", manifest, "--out", out, "--cache", cache, "--folds", "3"),
+            *(*TRAINING, *JUDGING, "--against", foreign),
+        ),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "pretraining heard the tracks that are judged" in done.stderr
+    assert f"-> {out / 'report.html'}" in done.stderr.splitlines()[-1]
+    return out
+
+
+def results_of(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "results.json").read_text(encoding="utf-8")))
+
+
+def leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in leaves(item)]
+    if isinstance(value, list):
+        return [leaf for item in value for leaf in leaves(item)]
+    return [value]
+
+
+def test_every_method_is_judged_alike(compared: Path) -> None:
+    results = results_of(compared)
+    assert results["command"].startswith("loev compare --data ")
+    assert list(results["contestants"]) == ["loev++", "cl", "other-tool"]
+    assert len(results["contestants"]["cl"]["runs"]) == 2
+    assert results["training"]["steps"] == 2 and results["training"]["n_tracks"] == N_TRACKS
+    scores = results["scores"]
+    chosen = {(s["question"], s["contestant"]) for s in scores if s["rule"] == "chosen"}
+    assert chosen == {
+        (label, name) for label in ("key", "energy") for name in results["contestants"]
+    }
+    for score in scores:
+        assert score["low"] <= score["high"] and score["n_groups"] > 0
+        n_seeds = 1 if score["contestant"] == "other-tool" else 2
+        assert len(score["of_seeds"]) == n_seeds
+        assert score["value"] == pytest.approx(np.mean(score["of_seeds"]))
+    # The foreign vectors hold the key and no more.
+    key = next(
+        s for s in scores
+        if (s["question"], s["contestant"], s["rule"]) == ("key", "other-tool", "chosen")
+        and s["metric"] == "accuracy"
+    )  # fmt: skip
+    assert key["value"] > 0.8
+    assert all(math.isfinite(leaf) for leaf in leaves(results) if isinstance(leaf, float))
+
+
+def test_every_pair_is_tested_once_and_corrected(compared: Path) -> None:
+    results = results_of(compared)
+    tests = results["differences"]
+    labels = [(d["question"], d["a"], d["b"]) for d in tests]
+    assert len(set(labels)) == len(labels)
+    # Three pairs for each of two labels; the file cannot hear changes, so one pair for each change.
+    assert len(tests) == 3 * 2 + 2
+    assert f"Holm over {len(tests)} tests" in results["test"]
+    for d in tests:
+        assert d["p"] <= d["p_holm"] <= min(1.0, len(tests) * d["p"]) + 1e-12
+        of = {
+            name: next(
+                s["value"] for s in results["scores"]
+                if s["question"] == d["question"] and s["contestant"] == name
+                and s["rule"] in ("chosen", "invariant") and s["metric"] == d["metric"]
+            )
+            for name in (d["a"], d["b"])
+        }  # fmt: skip
+        assert d["value"] == pytest.approx(of[d["a"]] - of[d["b"]])
+
+
+def test_the_report_stands_alone(compared: Path) -> None:
+    html = (compared / "report.html").read_text(encoding="utf-8")
+    assert "loev++, cl trained and judged alike" in html
+    assert "<script" not in html and "http" not in html.replace("http://www.w3.org", "")
+    markdown = (compared / "compare.md").read_text(encoding="utf-8")
+    assert markdown.count("| loev++ (2 seeds) |") == 1 and "| chance |" in markdown
+    assert {"difference_cl.png", "scores_key.png", "sensitivity_loev_.png"} <= {
+        file.name for file in compared.glob("*.png")
+    }
+
+
+def test_a_rerun_trains_embeds_and_renders_nothing(
+    compared: Path, manifest: Path, foreign: Path, cache: Path, loev: Loev
+) -> None:
+    def made() -> Tree:
+        files = [f for f in compared.rglob("*") if f.suffix in (".safetensors", ".pt", ".npz")]
+        return {str(f): (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
+
+    before, results = made(), results_of(compared)
+    assert len([n for n in before if "changes" in n and "excerpts" not in n]) == 4
+    done = loev(
+        *("compare", "--data", manifest, "--out", compared, "--cache", cache, "--folds", "3"),
+        *(*TRAINING, *JUDGING, "--against", foreign),
+    )
+    assert done.code == 0, done.err
+    after = made()
+    assert {n: s for n, s in before.items() if "embeddings" not in n} == {
+        n: s for n, s in after.items() if "embeddings" not in n
+    }
+    again = results_of(compared)
+    for part in ("scores", "differences", "sensitivity", "geometry"):
+        assert again[part] == results[part]
+
+
+def test_runs_with_other_settings_or_other_tracks_are_not_taken(
+    compared: Path, manifest: Path, cache: Path, loev: Loev
+) -> None:
+    done = loev(
+        *("compare", "--data", manifest, "--out", compared, "--cache", cache, *JUDGING),
+        *("--folds", "3", *TRAINING, "--set", "lr=0.001"),
+    )
+    assert done.code == 2 and "was trained with other settings: lr" in done.err
+    fewer = manifest.parent / "fewer.csv"
+    fewer.write_text("\n".join(manifest.read_text().splitlines()[:-1]) + "\n")
+    done = loev(
+        *("compare", "--data", fewer, "--out", compared, "--cache", cache, *JUDGING),
+        *("--folds", "3", *TRAINING),
+    )
+    assert done.code == 2 and "trained on other tracks" in done.err
+    assert len(done.lines) == 1
+
+
+def test_minutes_become_the_same_steps_for_all_and_stay_decided(
+    manifest: Path, cache: Path, tmp_path: Path, loev: Loev
+) -> None:
+    out = tmp_path / "out"
+    arguments = (
+        *("compare", "--data", manifest, "--out", out, "--cache", cache, "--folds", "3"),
+        *("--methods", "cl,loev++", "--seeds", "1", "--batch-size", "4", "--label", "key"),
+        *("--changed", "2", "--stretcher", "signalsmith", "--quiet", "--jobs", "1"),
+    )
+    done = loev(*arguments, "--minutes", "0.0001")
+    assert done.code == 2 and "or more, or fewer --seeds" in done.err
+    done = loev(*arguments, "--minutes", "0.3")
+    assert done.code == 0, done.err
+    plan = json.loads((out / "plan.json").read_text())
+    assert set(plan["step_s"]) == {"cl", "loev++"}
+    expected = 0.95 * 0.3 * 60 / sum(plan["step_s"].values())
+    assert plan["steps"] == int(expected) >= 10
+    for method in ("cl", "loev++"):
+        state = load_checkpoint(out / "runs" / f"{method}-seed0" / "checkpoints" / "last.pt")
+        assert state["step"] == plan["steps"]
+    assert not (out / "trial").exists()
+    assert loev(*arguments, "--minutes", "0.3").code == 0
+    assert json.loads((out / "plan.json").read_text()) == plan
+
+
+def test_interrupted_it_says_how_to_go_on(manifest: Path, cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(
+            *("compare", "--data", manifest, "--out", out, "--cache", cache, "--label", "key"),
+            *("--folds", "3", "--methods", "loev++,cl", "--seeds", "1", "--steps", "1000"),
+            *("--batch-size", "4", "--changed", "2", "--stretcher", "signalsmith"),
+        ),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    metrics = out / "runs" / "loev++-seed0" / "metrics.csv"
+    deadline = time.monotonic() + 200
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=90)
+    assert process.returncode == 143
+    assert f"the same command goes on from what is in {out}" in stderr
+    assert "Traceback" not in stderr
+    checkpoint = metrics.parent / "checkpoints" / "last.pt"
+    assert load_checkpoint(checkpoint)["step"] >= 2
+
+
+def bad(**changes: Any) -> Callable[[Path], None]:
+    """Rewrites columns of the manifest."""
+
+    def write(file: Path) -> None:
+        rows = [line.split(",") for line in file.read_text().splitlines()]
+        columns = dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
+        write_csv(file, columns | {n: [f(i) for i in range(N_TRACKS)] for n, f in changes.items()})
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("spoil", "extra", "says"),
+    [
+        (bad(), ["--methods", "loev++,clr"], "unknown method 'clr' (did you mean 'cl'?"),
+        (bad(path=lambda i: f"no{i}.wav"), [], "no file"),
+        (bad(key=lambda i: "C major"), ["--label", "key"], "has one value only, 'C major'"),
+        (bad(), ["--folds", "20"], "20 folds need 20 tracks, the manifest has 10"),
+        (bad(energy=lambda i: "nan" if i == 3 else "1"), ["--label", "energy"], "'energy' is NaN"),
+        (bad(), ["--methods", "cl"], "one method alone cannot be compared"),
+        (bad(), ["--methods", "cl,cl"], "names one twice"),
+        (bad(), ["--minutes", "5"], "--steps and --minutes say the same"),
+        (bad(), ["--batch-size", "64"], "10 tracks to train on are fewer than the batch of 64"),
+        (bad(), ["--against", "none.npz"], "--against none.npz: no such file"),
+        (bad(), ["--set", "leer=3"], "unknown key 'leer'"),
+        (bad(), ["--device", "cuda:all"], "no device 'cuda:all'"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_trained(
+    spoil: Callable[[Path], None], extra: list[str], says: str, manifest: Path, tmp_path: Path,
+    loev: Loev,
+) -> None:  # fmt: skip
+    for file in manifest.parent.glob("*.wav"):
+        os.link(file, tmp_path / file.name)
+    copy = tmp_path / "manifest.csv"
+    copy.write_text(manifest.read_text())
+    spoil(copy)
+    arguments = ["--data", copy, "--out", tmp_path / "out", "--batch-size", "4", "--steps", "2"]
+    done = loev("compare", *arguments, *extra)
+    assert done.code == 2 and says in done.err
+    assert len(done.lines) == 1
+    assert not (tmp_path / "out").exists()
