@@ -29,7 +29,15 @@ ROWS = [
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 
 TORCH = {"torch", "torchaudio", "safetensors", "tensorboard", "onnx", "matplotlib"}
-MAY_IMPORT_TORCH = ("model/", "train/", "evaluate/", "experiments/report.py", "export.py", "hear.py", "backends/pytorch.py")
+MAY_IMPORT_TORCH = (
+    "model/",
+    "train/",
+    "evaluate/",
+    "experiments/report.py",
+    "export.py",
+    "hear.py",
+    "backends/pytorch.py",
+)
 
 
 def name_of(module: Path) -> str:
