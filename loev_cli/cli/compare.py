@@ -201,8 +201,6 @@ def compare(
     Example: loev compare --data manifest.csv --minutes 120 --out comparison
     """
     with needs_extra("loev compare", "train,eval"):
-        import torch  # noqa: F401  (training needs it, and says so before anything else)
-
         from loev_cli.experiments import compare as job
         from loev_cli.experiments import report
 
