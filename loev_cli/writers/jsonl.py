@@ -108,6 +108,7 @@ class Columns:
         }
         for column, tag in tag_columns(file.meta).items():
             self._columns[column] = np.array(file.tags[tag], dtype=object)
+        self._columns |= file.annotations
         if file.track is not None and file.start_s is not None:
             self._columns |= {"track": file.track, "start_s": file.start_s}
         self._columns |= file.vectors
