@@ -31,7 +31,7 @@ def loev_commands() -> list[list[str]]:
     """Every `loev ...` of the shell blocks, split into words."""
     commands = []
     for _, text in blocks("bash"):
-        for line in text.splitlines():
+        for line in text.replace("\\\n", " ").splitlines():
             for part in re.split(r"\||&&", line):
                 words = shlex.split(part, comments=True)
                 if words and Path(words[0]).name == "loev":

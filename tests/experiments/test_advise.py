@@ -163,19 +163,19 @@ def test_draws_are_the_same_for_all_and_differ_from_each_other() -> None:
     assert len(draw_changes(config, "polarity", 4)) == 4  # has two draws only
 
 
-N_TONES = 48
+N_TONES = 96
 
 
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Chords of four roots, struck at three tempi."""
+    """Chords of two roots a tritone apart, struck at two tempi, and some noise."""
     import soundfile
 
     folder = tmp_path_factory.mktemp("tones")
     rng = np.random.default_rng(0)
     time = np.arange(RATE_HZ) / RATE_HZ
     for i in range(N_TONES):
-        root_hz, beat_n = 220 * 2 ** ((i % 4) / 4), int(RATE_HZ * (0.37, 0.53, 0.71)[i % 3])
+        root_hz, beat_n = 220 * 2 ** (i % 2 / 2), int(RATE_HZ * (0.4, 0.56)[i // 2 % 2])
         waveform = np.zeros(14 * RATE_HZ)
         for start in range(0, 12 * RATE_HZ, beat_n):
             for interval in (0, 4, 7):
@@ -206,10 +206,12 @@ def test_chords_need_pitch_and_beats_need_tempo(tones: Path, cache: Path) -> Non
     x = compact(flat).reshape(7, N_TONES, -1)
     changed = {"pitch": x[1:4], "tempo": x[4:]}
     rows = np.random.default_rng(1).permutation(N_TONES)
-    folds = [Fold(rows[:24], rows[24:36], rows[36:]), Fold(rows[24:], rows[:12], rows[12:24])]
+    a, b, c, d = np.split(rows, 4)
+    folds = [Fold(np.r_[a, b], c, d), Fold(np.r_[c, d], a, b)]
     known, groups = np.ones(N_TONES, np.bool_), np.arange(N_TONES).astype(str)
-    for values, needs, other in [(4, "pitch", "tempo"), (3, "tempo", "pitch")]:
-        column = Column("x", "class", np.arange(N_TONES) % values, known, tuple("abcd"[:values]))
+    index = np.arange(N_TONES)
+    for values, needs, other in [(index % 2, "pitch", "tempo"), (index // 2 % 2, "tempo", "pitch")]:
+        column = Column("x", "class", values, known, ("a", "b"))
         found = destroyed(x[0], changed, column, folds, groups)
         assert found[needs].known.value > 0.6 and found[other].known.value > 0.6
         assert found[needs].share.low > found[other].share.high

@@ -63,7 +63,7 @@ def test_a_row_is_described_as_json(place: Place) -> None:
 def test_finding_by_words(place: Place) -> None:
     tracks = tracks_of(place)
     paths = tracks.library.paths
-    assert [paths[row] for row in tracks.find("07 PLAIN", 10)] == [PLAIN[7]]
+    assert [paths[row] for row in tracks.find("/07 PLAIN", 10)] == [PLAIN[7]]
     assert [paths[row] for row in tracks.find("bold", 10)] == [HOSTILE]
     assert [paths[row] for row in tracks.find("日本", 10)] == ["ü é/日本 🎵.flac"]
     assert len(tracks.find("plain", 5)) == 5
