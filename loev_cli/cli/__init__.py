@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from loev_cli import __version__
-from loev_cli.cli._boundary import exit_code_of, native_noise_silenced, signals_raise
+from loev_cli.cli._boundary import exit_code_of, leave, native_noise_silenced, signals_raise
 from loev_cli.cli._console import stop_logging
 
 # (module, function): the command is called like the function. Order is that of the help.
@@ -79,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     with native_noise_silenced(enabled=not debug), signals_raise():
         code = exit_code_of(lambda: _invoke(argv), debug=debug)
     stop_logging()
+    if arguments is None:  # a process of our own
+        leave(code)
     sys.exit(code)
 
 

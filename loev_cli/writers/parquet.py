@@ -47,13 +47,21 @@ class Writer(RowWriter):
             self._parquet.write_table(table)
 
 
+def _table(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """Columns of a file; all without ``names``.
+
+    Not ``pq.read_table``: it takes `key=value` folders in the path for columns, imports pandas, and
+    now and then aborts a process that ends soon after (its threads are still reading ahead).
+    """
+    with path.open("rb") as stream, pq.ParquetFile(stream) as file:
+        return file.read(columns=None if names is None else list(names), use_threads=False)
+
+
 def read(path: Path) -> EmbeddingFile:
     """See :func:`loev_cli.writers.read`."""
     meta = read_meta(path)
     try:
-        # Opened here: given a path, pyarrow reads `key=value` folders in it as columns.
-        with path.open("rb") as stream:
-            return embedding_file(pq.read_table(stream), meta)
+        return embedding_file(_table(path), meta)
     except _ERRORS as error:
         raise damaged(path, error) from error
 
@@ -86,8 +94,7 @@ class Columns(TableColumns):
         super().__init__(meta, pq.read_schema(path))
 
     def _read(self, names: Sequence[str]) -> pa.Table:
-        with self._path.open("rb") as stream:
-            return pq.read_table(stream, columns=list(names))
+        return _table(self._path, names)
 
     def load(self, name: str) -> NDArray[Any]:
         try:
