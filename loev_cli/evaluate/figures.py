@@ -30,6 +30,7 @@ COLOURS = ("#3b82c4", "#d9822b", "#2f9e76", "#a06cd5", "#cf4a6b", "#8a8f3a", "#5
 _INK = "#1a2b3d"  # dark on paper; stands for the page's own colour of text
 _MOST_DOTS = 2000
 _WIDTH = 4.9  # inches; a phone shows it without shrinking the text much
+_MOST_WITH_INTERVALS = 5  # columns of a heat map
 _STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names of files and columns may hold dollars
@@ -85,7 +86,10 @@ def colour_of(names: Sequence[str]) -> dict[str, str]:
 def heat_map(
     rows: Mapping[str, Mapping[str, Estimate | None]], *, label: str, top: float = 1.0
 ) -> Figure:
-    """A cell per row and column with its value and interval; an empty one where None."""
+    """A cell per row and column with its value and interval; an empty one where None.
+
+    With many columns there is no room for intervals: a report has them in a table too.
+    """
     names, columns = list(rows), list(next(iter(rows.values())))
     values = np.array(
         [[(e.value if (e := rows[r][c]) else np.nan) for c in columns] for r in names]
@@ -93,7 +97,10 @@ def heat_map(
     figure = Figure(figsize=(_WIDTH, 1.0 + 0.55 * len(names)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, vmin=0, vmax=top, aspect="auto")
+    is_crowded = len(columns) > _MOST_WITH_INTERVALS
     axes.set_xticks(range(len(columns)), columns)
+    for tick in axes.get_xticklabels() if is_crowded else []:
+        tick.set(rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -104,7 +111,10 @@ def heat_map(
                 continue
             # Contrast with the cell, whatever the page is like.
             ink = "#ffffff" if np.nan_to_num(estimate.value) < 0.6 * top else "#000000"
-            axes.text(j, i - 0.14, _short(estimate.value), ha="center", va="center", color=ink)
+            up = 0.0 if is_crowded else 0.14
+            axes.text(j, i - up, _short(estimate.value), ha="center", va="center", color=ink)
+            if is_crowded:
+                continue
             span = f"{_short(estimate.low)} – {_short(estimate.high)}"
             axes.text(j, i + 0.24, span, ha="center", va="center", color=ink, fontsize=7)
     bar = figure.colorbar(image, ax=axes, label=label, fraction=0.05)
