@@ -320,4 +320,7 @@ def make_server(app: Guard) -> uvicorn.Server:
 
 def serve(app: Guard, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM, which then go to whoever handled them before."""
-    make_server(app).run(sockets=[listener])
+    server = make_server(app)
+    # From before it runs: a signal that comes while it starts would leave it half awaited.
+    with server.capture_signals():
+        server.run(sockets=[listener])
