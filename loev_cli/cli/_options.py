@@ -79,6 +79,23 @@ Precision = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+ListOut = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write there instead of to stdout.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder where decoded tracks are kept; default ~/.cache/loev/features.",
+        metavar="FOLDER",
+        rich_help_panel=RUNNING,
+    ),
+]
 Where = Annotated[
     str | None,
     typer.Option(

@@ -30,3 +30,11 @@ def settings_of(
         raw.pop("minutes", None)
     raw.update({key: value for key, value in named.items() if value is not None})
     return from_mapping(TrainConfig, raw)
+
+
+def check_budget(steps: int | None, minutes: float | None) -> None:
+    """Raises UsageError where both say how long to train, or ``minutes`` is no time at all."""
+    if steps is not None and minutes is not None:
+        raise UsageError("--steps and --minutes say the same", hint="give one of them")
+    if minutes is not None and minutes <= 0:
+        raise UsageError(f"--minutes is {minutes:g}, it must be above 0")

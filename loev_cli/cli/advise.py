@@ -13,8 +13,8 @@ from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr, plural, say, show
 from loev_cli.cli._progress import RunsDisplay
-from loev_cli.cli._settings import settings_of
-from loev_cli.errors import EXIT_SOME_FAILED, UsageError, needs_extra
+from loev_cli.cli._settings import check_budget, settings_of
+from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
 if TYPE_CHECKING:
     from loev_cli.experiments.advise import Advice
@@ -175,14 +175,7 @@ def advise(
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder where decoded tracks are kept; default ~/.cache/loev/features.",
-            metavar="FOLDER",
-            rich_help_panel=options.RUNNING,
-        ),
-    ] = None,
+    cache: options.Cache = None,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -194,19 +187,14 @@ def advise(
     The last line on stdout is what to give 'loev train'.
     """
     with needs_extra("loev advise", "all"):
+        from loev_cli.evaluate.page import check_out
         from loev_cli.experiments import advise as job
         from loev_cli.experiments import advise_report as report
 
     if debug:
         log_to_stderr()
-    if steps is not None and minutes is not None:
-        raise UsageError("--steps and --minutes say the same", hint="give one of them")
-    if minutes is not None and minutes <= 0:
-        raise UsageError(f"--minutes is {minutes:g}, it must be above 0")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file, not a folder")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {out}: no folder {out.parent}", hint="create it first")
+    check_budget(steps, minutes)
+    check_out(out, overwrite=True)  # what is there is gone on with
     request = job.Request(
         data=data,
         labels=labels or (),

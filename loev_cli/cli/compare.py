@@ -12,8 +12,8 @@ import typer
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr, plural, say
 from loev_cli.cli._progress import RunsDisplay
-from loev_cli.cli._settings import settings_of
-from loev_cli.errors import EXIT_SOME_FAILED, UsageError, needs_extra
+from loev_cli.cli._settings import check_budget, settings_of
+from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
 _DATA = "Data"
 _TRAINING = "Training, the same for all"
@@ -182,14 +182,7 @@ def compare(
             rich_help_panel=options.RUNNING,
         ),
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder where decoded tracks are kept; default ~/.cache/loev/features.",
-            metavar="FOLDER",
-            rich_help_panel=options.RUNNING,
-        ),
-    ] = None,
+    cache: options.Cache = None,
     device: options.Device = "auto",
     backend: options.Backend = options.BackendName.AUTO,
     precision: options.Precision = options.PrecisionName.AUTO,
@@ -201,19 +194,14 @@ def compare(
     Example: loev compare --data manifest.csv --minutes 120 --out comparison
     """
     with needs_extra("loev compare", "train,eval"):
+        from loev_cli.evaluate.page import check_out
         from loev_cli.experiments import compare as job
         from loev_cli.experiments import report
 
     if debug:
         log_to_stderr()
-    if steps is not None and minutes is not None:
-        raise UsageError("--steps and --minutes say the same", hint="give one of them")
-    if minutes is not None and minutes <= 0:
-        raise UsageError(f"--minutes is {minutes:g}, it must be above 0")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file, not a folder")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {out}: no folder {out.parent}", hint="create it first")
+    check_budget(steps, minutes)
+    check_out(out, overwrite=True)  # what is there is gone on with
     named = {
         "steps": steps,
         "minutes": minutes,

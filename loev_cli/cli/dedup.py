@@ -51,15 +51,7 @@ def dedup(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write there instead of to stdout.",
-            metavar="FILE",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    out: options.ListOut = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -111,15 +111,7 @@ def search(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write there instead of to stdout.",
-            metavar="FILE",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    out: options.ListOut = None,
     root: options.Root = None,
     model: Annotated[
         str | None,

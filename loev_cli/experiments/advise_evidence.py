@@ -33,9 +33,7 @@ from loev_cli.experiments.inference import (
     Score,
     Statistic,
     holm,
-    mean_of,
-    metric_of,
-    r2_of,
+    statistic_of,
 )
 
 PROBE = "linear"
@@ -138,7 +136,10 @@ def destroyed(
         ]
         draws = Draws(groups[known.rows % n], 1, seed=seed)
         scores = [
-            draws.score([_mean([_statistic(task, one) for one in reads])], n_draws=_n_draws(task))
+            draws.score(
+                [_mean([statistic_of(task, task.main_metric, one) for one in reads])],
+                n_draws=_n_draws(task),
+            )
             for reads in ([known], blind)
         ]
         chance = task.chance(task.main_metric, known.learned, known.truth)
@@ -197,7 +198,9 @@ def gained(
 
 def _score(task: Task, reads: Reading | Sequence[Reading], draws: Draws) -> Score:
     each = [reads] if isinstance(reads, Reading) else reads
-    return draws.score([_statistic(task, read) for read in each], n_draws=_n_draws(task))
+    return draws.score(
+        [statistic_of(task, task.main_metric, read) for read in each], n_draws=_n_draws(task)
+    )
 
 
 def _n_draws(task: Task) -> int | None:
@@ -207,16 +210,6 @@ def _n_draws(task: Task) -> int | None:
 def _mean(statistics: Sequence[Statistic]) -> Statistic:
     """The mean of the same figure of several readings."""
     return lambda drawn: np.asarray(np.mean([one(drawn) for one in statistics], axis=0))
-
-
-def _statistic(task: Task, read: Reading) -> Statistic:
-    """The label's main metric."""
-    outcomes = task.outcomes(task.main_metric, read.truth, read.output)
-    if outcomes is not None:
-        return mean_of(outcomes)
-    if task.is_regression:
-        return r2_of(read.truth, read.output)
-    return metric_of(read, task.metrics[task.main_metric])
 
 
 def _blind_readings(

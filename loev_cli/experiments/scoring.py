@@ -27,7 +27,7 @@ from loev_cli.evaluate.geometry import effective_rank, linear_cka
 from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.probes import Reading
 from loev_cli.evaluate.statistics import Estimate
-from loev_cli.evaluate.tasks import TASKS, Task
+from loev_cli.evaluate.tasks import TASKS
 from loev_cli.evaluate.vectors import CONCATENATION, with_concatenation
 from loev_cli.experiments.comparison import (
     CHOSEN,
@@ -41,12 +41,10 @@ from loev_cli.experiments.comparison import (
 from loev_cli.experiments.inference import (
     Draws,
     Score,
-    Statistic,
     holm,
     mean_of,
-    metric_of,
-    r2_of,
     sensitivity_of,
+    statistic_of,
 )
 
 _FEW_DRAWS = 1000  # for figures that are not a sum over tracks, and not tested
@@ -86,7 +84,7 @@ def compare_labels(
                 for metric in task.metrics:
                     is_tested = rule == CHOSEN and metric == task.main_metric
                     score = draws.score(
-                        [_statistic(task, metric, reading) for reading in readings],
+                        [statistic_of(task, metric, reading) for reading in readings],
                         n_draws=None if is_tested else _FEW_DRAWS,
                     )
                     if is_tested:
@@ -125,15 +123,6 @@ def choose(
     if len(counts) == 1:
         return best[0], chosen
     return ", ".join(f"{name} in {k}" for name, k in counts.items()), chosen
-
-
-def _statistic(task: Task, metric: str, reading: Reading) -> Statistic:
-    outcomes = task.outcomes(metric, reading.truth, reading.output)
-    if outcomes is not None:
-        return mean_of(outcomes)
-    if metric == "R2":
-        return r2_of(reading.truth, reading.output)
-    return metric_of(reading, task.metrics[metric])
 
 
 def compare_search(
