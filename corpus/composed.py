@@ -354,7 +354,7 @@ def _beat(rng: Rng, pulse: Pulse, total_s: float) -> Part:
             if rng.random() < 0.95:
                 onset_s = bar * pulse.bar_s + at * pulse.eighth_s
                 notes.append(Note(onset_s, 0.1, pitch, velocity))
-    return Part("drums", _pick(rng, _KITS), tuple(notes), _level(rng), is_drums=True)
+    return Part("drums", _pick(rng, _KITS), tuple(notes), _level(rng, -14, -3), is_drums=True)
 
 
 def _regular_beats(pulse: Pulse, total_s: float) -> Beats:

@@ -133,10 +133,7 @@ def render_piece(job: Job, rendering: Rendering) -> Done:
         piece = job.piece if job.path is None else read_midi(job.path, job.name)
     except (OSError, ValueError) as error:
         return Done((), (f"{job.source} {job.name}: {error}",), 0.0)
-    wanted = {
-        "seed": settings.seed,
-        "n_soundfonts": len(soundfonts),
-    }
+    wanted = {"seed": settings.seed, "n_soundfonts": len(soundfonts)}
     for number in range(job.n_clips):
         try:
             kind = ""
@@ -179,7 +176,7 @@ def midi_files(sources: Sequence[Path]) -> Iterator[dict[str, Path]]:
                 raise ValueError(f"no MIDI files (.mid, .midi) in {source}")
             for path in paths:
                 name = path.stem if path == root else str(path.relative_to(root).with_suffix(""))
-                name = re.sub(r"[^A-Za-z0-9.+-]+", "-", name).strip("-")
+                name = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-")
                 if name in found:
                     raise ValueError(f"{path} and {found[name]} would have one name; rename one")
                 found[name] = path
@@ -256,9 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--midi", type=Path, action="append", default=[], help="file, folder or tar; repeatable"
     )
-    parser.add_argument(
-        "--music21", action="store_true", help="the free scores of music21's corpus"
-    )
+    parser.add_argument("--music21", action="store_true", help="free scores of music21's corpus")
     parser.add_argument(
         "--score-cache", type=Path, help="parsed scores, made if missing (OUT/scores.json.gz)"
     )

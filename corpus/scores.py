@@ -183,7 +183,7 @@ def _chosen(
         else:
 
             def load(path: Path = path) -> Any:
-                score = converter.parseFile(path, forceSource=True, storePickle=False)
+                score: Any = converter.parseFile(path, forceSource=True, storePickle=False)
                 return score.mergeScores() if collection.holds == "voices" else score
 
             found.append((name, load))
