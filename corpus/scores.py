@@ -13,7 +13,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,10 @@ def tunes_of(text: str) -> list[str]:
     return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
-def parse_corpus(report: Callable[[str], None]) -> list[Piece]:
-    """The pieces of COLLECTIONS; `report` is told, in a line each, what was left out and why.
+def parse_corpus(
+    report: Callable[[str], None], collections: Sequence[Collection] = COLLECTIONS
+) -> list[Piece]:
+    """The pieces of the collections; `report` is told, a line each, what was left out and why.
 
     Raises:
         RuntimeError: music21 is not installed, or not whole.
@@ -137,7 +139,7 @@ def parse_corpus(report: Callable[[str], None]) -> list[Piece]:
     pieces = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of bars that are too full, and the like
-        for collection in COLLECTIONS:
+        for collection in collections:
             for name, load in _chosen(root, collection, report):
                 try:
                     piece = _piece(name, load())
@@ -247,7 +249,7 @@ def write_scores(path: Path, pieces: list[Piece]) -> None:
         "pieces": [
             {
                 "name": piece.name,
-                "length": piece.length,
+                "length": float(piece.length),
                 "bpm": piece.bpm,
                 "parts": [
                     [[round(n.onset_s, 5), round(n.duration_s, 5), n.pitch] for n in part.notes]
