@@ -24,9 +24,7 @@ from corpus.synth import Note, Part
 # To be raised when the same corpus no longer gives the same notes.
 VERSION = 1
 
-_LARGEST_TEXT = 8_000_000  # characters of a file: parsing takes about half a second a million
-    4_000_000  # characters of a file: the time of parsing grows with them, 1 s a million
-)
+_LARGEST_TEXT = 8_000_000  # characters of a file; half a second of parsing a million
 _FEWEST_NOTES = 16
 
 
