@@ -120,8 +120,8 @@ def clip_of(piece: Piece, number: int, *, seed: int, clip_s: float, n_soundfonts
     length = max(piece.length, needed)
     start = _passage_start(parts, length, clip_s * factor, factor, rng)
     zero, end = start - PREROLL_S * factor, start + clip_s * factor
-    parts = [transposed(part, transpose) for part in parts]
     parts = [performed(part, zero, end, factor, rng) for part in parts]
+    parts = [transposed(part, transpose) for part in parts]
     return Clip(
         parts=_fitting(parts),
         duration_s=clip_s,
