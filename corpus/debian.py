@@ -30,11 +30,8 @@ LEAST_N_BYTES = 200_000  # what is smaller is an effect, and not worth opening
 LEAST_S = 30.0
 
 TRAIN_PACKAGES = (
-    "0ad-data",
     "ardentryst",
     "asc-music",
-    "blobwars-data",
-    "bzflag-data",
     "colobot-common-sounds",
     "extremetuxracer-data",
     "fillets-ng-data",
@@ -46,12 +43,9 @@ TRAIN_PACKAGES = (
     "lincity-ng-data",
     "lugaru-data",
     "megaglest-data",
-    "neverball-data",
     "openclonk-data",
-    "pingus-data",
     "pushover-data",
     "supertux-data",
-    "tomatoes-data",
     "tuxfootball",
     "unknown-horizons",
     "warmux-data",
