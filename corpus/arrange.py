@@ -52,12 +52,28 @@ BASS_PROGRAMS = (32, 33, 34, 35, 36, 37, 38, 39, 43, 58)
 VERSION = 1
 
 TRANSPOSE_SEMITONES = (-6, 5)
-TEMPO_FACTOR = (0.7, 1.4)
-TEMPO_BPM = (50.0, 200.0)
 PEAK_DBFS = (-12.0, -1.0)
 PREROLL_S = 2.0  # notes begun before the clip still sound in it
 _LONGEST_REST_S = 2.0
 _LARGEST_MISFIT = 0.1
+
+
+@dataclass(frozen=True)
+class Variety:
+    """How far arrangements go from the song. The defaults are those of the evaluation sets.
+
+    Attributes:
+        tempo_factor: range of the speed, as a factor on the song's.
+        tempo_bpm: range of the tempo that comes of it.
+        tuning_cents: half of the clips are tuned up to so much away from A = 440 Hz.
+    """
+
+    tempo_factor: tuple[float, float] = (0.7, 1.4)
+    tempo_bpm: tuple[float, float] = (50.0, 200.0)
+    tuning_cents: float = 0.0
+
+
+USUAL = Variety()
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,7 @@ class Arrangement:
     drum_style: str
     transpose_semitones: int
     tempo_factor: float
+    tuning_cents: float
     start_s: float  # in the song's own time
 
 
@@ -89,13 +106,21 @@ class _Passage:
     key: Key
 
 
-def arrange(song: Song, number: int, *, seed: int, clip_s: float, n_soundfonts: int) -> Arrangement:
+def arrange(
+    song: Song,
+    number: int,
+    *,
+    seed: int,
+    clip_s: float,
+    n_soundfonts: int,
+    variety: Variety = USUAL,
+) -> Arrangement:
     """The `number`-th arrangement of a song; the same arguments give the same clip anywhere."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, song.number, number]))
     soundfont = int(rng.integers(n_soundfonts))
     peak_dbfs = float(rng.uniform(*PEAK_DBFS))
     transpose = int(rng.integers(TRANSPOSE_SEMITONES[0], TRANSPOSE_SEMITONES[1] + 1))
-    factor = tempo_factor(song.beats.bpm, rng)
+    factor = tempo_factor(song.beats.bpm, variety, rng)
     drum_style, bass_style = _styles(rng)
     tracks, has_pad = _cast(rng, has_bass=bass_style != "none")
     played = [note for name in tracks for note in song.tracks.get(name, ())]
@@ -133,16 +158,25 @@ def arrange(song: Song, number: int, *, seed: int, clip_s: float, n_soundfonts: 
         drum_style=drum_style,
         transpose_semitones=transpose,
         tempo_factor=factor,
+        tuning_cents=tuning_cents(variety, np.random.SeedSequence([seed, song.number, number, 1])),
         start_s=passage.start_s,
     )
 
 
-def tempo_factor(bpm: float, rng: np.random.Generator) -> float:
-    """A log-uniform speed factor within TEMPO_FACTOR that brings `bpm` into TEMPO_BPM."""
-    low = max(TEMPO_FACTOR[0], TEMPO_BPM[0] / bpm)
-    high = min(TEMPO_FACTOR[1], TEMPO_BPM[1] / bpm)
+def tempo_factor(bpm: float, variety: Variety, rng: np.random.Generator) -> float:
+    """A log-uniform speed factor that brings `bpm` into the range of tempi."""
+    slowest, fastest = (limit / bpm for limit in variety.tempo_bpm)
+    low = max(variety.tempo_factor[0], slowest)
+    high = min(variety.tempo_factor[1], fastest)
     drawn = float(np.exp(rng.uniform(np.log(min(low, high)), np.log(max(low, high)))))
-    return float(np.clip(drawn, TEMPO_BPM[0] / bpm, TEMPO_BPM[1] / bpm))
+    return float(np.clip(drawn, slowest, fastest))
+
+
+def tuning_cents(variety: Variety, seed: np.random.SeedSequence) -> float:
+    """Uniform, or 0 for half of the clips; from a stream of its own, so that 0 changes no clip."""
+    rng = np.random.default_rng(seed)
+    drawn = float(rng.uniform(-variety.tuning_cents, variety.tuning_cents))
+    return drawn if rng.random() < 0.5 else 0.0
 
 
 def clip_tempo(beats: Beats, start_s: float, end_s: float, factor: float) -> float:

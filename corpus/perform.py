@@ -89,13 +89,17 @@ class Clip:
     transpose_semitones: int
     speed_factor: float
     start: float  # in the piece's own time
+    tuning_cents: float = 0.0  # above A = 440 Hz
+
+
+def seed_of(seed: int, name: str, number: int) -> np.random.SeedSequence:
+    """Of the random numbers of the clip `number` of a piece."""
+    return np.random.SeedSequence([seed, zlib.crc32(name.encode()), len(name), number])
 
 
 def generator(seed: int, name: str, number: int) -> np.random.Generator:
     """The random numbers of the clip `number` of a piece."""
-    return np.random.default_rng(
-        np.random.SeedSequence([seed, zlib.crc32(name.encode()), len(name), number])
-    )
+    return np.random.default_rng(seed_of(seed, name, number))
 
 
 def clip_of(piece: Piece, number: int, *, seed: int, clip_s: float, n_soundfonts: int) -> Clip:

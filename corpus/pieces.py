@@ -23,12 +23,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from corpus import composed, perform, pop909, scores
+from corpus.arrange import Variety, tuning_cents
 from corpus.midi import read_midi
-from corpus.perform import Clip, Piece, clip_of
+from corpus.perform import SCORE_BPM, SPEED_FACTOR, Clip, Piece, clip_of, seed_of
 from corpus.synth import Player, finish, write_audio
 
 CLIPS_PER_MIDI, CLIPS_PER_SCORE, CLIPS_PER_TUNE = 6, 2, 1
@@ -37,7 +38,10 @@ _REPORT_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Settings(pop909.Settings):
-    """What every clip of one output folder has in common; a second run must agree with it."""
+    """What every clip of one output folder has in common; a second run must agree with it.
+
+    Of `variety` only the tuning can be chosen.
+    """
 
     corpus: str = "pieces"
 
@@ -59,6 +63,7 @@ class Row:
     soundfont: str
     transpose_semitones: int
     speed_factor: float
+    tuning_cents: float
     start: float
 
 
@@ -98,13 +103,15 @@ def row_of(job: Job, clip: Clip, number: int, kind: str, soundfonts: Sequence[Pa
         soundfont=soundfonts[clip.soundfont].stem,
         transpose_semitones=clip.transpose_semitones,
         speed_factor=round(clip.speed_factor, 5),
+        tuning_cents=round(clip.tuning_cents, 1),
         start=round(clip.start, 3),
     )
 
 
 def render_clip(clip: Clip, path: Path, player: Player, soundfonts: Sequence[Path]) -> None:
     rate = player.sample_rate_hz
-    wave = player.render(clip.parts, soundfonts[clip.soundfont], clip.preroll_s + clip.duration_s)
+    total_s = clip.preroll_s + clip.duration_s
+    wave = player.render(clip.parts, soundfonts[clip.soundfont], total_s, clip.tuning_cents)
     wave = finish(wave[round(clip.preroll_s * rate) :], rate, clip.peak_dbfs)
     write_audio(path, wave, rate, subtype="PCM_16", compression_level=0.3)
 
@@ -134,6 +141,7 @@ def render_piece(job: Job, rendering: Rendering) -> Done:
     except (OSError, ValueError) as error:
         return Done((), (f"{job.source} {job.name}: {error}",), 0.0)
     wanted = {"seed": settings.seed, "n_soundfonts": len(soundfonts)}
+    name = f"{job.source}/{job.name}"
     for number in range(job.n_clips):
         try:
             kind = ""
@@ -141,6 +149,8 @@ def render_piece(job: Job, rendering: Rendering) -> Done:
                 kind, clip = composed.compose(job.number, clip_s=settings.clip_s, **wanted)
             else:
                 clip = clip_of(piece, number, clip_s=settings.clip_s, **wanted)
+            stream = seed_of(settings.seed, f"{name}/tuning", number)
+            clip = replace(clip, tuning_cents=tuning_cents(settings.variety, stream))
             row = row_of(job, clip, number, kind, soundfonts)
             if not (rendering.out / row.path).exists():
                 render_clip(clip, rendering.out / row.path, player, soundfonts)
@@ -270,6 +280,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--sample-rate-hz", type=int, default=44_100)
+    parser.add_argument(
+        "--tuning-cents",
+        type=float,
+        default=0.0,
+        help="half of the clips are tuned up to so much off 440 Hz",
+    )
     args = parser.parse_args(arguments)
 
     if not (args.midi or args.music21 or args.composed > 0):
@@ -285,7 +301,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     version = 100 * perform.VERSION + composed.VERSION
     soundfonts = tuple(args.soundfont)
     settings = Settings(
-        version, args.seed, args.clip_s, args.sample_rate_hz, tuple(p.stem for p in soundfonts)
+        version,
+        args.seed,
+        args.clip_s,
+        args.sample_rate_hz,
+        tuple(p.stem for p in soundfonts),
+        Variety(SPEED_FACTOR, SCORE_BPM, args.tuning_cents),
     )
     try:
         pop909.check_settings(args.out, settings)

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from corpus.arrange import VERSION, Arrangement, arrange
+from corpus.arrange import USUAL, VERSION, Arrangement, Variety, arrange
 from corpus.songs import read_song
 from corpus.synth import Player, finish, write_audio
 
@@ -39,6 +39,7 @@ class Settings:
     clip_s: float
     sample_rate_hz: int
     soundfonts: tuple[str, ...]  # names; their order matters
+    variety: Variety = USUAL
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Row:
     soundfont: str
     transpose_semitones: int
     tempo_factor: float
+    tuning_cents: float
     start_s: float
 
 
@@ -111,6 +113,7 @@ def row_of(plan: Arrangement, soundfonts: Sequence[Path]) -> Row:
         soundfont=soundfonts[plan.soundfont].stem,
         transpose_semitones=plan.transpose_semitones,
         tempo_factor=round(plan.tempo_factor, 5),
+        tuning_cents=round(plan.tuning_cents, 1),
         start_s=round(plan.start_s, 3),
     )
 
@@ -118,7 +121,7 @@ def row_of(plan: Arrangement, soundfonts: Sequence[Path]) -> Row:
 def render_clip(plan: Arrangement, path: Path, player: Player, soundfonts: Sequence[Path]) -> None:
     rate = player.sample_rate_hz
     total_s = plan.preroll_s + plan.duration_s
-    wave = player.render(plan.parts, soundfonts[plan.soundfont], total_s)
+    wave = player.render(plan.parts, soundfonts[plan.soundfont], total_s, plan.tuning_cents)
     wave = finish(wave[round(plan.preroll_s * rate) :], rate, plan.peak_dbfs)
     write_audio(path, wave, rate, subtype="PCM_16", compression_level=0.3)
 
@@ -146,6 +149,7 @@ def render_song(job: Job) -> Done:
                 seed=job.settings.seed,
                 clip_s=job.settings.clip_s,
                 n_soundfonts=len(job.soundfonts),
+                variety=job.settings.variety,
             )
             row = row_of(plan, job.soundfonts)
             if not (job.out / row.path).exists():
@@ -242,6 +246,13 @@ def _range(text: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
+def _bounds(text: str) -> tuple[float, float]:
+    low, _, high = text.partition("-")
+    if not 0 < float(low) <= float(high):
+        raise ValueError
+    return float(low), float(high)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m corpus.pop909", description="Render POP909 as labelled audio."
@@ -255,6 +266,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--sample-rate-hz", type=int, default=44_100)
+    parser.add_argument(
+        "--tempo-factor", type=_bounds, default=USUAL.tempo_factor, help="range, as in 0.7-1.4"
+    )
+    parser.add_argument(
+        "--tempo-bpm", type=_bounds, default=USUAL.tempo_bpm, help="range, as in 50-200"
+    )
+    parser.add_argument(
+        "--tuning-cents",
+        type=float,
+        default=USUAL.tuning_cents,
+        help="half of the clips are tuned up to so much off 440 Hz",
+    )
     args = parser.parse_args(arguments)
 
     for soundfont in args.soundfont:
@@ -262,7 +285,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"no such soundfont: {soundfont}")
     (args.out / "audio").mkdir(parents=True, exist_ok=True)
     settings = Settings(
-        VERSION, args.seed, args.clip_s, args.sample_rate_hz, tuple(p.stem for p in args.soundfont)
+        VERSION,
+        args.seed,
+        args.clip_s,
+        args.sample_rate_hz,
+        tuple(p.stem for p in args.soundfont),
+        Variety(args.tempo_factor, args.tempo_bpm, args.tuning_cents),
     )
     try:
         check_settings(args.out, settings)

@@ -54,13 +54,16 @@ class Player:
         self.sample_rate_hz = sample_rate_hz
         self._synths: dict[Path, tuple[tinysoundfont.Synth, int]] = {}
 
-    def render(self, parts: Sequence[Part], soundfont: Path, duration_s: float) -> Waveform:
+    def render(
+        self, parts: Sequence[Part], soundfont: Path, duration_s: float, tuning_cents: float = 0.0
+    ) -> Waveform:
         """Play `parts` from 0 to `duration_s`; (N,) float32 mono, not normalised.
 
+        `tuning_cents` is what all but the drums are tuned above A = 440 Hz.
         The result depends on the arguments only, not on what was played before.
         """
         synth = self._ready(soundfont)
-        self._set_up(synth, parts)
+        self._set_up(synth, parts, tuning_cents)
         n_samples = round(duration_s * self.sample_rate_hz)
         stereo = np.zeros((n_samples, 2), dtype=np.float32)
         view = stereo.data.cast("B")
@@ -90,13 +93,16 @@ class Player:
         synth.generate_simple(_ALL_SOUNDS_OFF_SAMPLES)  # what was sounding fades out in here
         return synth
 
-    def _set_up(self, synth: tinysoundfont.Synth, parts: Sequence[Part]) -> None:
+    def _set_up(
+        self, synth: tinysoundfont.Synth, parts: Sequence[Part], tuning_cents: float
+    ) -> None:
         (sfid,) = synth.soundfonts
         for part, channel in zip(parts, _channels(parts), strict=True):
             synth.program_select(channel, sfid, 0, part.program, part.is_drums)
             # The player cubes the controller (gain = (value / 127)^3), hence 60 and not 20.
             volume = round(127 * 10 ** (min(part.level_db, 0.0) / 60))
             synth.control_change(channel, 7, volume)
+            synth.set_tuning(channel, 0.0 if part.is_drums else tuning_cents / 100)
 
     def _events(self, parts: Sequence[Part]) -> list[tuple[int, bool, int, int, int]]:
         """(sample, is_on, channel, pitch, velocity), sorted; at one sample offs come first."""

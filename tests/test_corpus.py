@@ -20,8 +20,9 @@ mido = pytest.importorskip("mido", reason="needs the corpus extra")
 from corpus import examples, pop909  # noqa: E402
 from corpus.arrange import (  # noqa: E402
     PEAK_DBFS,
-    TEMPO_BPM,
     TRANSPOSE_SEMITONES,
+    USUAL,
+    Variety,
     arrange,
     choose_passage,
     tempo_factor,
@@ -467,11 +468,27 @@ def test_passage_lies_in_one_key_and_one_tempo(song) -> None:
 @pytest.mark.parametrize("bpm", [30.0, 36.6, 60.0, 90.0, 150.0, 197.0, 300.0])
 def test_tempo_factor_lands_in_range(bpm: float) -> None:
     generator = rng()
-    factors = np.array([tempo_factor(bpm, generator) for _ in range(200)])
-    assert np.all(factors * bpm >= TEMPO_BPM[0] - 1e-9)
-    assert np.all(factors * bpm <= TEMPO_BPM[1] + 1e-9)
+    factors = np.array([tempo_factor(bpm, USUAL, generator) for _ in range(200)])
+    assert np.all(factors * bpm >= USUAL.tempo_bpm[0] - 1e-9)
+    assert np.all(factors * bpm <= USUAL.tempo_bpm[1] + 1e-9)
     if 72 <= bpm <= 142:
         assert factors.min() < 0.75 and factors.max() > 1.3
+
+
+def test_variety_widens_the_tempi_and_mistunes_half(song) -> None:
+    wide = Variety(tempo_factor=(0.5, 2.0), tempo_bpm=(50.0, 220.0), tuning_cents=50.0)
+    varied = plans(song, 200, variety=wide)
+    tempi = np.array([plan.tempo_bpm for plan in varied])
+    assert tempi.min() < 0.55 * SONG_BPM and tempi.max() > 1.7 * SONG_BPM
+    cents = np.array([plan.tuning_cents for plan in varied])
+    assert 80 < np.count_nonzero(cents == 0) < 120
+    assert -50 <= cents.min() < -30 and 30 < cents.max() <= 50
+
+
+def test_a_tuning_changes_nothing_else(song) -> None:
+    usual, tuned = (plans(song, 20, variety=Variety(tuning_cents=c)) for c in (0.0, 50.0))
+    assert usual == plans(song, 20)
+    assert [replace(plan, tuning_cents=0.0) for plan in tuned] == usual
 
 
 # --- synth
@@ -493,6 +510,19 @@ def test_a_note_sounds_at_its_pitch_and_time(sine: Path, rate: int, pitch: int) 
     assert sounding[-1] / rate == pytest.approx(1.5, abs=0.05)
     middle = wave[int(0.6 * rate) : int(1.4 * rate)]
     assert strongest_hz(middle, rate) == pytest.approx(440 * 2 ** ((pitch - 69) / 12), abs=2)
+
+
+@pytest.mark.parametrize("cents", [-50.0, 25.0])
+def test_all_but_the_drums_are_tuned(sine: Path, cents: float) -> None:
+    note = (Note(0, 1.0, 69, 100),)
+    player = Player(16_000)
+    tuned, drums, after = (
+        player.render([Part("x", 0, note, is_drums=is_drums)], sine, 1.0, tuning)
+        for is_drums, tuning in ((False, cents), (True, cents), (False, 0.0))
+    )
+    assert strongest_hz(tuned, 16_000) == pytest.approx(440 * 2 ** (cents / 1200), abs=1)
+    assert strongest_hz(drums, 16_000) == pytest.approx(440, abs=1)
+    assert strongest_hz(after, 16_000) == pytest.approx(440, abs=1)
 
 
 def test_rendering_does_not_depend_on_what_was_played_before(sine: Path) -> None:

@@ -406,10 +406,27 @@ def test_render_resume_and_failure(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [path.stat().st_mtime_ns for path in others] == stamps
     assert len(read_rows(out)) == 6, "other pieces stay listed"
 
-    with pytest.raises(SystemExit) as stopped:
-        pieces.main([*shared, "--composed", "1", "--seed", "1"])
-    assert stopped.value.code == 2
-    assert "other settings" in capsys.readouterr().err
+    for option, value in (("--seed", "1"), ("--tuning-cents", "50")):
+        with pytest.raises(SystemExit) as stopped:
+            pieces.main([*shared, "--composed", "1", option, value])
+        assert stopped.value.code == 2
+        assert "other settings" in capsys.readouterr().err
+
+
+def test_tuning_is_all_that_a_tuning_changes(tmp_path: Path) -> None:
+    pytest.importorskip("tinysoundfont", reason="rendering needs tinysoundfont")
+    arguments = ["--soundfont", str(write_sine_soundfont(tmp_path / "sine.sf2"))]
+    arguments += ["--composed", "14", "--clip-s", "0.5", "--sample-rate-hz", "16000"]
+    for out, cents in (("usual", "0"), ("tuned", "50")):
+        assert pieces.main([*arguments, "--out", str(tmp_path / out), "--tuning-cents", cents]) == 0
+    usual, tuned = read_rows(tmp_path / "usual"), read_rows(tmp_path / "tuned")
+    cents = [float(row["tuning_cents"]) for row in tuned]
+    assert 3 < sum(value != 0 for value in cents) < 11
+    for one, other in zip(usual, tuned, strict=True):
+        differs = one["tuning_cents"] != other["tuning_cents"] and one["programs"]
+        audio = [(tmp_path / out / one["path"]).read_bytes() for out in ("usual", "tuned")]
+        assert (audio[0] != audio[1]) == bool(differs)
+        assert one | {"tuning_cents": ""} == other | {"tuning_cents": ""}
 
 
 def test_midi_files_of_a_tar_and_of_nothing(tmp_path: Path) -> None:
