@@ -134,7 +134,7 @@ def parse_corpus(
             "jsonpickle more-itertools webcolors"
         ) from error
     root = Path(music21.__file__).parent / "corpus"
-    pieces = []
+    pieces: dict[str, Piece] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of bars that are too full, and the like
         for collection in collections:
@@ -145,9 +145,13 @@ def parse_corpus(
                     # music21 raises what it likes on a score it cannot read.
                     report(f"{name}: {type(error).__name__}: {first_line(error)}")
                     continue
-                if sum(len(part.notes) for part in piece.parts) >= _FEWEST_NOTES:
-                    pieces.append(piece)
-    return pieces
+                if sum(len(part.notes) for part in piece.parts) < _FEWEST_NOTES:
+                    report(f"{name}: left out, fewer than {_FEWEST_NOTES} notes")
+                elif piece.name in pieces:
+                    report(f"{name}: left out, {piece.name} is there")
+                else:
+                    pieces[piece.name] = piece
+    return list(pieces.values())
 
 
 def first_line(error: Exception) -> str:
