@@ -246,7 +246,7 @@ class TempoBranch(nn.Module):
     """Which periods the onsets repeat with, on a logarithmic axis of lag.
 
     A time stretch by r moves the autocorrelation by log(r) along that axis. One channel per
-    octave of frequency plus their sum. Convolutions reach two octaves of lag to either side:
+    octave of frequency plus their sum. Convolutions reach almost two octaves of lag to either side:
     whether a period is the beat, its half or its double is told by what the others do.
     """
 
