@@ -5,12 +5,12 @@
     bands (28, 4 T) --onsets, autocorrelation--> tempo: log-lag axis
 
 A pitch shift moves a spectrogram along log-frequency, a time stretch moves an autocorrelation
-along log-lag; a network that convolves along that axis is equivariant before it has learned
-anything, and one that reads the magnitude of a Fourier transform along it is invariant. The trunk keeps one row per semitone, and `pitch` ends in a convolution around the
-circle of pitch classes, so transposing a recording by n semitones turns its `pitch` embedding by
-n steps (up to what enters and leaves at the ends of the spectrum). Every branch also carries the
-plain feature it is built on (spectral shape, chroma, autocorrelation) to its last layer: learning
-can only add to it.
+along log-lag. A network that convolves along that axis is equivariant before it has learned
+anything, and one that reads the magnitude of a Fourier transform along it is invariant. The trunk
+keeps one row per semitone, and `pitch` ends in a convolution around the circle of pitch classes,
+so transposing a recording by n semitones turns its `pitch` embedding by n steps (up to what enters
+and leaves at the ends of the spectrum). Every branch also carries the plain feature it is built on
+(spectral shape, chroma, autocorrelation) to its last layer: learning can only add to it.
 
 A shared encoder (every method but LOEV++) has the one branch ``global``: all three of the above,
 mixed by a last layer, so that methods are compared on what they learn and not on what they see.
@@ -159,8 +159,8 @@ class SpectralShape(nn.Module):
     """Magnitude of the Fourier transform along log-frequency: (B, 1, F, T) -> (B, K, T).
 
     A transposition only turns phases, so what is left is how partials and notes lie to each other,
-    frame by frame, and not where. The second half of a cepstrum, on a constant-Q axis (cf. Brown
-    1999 on constant-Q cepstra). Nothing in it is learned.
+    frame by frame, and not where. Like a cepstrum of a constant-Q spectrum (Brown 1999), but for the
+    phases. Nothing in it is learned.
     """
 
     of_cosines: Tensor
