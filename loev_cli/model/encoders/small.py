@@ -159,7 +159,7 @@ class SpectralShape(nn.Module):
     """Magnitude of the Fourier transform along log-frequency: (B, 1, F, T) -> (B, K, T).
 
     A transposition only turns phases, so what is left is how partials and notes lie to each other,
-    frame by frame, and not where. Like a cepstrum of a constant-Q spectrum (Brown 1999), but for the
+    frame by frame, and not where. A cepstrum of a constant-Q spectrum (Brown 1999) without its
     phases. Nothing in it is learned.
     """
 
