@@ -61,10 +61,11 @@ class StandardisedConv2d(ReweightedConv2d):
         kernel_size: tuple[int, int],
         stride: tuple[int, int] = (1, 1),
         padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
         *,
         activation_gain: float = 1.0,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation)
         self.activation_gain = activation_gain
         self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
 
@@ -76,7 +77,9 @@ class StandardisedConv2d(ReweightedConv2d):
         return centred * (scale * self.gain * self.activation_gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.effective_weight(), self.bias, self.stride, self.padding)
+        return F.conv2d(
+            x, self.effective_weight(), self.bias, self.stride, self.padding, self.dilation
+        )
 
 
 def conv_relu(
@@ -84,12 +87,19 @@ def conv_relu(
     out_channels: int,
     kernel_size: tuple[int, int],
     stride: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
 ) -> nn.Sequential:
     """Standardised convolution that keeps the size (over its stride), then ReLU."""
-    padding = (kernel_size[0] // 2, kernel_size[1] // 2)
+    padding = (kernel_size[0] // 2 * dilation[0], kernel_size[1] // 2 * dilation[1])
     return nn.Sequential(
         StandardisedConv2d(
-            in_channels, out_channels, kernel_size, stride, padding, activation_gain=RELU_GAIN
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            activation_gain=RELU_GAIN,
         ),
         nn.ReLU(inplace=True),
     )

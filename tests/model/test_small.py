@@ -8,7 +8,13 @@ import torch
 
 from loev_cli.errors import UsageError
 from loev_cli.model import LoevModel, ModelSpec
-from loev_cli.model.encoders.small import Autocorrelation, OnsetStrength, PitchBranch
+from loev_cli.model.encoders.small import (
+    Autocorrelation,
+    OnsetStrength,
+    PitchBranch,
+    SpectralShape,
+    loudness,
+)
 from loev_cli.model.frontend import Features
 
 
@@ -90,7 +96,6 @@ def test_a_transposition_turns_the_pitch_embedding(model: LoevModel, semitones: 
 
 
 def test_chroma_finds_the_note() -> None:
-    from loev_cli.model.encoders.small import loudness
     from loev_cli.model.frontend import LogFrequency
 
     frontend = LogFrequency()
@@ -102,6 +107,45 @@ def test_chroma_finds_the_note() -> None:
         chroma = branch.chroma(loudness(features.spectrum))[0, :3].sum(dim=0)
         # The lowest row of the spectrum is an E.
         assert int(chroma.argmax()) == (midi - 64) % 12, name
+
+
+@pytest.mark.parametrize("bins", [1, 7, 40])
+def test_the_spectral_shape_does_not_see_a_transposition(bins: int) -> None:
+    """Notes that stay on the axis, moved by half semitones: nothing but a phase has changed."""
+    rng = np.random.default_rng(0)
+    spectrum = torch.zeros(2, 1, 168, 5)
+    spectrum[:, :, 20:100] = torch.tensor(rng.random((2, 1, 80, 5)), dtype=torch.float32)
+    shape = SpectralShape(168)
+    torch.testing.assert_close(
+        shape(spectrum.roll(bins, dims=2)), shape(spectrum), atol=1e-4, rtol=1e-4
+    )
+    reversed_octave = spectrum.flip(2)[:, :, torch.randperm(168)]
+    assert (shape(reversed_octave) - shape(spectrum)).abs().mean() > 0.1
+
+
+def test_the_timbre_branch_is_less_moved_than_its_input(model: LoevModel) -> None:
+    features = model.frontend(music(4))
+    margin, n_bins = model.spec.frontend.margin_bins, model.spec.frontend.n_bins
+    shape = model.encoder.branches["invariant"].shape
+
+    def read(shift: int) -> torch.Tensor:
+        low = margin - 2 * shift
+        return loudness(features.spectrum[:, low : low + n_bins])
+
+    moved = (shape(read(3)) - shape(read(0))).norm() / shape(read(0)).norm()
+    assert moved < 0.1 * (read(3) - read(0)).norm() / read(0).norm()
+
+
+def test_the_tempo_branch_sees_octaves_of_lag(model: LoevModel) -> None:
+    """Beat or half of it? Each place of the last layer knows what the double period does."""
+    branch = model.encoder.branches["tempo"]
+    n_lags = branch.N_LAG_OCTAVES * branch.LAGS_PER_OCTAVE
+    x = torch.rand(1, 8, 1, n_lags, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    middle = n_lags // 2
+    branch.convs(x)[0, :, 0, middle // 2].sum().backward()
+    reached = np.flatnonzero(x.grad[0].abs().sum(dim=(0, 1)).numpy())
+    far = 1.5 * branch.LAGS_PER_OCTAVE
+    assert reached.min() <= middle - far and reached.max() >= middle + far
 
 
 def test_registers_keep_the_pitch_class_and_overlap_smoothly() -> None:

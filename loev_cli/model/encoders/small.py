@@ -1,16 +1,16 @@
 """``small``: the shipped encoder. Each branch reads the axis its augmentation translates.
 
-    spectrum (168, T) --trunk--> (C, 84, T/4) -+-> invariant: strided CNN, pooled over time
+    spectrum (168, T) --trunk--> (C, 84, T/4) -+-> invariant: strided CNN and spectral shape
                                                +-> pitch: folded to 12 pitch classes
     bands (28, 4 T) --onsets, autocorrelation--> tempo: log-lag axis
 
 A pitch shift moves a spectrogram along log-frequency, a time stretch moves an autocorrelation
-along log-lag; a network that convolves along that axis is equivariant before it has learned
-anything. The trunk keeps one row per semitone, and `pitch` ends in a convolution around the
-circle of pitch classes, so transposing a recording by n semitones turns its `pitch` embedding by
-n steps (up to what enters and leaves at the ends of the spectrum). Both branches also carry the
-plain feature they are built on (chroma, autocorrelation) to their last layer: learning can only
-add to it.
+along log-lag. A network that convolves along that axis is equivariant before it has learned
+anything, and one that reads the magnitude of a Fourier transform along it is invariant. The trunk
+keeps one row per semitone, and `pitch` ends in a convolution around the circle of pitch classes,
+so transposing a recording by n semitones turns its `pitch` embedding by n steps (up to what enters
+and leaves at the ends of the spectrum). Every branch also carries the plain feature it is built on
+(spectral shape, chroma, autocorrelation) to its last layer: learning can only add to it.
 
 A shared encoder (every method but LOEV++) has the one branch ``global``: all three of the above,
 mixed by a last layer, so that methods are compared on what they learn and not on what they see.
@@ -93,7 +93,7 @@ class SmallEncoder(nn.Module):
                 return PitchBranch(width, n_octaves, pitch_dim)
             if name == "tempo":
                 return TempoBranch(frontend, window_n_samples, dim)
-            return TimbreBranch(width, n_octaves, dim)
+            return TimbreBranch(frontend, width, n_octaves, dim)
 
         made = {
             name: GlobalBranch({part: reader(part) for part in _GLOBAL_PARTS})
@@ -121,11 +121,12 @@ def loudness(log_power: Tensor) -> Tensor:
 class TimbreBranch(nn.Module):
     """What a recording sounds like, wherever it lies in pitch and time.
 
-    Reads the trunk only, and pools frequency to one value per octave: a finer axis would let the
-    key through, which this subspace is to forget.
+    Reads the trunk, with frequency pooled to one value per octave (a finer axis would let the key
+    through, which this subspace is to forget), and the spectral shape, in which the key is not.
+    Time is pooled at the end, after convolutions that see how sounds begin and end.
     """
 
-    def __init__(self, width: int, n_octaves: int, dim: int) -> None:
+    def __init__(self, frontend: FrontendConfig, width: int, n_octaves: int, dim: int) -> None:
         super().__init__()
         self.dim = dim
         self.n_octaves = n_octaves
@@ -134,15 +135,51 @@ class TimbreBranch(nn.Module):
             conv_relu(64, 96, (3, 3), (2, 2)),
             conv_relu(96, 128, (1, 1)),
         )
-        self.out = nn.Linear(128 * n_octaves * 2, dim)
+        self.shape = SpectralShape(frontend.n_bins)
+        n_shape = SpectralShape.N_COEFFICIENTS
+        self.shape_convs = nn.Sequential(
+            conv_relu(n_shape, 64, (1, 5), (1, 2)),
+            conv_relu(64, 64, (1, 5), (1, 2)),
+        )
+        self.out = nn.Linear(2 * (128 * n_octaves + 64 + n_shape), dim)
 
     def forward(self, seen: BranchInput) -> Tensor:
-        """The trunk -> (B, D)."""
+        """Trunk and spectrum -> (B, D)."""
         x = self.convs(seen.trunk)  # (B, 128, 3 n_octaves, T / 16)
         x = F.avg_pool2d(x, (x.shape[2] // self.n_octaves, 1))  # (B, 128, n_octaves, T / 16)
-        pooled = torch.cat([x.mean(dim=3), x.amax(dim=3)], dim=1)
-        out: Tensor = self.out(pooled.flatten(1))
+        shape = self.shape(seen.spectrum)  # (B, coefficients, T)
+        y = self.shape_convs(shape.unsqueeze(2))  # (B, 64, 1, T / 4)
+        pooled = [x.mean(dim=3), x.amax(dim=3), y.mean(dim=3), y.amax(dim=3)]
+        pooled += [shape.mean(dim=2), shape.std(dim=2)]
+        out: Tensor = self.out(torch.cat([p.flatten(1) for p in pooled], dim=1))
         return out
+
+
+class SpectralShape(nn.Module):
+    """Magnitude of the Fourier transform along log-frequency: (B, 1, F, T) -> (B, K, T).
+
+    A transposition only turns phases, so what is left is how partials and notes lie to each other,
+    frame by frame, and not where. A cepstrum of a constant-Q spectrum (Brown 1999) without its
+    phases. Nothing in it is learned.
+    """
+
+    of_cosines: Tensor
+    of_sines: Tensor
+    N_COEFFICIENTS = 80
+
+    def __init__(self, n_bins: int) -> None:
+        super().__init__()
+        n_fft = 2 ** math.ceil(math.log2(n_bins))
+        # Coefficient 0, the mean loudness, is left out: it would drown the others.
+        phase = 2 * math.pi / n_fft * np.outer(np.arange(1, self.N_COEFFICIENTS + 1), range(n_bins))
+        for name, matrix in (("of_cosines", np.cos(phase)), ("of_sines", np.sin(phase))):
+            scaled = torch.tensor(matrix / math.sqrt(n_bins), dtype=torch.float32)
+            self.register_buffer(name, scaled, persistent=False)
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        x = spectrum.squeeze(1)
+        power = (self.of_cosines @ x).square() + (self.of_sines @ x).square()
+        return (power + 1e-6).sqrt()
 
 
 class PitchBranch(nn.Module):
@@ -209,7 +246,8 @@ class TempoBranch(nn.Module):
     """Which periods the onsets repeat with, on a logarithmic axis of lag.
 
     A time stretch by r moves the autocorrelation by log(r) along that axis. One channel per
-    octave of frequency plus their sum.
+    octave of frequency plus their sum. Convolutions reach almost two octaves of lag to either side:
+    whether a period is the beat, its half or its double is told by what the others do.
     """
 
     MIN_LAG_S = 0.15
@@ -217,7 +255,7 @@ class TempoBranch(nn.Module):
     LAGS_PER_OCTAVE = 24
 
     def __init__(
-        self, frontend: FrontendConfig, window_n_samples: int, dim: int, hidden: int = 32
+        self, frontend: FrontendConfig, window_n_samples: int, dim: int, hidden: int = 48
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -230,8 +268,8 @@ class TempoBranch(nn.Module):
         n_channels = frontend.n_band_octaves + 1
         self.convs = nn.Sequential(
             conv_relu(n_channels, hidden, (1, 9)),
-            conv_relu(hidden, hidden, (1, 9)),
-            conv_relu(hidden, hidden, (1, 5), (1, 2)),
+            conv_relu(hidden, hidden, (1, 7), dilation=(1, 6)),
+            conv_relu(hidden, hidden, (1, 5), (1, 2), dilation=(1, 12)),
         )
         self.out = nn.Linear(hidden * n_lags // 2 + n_channels * n_lags, dim)
 
