@@ -86,12 +86,6 @@ def _check_shifts_fit(config: TrainConfig, frontend: FrontendConfig) -> None:
             f"margin of {frontend.margin_bins / per_semitone:g} semitones",
             hint="narrow it, or set views_on to waveforms",
         )
-    if pitch.step == 0 or (pitch.step * per_semitone) % 1:
-        raise UsageError(
-            f"augmentations.pitch.step is {pitch.step:g}: features shift by multiples of "
-            f"{1 / per_semitone:g} semitones",
-            hint="change it, or set views_on to waveforms",
-        )
 
 
 class ViewMaker(Protocol):
@@ -130,7 +124,7 @@ class FeatureViews:
         cut = Cut(
             start_frame=start - first,
             rate=view.rate,
-            shift_bins=round(view.semitones * self.frontend.bins_per_semitone),
+            shift_bins=view.semitones * self.frontend.bins_per_semitone,
         )
         return cut_view(track.read(first, first + n_rows), cut, self.n_frames, self.frontend)
 

@@ -1,7 +1,7 @@
 """Pitch and tempo on log-frequency features: thousands of times cheaper than on waveforms.
 
-They decide where a view is cut from a track: a shift slices the spectrum's axis, a stretch reads
-time faster or slower.
+They decide where a view is cut from a track: a shift slices the spectrum's axis, between bins if
+need be, a stretch reads time faster or slower.
 """
 
 from __future__ import annotations
@@ -52,14 +52,32 @@ def cut_view(
     bands = rows[:, config.n_bins_wide :].reshape(-1, config.n_bands)
     offset = cut.start_frame - first
     per_frame = config.bands_per_frame
-    spectrum = rows[:, low : low + config.n_bins]
-    if lowest != low:  # between two bins
-        upper = rows[:, low + 1 : low + 1 + config.n_bins].astype(np.float32)
-        spectrum = spectrum + (upper - spectrum) * np.float32(lowest - low)
+    if lowest == low:
+        spectrum = rows[:, low : low + config.n_bins]
+    else:
+        spectrum = _between_bins(rows[:, : config.n_bins_wide], low, lowest - low, config.n_bins)
     return (
         _resample(spectrum, offset, cut.rate, n_frames),
         _resample(bands, offset * per_frame, cut.rate, n_frames * per_frame),
     )
+
+
+def _between_bins(x: np.ndarray, low: int, fraction: float, n_bins: int) -> np.ndarray:
+    """Columns low + fraction, low + 1 + fraction, ... of x (T, F_wide): (T, n_bins) float32.
+
+    Cubic convolution (Keys 1981). The kernels' main lobe is close to a parabola in log power,
+    which a cubic follows and a straight line between bins would flatten by 3 dB.
+    """
+    t = fraction
+    weights = (
+        (-t + 2 * t**2 - t**3) / 2,
+        (2 - 5 * t**2 + 3 * t**3) / 2,
+        (t + 4 * t**2 - 3 * t**3) / 2,
+        (-(t**2) + t**3) / 2,
+    )
+    columns = np.arange(low - 1, low + n_bins + 2).clip(0, x.shape[1] - 1)
+    wide = np.asarray(x[:, columns], dtype=np.float32)
+    return sum(np.float32(w) * wide[:, i : i + n_bins] for i, w in enumerate(weights))
 
 
 def _resample(x: np.ndarray, start: float, rate: float, n_out: int) -> np.ndarray:
