@@ -3,6 +3,7 @@
 waveform --frontend--> features --encoder--> branches --heads--> projections --> loss
                                              |
                                              +--standardise--> subspaces: what a bundle gives
+                                                               (`invariant` within tracks)
 
 method        branches               heads              subspaces
 loev++        invariant, pitch, ...  one per branch     the branches
@@ -188,7 +189,12 @@ class LoevModel(nn.Module):
         if not spec.is_split:
             self.subspaces[GLOBAL] = dims[GLOBAL]
         self.standardise = nn.ModuleDict(
-            {module_key(name): Standardise(dim) for name, dim in self.subspaces.items()}
+            {
+                module_key(name): (StandardiseWithinTracks if name == INVARIANT else Standardise)(
+                    dim
+                )
+                for name, dim in self.subspaces.items()
+            }
         )
 
     def forward(self, waveform: Tensor) -> dict[str, Tensor]:
@@ -214,10 +220,18 @@ class LoevModel(nn.Module):
         embeddings = self._embeddings(vectors, projections)
         return Projected(projections, {name: x.detach() for name, x in embeddings.items()})
 
-    def track(self, embeddings: Mapping[str, Tensor]) -> None:
-        """Take the embeddings of a batch, {subspace: (R, D)}, into the statistics."""
+    def track(self, embeddings: Mapping[str, Tensor], tracks: Tensor) -> None:
+        """Take a batch into the statistics: {subspace: (R, D)}, and the number of each row's track.
+
+        :meth:`settle` makes them count.
+        """
         for name, vector in embeddings.items():
-            self.standardise[module_key(name)].track(vector)  # type: ignore[operator]
+            self.standardise[module_key(name)].track(vector, tracks)  # type: ignore[operator]
+
+    def settle(self) -> None:
+        """Make the statistics that were tracked those of the embeddings."""
+        for module in self.standardise.values():
+            module.settle()  # type: ignore[operator]
 
     def _heads(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         branch_of = {name: name if self.spec.is_split else GLOBAL for name in self.heads}
@@ -256,16 +270,81 @@ class Standardise(nn.Module):
         self.register_buffer("mean_square", torch.ones(()))  # of the distance from the mean
         self.register_buffer("n_tracked", torch.zeros((), dtype=torch.int64))
 
-    def track(self, x: Tensor) -> None:
-        """Take in a batch (B, D)."""
+    def track(self, x: Tensor, tracks: Tensor) -> None:
+        """Take in views (R, D) of the tracks that ``tracks`` (R,) numbers."""
         x = x.float()
         self.n_tracked += 1
-        momentum = max(1 / int(self.n_tracked), self.MOMENTUM)
-        self.mean.lerp_(x.mean(dim=0), momentum)
-        self.mean_square.lerp_((x - self.mean).square().sum(dim=1).mean(), momentum)
+        self.mean.lerp_(x.mean(dim=0), self.momentum)
+        self.mean_square.lerp_((x - self.mean).square().sum(dim=1).mean(), self.momentum)
+
+    def settle(self) -> None:
+        """Make what was tracked count in :meth:`forward`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) * torch.rsqrt(self.mean_square)
+
+    @property
+    def momentum(self) -> float:
+        """Share of the latest batch in the averages: at first all batches count alike."""
+        return max(1 / int(self.n_tracked), self.MOMENTUM)
+
+
+class StandardiseWithinTracks(Standardise):
+    """Standardises such that views of one track scatter alike in all D directions.
+
+    A subspace that is to be blind to changes still moves under them, and in few directions: all
+    tracks move together when their tuning does. Multiplied by the inverse square root of the
+    covariance within tracks, those directions count for little in a distance (within-class
+    covariance normalisation, Hatch, Kajarekar & Stolcke, Interspeech 2006; here the classes are
+    the training's tracks, and no label is used). ``SHRINKAGE`` of the mean variance is added to all
+    directions, so that one in which tracks hardly scatter is not blown up.
+    """
+
+    within: Tensor
+    total: Tensor
+    matrix: Tensor
+    SHRINKAGE = 0.1
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("within", torch.zeros(dim, dim))  # covariance about a track's mean
+        self.register_buffer("total", torch.zeros(dim, dim))  # about the mean of all
+        self.register_buffer("matrix", torch.eye(dim))
+
+    def track(self, x: Tensor, tracks: Tensor) -> None:
+        super().track(x, tracks)
+        x = x.float()
+        _, place, n_views = tracks.unique(return_inverse=True, return_counts=True)
+        sums = x.new_zeros(len(n_views), x.shape[1]).index_add_(0, place, x)
+        about_track = x - (sums / n_views[:, None])[place]
+        about_all = x - self.mean
+        n_free = max(1, len(x) - len(n_views))
+        self.within.lerp_(about_track.T @ about_track / n_free, self.momentum)
+        self.total.lerp_(about_all.T @ about_all / len(x), self.momentum)
+
+    def settle(self) -> None:
+        within, total = self.within.double(), self.total.double()
+        floor = self.SHRINKAGE * within.diagonal().mean()
+        if not floor > 0:  # nothing was tracked, or no track had two views that differ
+            self.matrix.copy_(torch.eye(len(within)) * torch.rsqrt(self.mean_square.cpu()))
+            return
+        variances, directions = torch.linalg.eigh(within)
+        root = (directions * (variances.clamp(min=0) + floor).rsqrt()) @ directions.T
+        self.matrix.copy_(root * torch.trace(root @ total @ root).rsqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = (x - self.mean) @ self.matrix
+        return out
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Weights of before there was a matrix only have a scale; what they tracked is no start."""
+        if f"{prefix}matrix" not in state and f"{prefix}mean_square" in state:
+            scale = torch.rsqrt(state[f"{prefix}mean_square"])
+            state[f"{prefix}matrix"] = torch.eye(len(self.mean)) * scale
+            state[f"{prefix}within"] = torch.zeros_like(self.within)
+            state[f"{prefix}total"] = torch.zeros_like(self.total)
+            state[f"{prefix}n_tracked"] = torch.zeros_like(self.n_tracked)
+        super()._load_from_state_dict(state, prefix, *args)
 
 
 def projection_head(in_dim: int, dims: tuple[int, ...], *, final_relu: bool) -> nn.Sequential:

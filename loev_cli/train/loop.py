@@ -190,7 +190,9 @@ class Trainer:
     @property
     def result(self) -> LoevModel:
         """The model that is validated and given away: the average of the weights if one is kept."""
-        return self.average or self.model
+        model = self.average or self.model
+        model.settle()
+        return model
 
     def _train_step(self, batches: Prefetcher) -> Progress:
         began = time.monotonic()
@@ -210,7 +212,7 @@ class Trainer:
         # All processes must agree on when the minutes are over.
         took_s = self.group.from_main(time.monotonic() - began)
         self.optimiser.step()
-        self.model.track(found.embeddings)
+        self.model.track(found.embeddings, found.tracks)
         self._follow()
         self.step += 1
         self.elapsed_s += took_s

@@ -38,11 +38,13 @@ class StepResult:
         loss: mean over heads, a scalar.
         losses: head -> scalar.
         embeddings: subspace -> (all rows, D), of every process.
+        tracks: (all rows,), the number of each row's track.
     """
 
     loss: Tensor
     losses: dict[str, Tensor]
     embeddings: dict[str, Tensor]
+    tracks: Tensor
 
 
 class Objective:
@@ -105,7 +107,12 @@ class Objective:
             for name in projected[0].embeddings
         }
         detached = {head: loss.detach() for head, loss in losses.items()}
-        return StepResult(loss.detach(), detached, gather_all(self.group, embeddings))
+        return StepResult(
+            loss.detach(),
+            detached,
+            gather_all(self.group, embeddings),
+            self.group.gather(batch.labels.track),
+        )
 
     def losses(self, model: LoevModel, batch: Batch) -> dict[str, Tensor]:
         """Head -> loss of a batch, without gradients, in the model's present mode."""

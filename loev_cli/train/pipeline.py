@@ -162,6 +162,7 @@ def read_checkpoint(file: Path) -> Trained:
         model.load_state_dict(state.get("average") or state["model"])
     except RuntimeError as error:
         raise UsageError(f"{file} does not fit its own config: {error}") from error
+    model.settle()
     measured = state.get("validation")
     return Trained(model, config, state["facts"], Validation(**measured) if measured else None)
 

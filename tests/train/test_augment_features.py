@@ -55,6 +55,20 @@ def test_a_cut_shifts_the_pitch_by_what_a_higher_tone_has(
     assert abs(shifted - played)[loud].max() < 0.7
 
 
+@pytest.mark.parametrize("semitones", [-5.75, 0.125, 0.25, 0.375, 2.6, 5.9])
+def test_a_cut_between_bins_has_the_peak_of_a_higher_tone(
+    frontend: LogFrequency, semitones: float
+) -> None:
+    for hz in (440, 440 * 2 ** (1 / 48)):  # between two bins, and on one
+        cut = Cut(20, 1.0, 2 * semitones)
+        shifted, _ = cut_view(track_features(tone(hz), frontend), cut, N_FRAMES, CONFIG)
+        higher = tone(hz * 2 ** (semitones / 12))
+        played, _ = cut_view(track_features(higher, frontend), Cut(20, 1.0, 0), N_FRAMES, CONFIG)
+        assert abs(shifted.max(axis=0) - played.max(axis=0)).max() < 0.3  # 1.3 dB
+        near = played > played.max() - 2.5  # 11 dB
+        assert abs(shifted - played)[near].max() < 0.7  # 3 dB
+
+
 @pytest.mark.parametrize("rate", [0.65, 0.9, 1.0, 1.25, 1.5])
 def test_a_cut_changes_the_period_of_clicks_by_its_rate(
     frontend: LogFrequency, rate: float

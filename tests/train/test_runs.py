@@ -99,11 +99,11 @@ def test_a_third_subspace_goes_all_the_way_to_an_embedding(
 def test_views_made_on_waveforms_train_the_same_encoder(
     music: Path, cache: Path, tmp_path: Path
 ) -> None:
-    config = config_of(music, views_on="waveforms", steps=16, batch_size=8)
+    config = config_of(music, views_on="waveforms", steps=24, batch_size=8)
     reported = train(config, tmp_path / "run", cache)
     for head in ("invariant", "pitch", "tempo"):
         first = np.mean([p.losses[head] for p in reported[:3]])
-        last = np.mean([p.losses[head] for p in reported[-3:]])
+        last = np.mean([p.losses[head] for p in reported[-6:]])
         assert last < 0.95 * first, head
 
 
@@ -298,7 +298,7 @@ def test_dry_run_writes_nothing_and_shows_the_plan(music: Path, tmp_path: Path) 
     out = tmp_path / "run"
     done = loev("train", music, "--steps", "5", "--batch-size", "4", "--dry-run", "--out", out)
     assert done.returncode == 0, done.stderr
-    for text in ("10, 0.1 h of audio", "invariant 256, pitch 240, tempo 256", "1.65 million"):
+    for text in ("10, 0.1 h of audio", "invariant 256, pitch 240, tempo 256", "2.03 million"):
         assert text in done.stdout
     assert not out.exists()
 
@@ -323,12 +323,10 @@ def test_shifts_past_the_features_margin_point_to_waveforms(tmp_path: Path) -> N
     from loev_cli.train.augment import AugmentationsConfig
     from loev_cli.train.augment.pitch_tempo import Pitch
 
-    for pitch, says in (
-        (Pitch(semitones=(-12, 12)), "wider than the features' margin of 6 semitones"),
-        (Pitch(step=0.0), "features shift by multiples of 0.5 semitones"),
-    ):
-        config = TrainConfig(steps=1, augmentations=AugmentationsConfig(pitch=pitch))
-        with pytest.raises(UsageError, match=says) as caught:
-            Trainer(config, tmp_path)
-        assert "waveforms" in str(caught.value)
-        Trainer(dataclasses.replace(config, views_on="waveforms"), tmp_path)
+    pitch = Pitch(semitones=(-12, 12))
+    config = TrainConfig(steps=1, augmentations=AugmentationsConfig(pitch=pitch))
+    says = "wider than the features' margin of 6 semitones"
+    with pytest.raises(UsageError, match=says) as caught:
+        Trainer(config, tmp_path)
+    assert "waveforms" in str(caught.value)
+    Trainer(dataclasses.replace(config, views_on="waveforms"), tmp_path)

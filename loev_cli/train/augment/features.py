@@ -65,8 +65,8 @@ def cut_view(
 def _between_bins(x: np.ndarray, low: int, fraction: float, n_bins: int) -> np.ndarray:
     """Columns low + fraction, low + 1 + fraction, ... of x (T, F_wide): (T, n_bins) float32.
 
-    Cubic convolution (Keys 1981). The kernels' main lobe is close to a parabola in log power,
-    which a cubic follows and a straight line between bins would flatten by 3 dB.
+    Cubic convolution (Keys 1981). The kernels' main lobe is close to a parabola in log power: a
+    cubic keeps the height of a peak to 1.3 dB, a straight line between bins takes up to 4 dB off.
     """
     t = fraction
     weights = (
