@@ -314,7 +314,7 @@ class StandardiseWithinTracks(Standardise):
     def track(self, x: Tensor, tracks: Tensor) -> None:
         super().track(x, tracks)
         x = x.float()
-        _, place, n_views = tracks.unique(return_inverse=True, return_counts=True)
+        _, place, n_views = torch.unique(tracks, return_inverse=True, return_counts=True)
         sums = x.new_zeros(len(n_views), x.shape[1]).index_add_(0, place, x)
         about_track = x - (sums / n_views[:, None])[place]
         about_all = x - self.mean
