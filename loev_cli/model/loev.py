@@ -190,9 +190,9 @@ class LoevModel(nn.Module):
             self.subspaces[GLOBAL] = dims[GLOBAL]
         self.standardise = nn.ModuleDict(
             {
-                module_key(name): (StandardiseWithinTracks if name == INVARIANT else Standardise)(
-                    dim
-                )
+                module_key(name): StandardiseWithinTracks(dim)
+                if name == INVARIANT
+                else Standardise(dim)
                 for name, dim in self.subspaces.items()
             }
         )
@@ -338,13 +338,13 @@ class StandardiseWithinTracks(Standardise):
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         """Weights of before there was a matrix only have a scale; what they tracked is no start."""
-        if f"{prefix}matrix" not in state and f"{prefix}mean_square" in state:
-            scale = torch.rsqrt(state[f"{prefix}mean_square"])
-            state[f"{prefix}matrix"] = torch.eye(len(self.mean)) * scale
-            state[f"{prefix}within"] = torch.zeros_like(self.within)
-            state[f"{prefix}total"] = torch.zeros_like(self.total)
-            state[f"{prefix}n_tracked"] = torch.zeros_like(self.n_tracked)
+        is_old = f"{prefix}matrix" not in state and f"{prefix}mean_square" in state
+        if is_old:
+            for name in ("within", "total", "matrix", "n_tracked"):
+                state[prefix + name] = torch.zeros_like(getattr(self, name))
         super()._load_from_state_dict(state, prefix, *args)
+        if is_old:
+            self.settle()
 
 
 def projection_head(in_dim: int, dims: tuple[int, ...], *, final_relu: bool) -> nn.Sequential:

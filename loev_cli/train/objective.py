@@ -92,7 +92,8 @@ class Objective:
             head: torch.cat([p.projections[head].detach() for p in projected]).requires_grad_()
             for head in heads
         }
-        losses = self._losses(own, batch.labels)
+        labels = self._labels_of_all(batch.labels)
+        losses = self._losses(own, labels)
         loss = mean_loss(losses)
         if torch.isfinite(loss):
             loss.backward()  # type: ignore[no-untyped-call]
@@ -111,7 +112,7 @@ class Objective:
             loss.detach(),
             detached,
             gather_all(self.group, embeddings),
-            self.group.gather(batch.labels.track),
+            labels.track,
         )
 
     def losses(self, model: LoevModel, batch: Batch) -> dict[str, Tensor]:
@@ -126,19 +127,22 @@ class Objective:
         projections = {h: torch.cat([part[h].float() for part in parts]) for h in parts[0]}
         return self._of(projections, batch.labels)
 
+    def _labels_of_all(self, own: ViewLabels) -> ViewLabels:
+        """Labels of all processes' rows."""
+        return ViewLabels(self.group.gather(own.track), gather_all(self.group, own.draws))
+
     def _losses(self, own: dict[str, Tensor], labels: ViewLabels) -> dict[str, Tensor]:
-        """Losses over all processes' rows; gradients reach ``own``."""
+        """Losses over all processes' rows, which ``labels`` are of; gradients reach ``own``."""
         group = self.group
         if group.world_size == 1:
             return self._of(own, labels)
-        n_own = len(labels.track)
+        n_own = len(labels.track) // group.world_size
         first = group.rank * n_own
         everyone = {
             head: torch.cat([z[:first], own[head], z[first + n_own :]])
             for head, z in gather_all(group, own).items()
         }
-        all_labels = ViewLabels(group.gather(labels.track), gather_all(group, labels.draws))
-        return self._of(everyone, all_labels)
+        return self._of(everyone, labels)
 
     def _of(self, projections: dict[str, Tensor], labels: ViewLabels) -> dict[str, Tensor]:
         return loev_losses(
