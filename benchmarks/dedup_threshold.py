@@ -27,7 +27,8 @@ from loev_cli.search import open_library
 from loev_cli.search.listen import Listener
 
 RATE_HZ = 44100
-THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15)
+POOR_RATE_HZ = 16000  # at 44.1 kHz MP3 has no fewer than 32 kbit/s
+THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 Change = Callable[[np.ndarray, Path], Path]
 
 
@@ -56,22 +57,40 @@ def rubberband(**options: float) -> Change:
     return change
 
 
+def poor(waveform: np.ndarray, folder: Path) -> Path:
+    file = folder / "poor.mp3"
+    soundfile.write(
+        file,
+        soxr.resample(waveform, RATE_HZ, POOR_RATE_HZ),
+        POOR_RATE_HZ,
+        bitrate_mode="CONSTANT",
+        compression_level=0.95,
+    )
+    return file
+
+
 def narrow(waveform: np.ndarray) -> np.ndarray:
     return soxr.resample(soxr.resample(waveform, RATE_HZ, 22050), 22050, RATE_HZ)
 
 
 CHANGES: dict[str, Change] = {
     "MP3, 60 kbit/s, mono": encoded(".mp3", bitrate_mode="CONSTANT", compression_level=0.9),
+    "MP3, 16 kbit/s, mono": poor,
     "Ogg Vorbis, lowest quality": encoded(".ogg", compression_level=1.0),
     "22.05 kHz": changed(narrow),
     "10 dB softer": changed(lambda x: 0.316 * x),
     "first 3 s cut off": changed(lambda x: x[3 * RATE_HZ :]),
     "played 1 % faster": changed(lambda x: soxr.resample(x, 1.01 * RATE_HZ, RATE_HZ)),
     "played 4 % faster": changed(lambda x: soxr.resample(x, 1.04 * RATE_HZ, RATE_HZ)),
+    "played 10 % faster": changed(lambda x: soxr.resample(x, 1.1 * RATE_HZ, RATE_HZ)),
+    "played 12.2 % faster: 2 semitones": changed(
+        lambda x: soxr.resample(x, 1.12246 * RATE_HZ, RATE_HZ)
+    ),
     "stretched by 1.05": rubberband(tempo=1.05),
     "stretched by 1.15": rubberband(tempo=1.15),
     "shifted by +1": rubberband(pitch=1),
     "shifted by -2": rubberband(pitch=-2),
+    "shifted by -5, stretched by 1.25": rubberband(pitch=-5, tempo=1.25),
 }
 
 

@@ -32,7 +32,7 @@ def dedup(
             metavar="D",
             rich_help_panel=options.SEARCHING,
         ),
-    ] = 0.05,
+    ] = 0.15,
     by: Annotated[
         str,
         typer.Option(

@@ -55,7 +55,7 @@ _SUBSPACE = {"key": "pitch", "tempo": "tempo"}
 _N_PITCH_CLASSES = 12
 # Of the mean square of the weights, for vectors of mean variance 1; strong to weak, so that each
 # fit starts from a simpler one.
-_STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4)
+_STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 _MAX_ITERATIONS = 100
 _LEAST_GAIN = 1e-6  # of the loss in an iteration; below that it has converged
 _TEMPO_SPREAD = 0.02

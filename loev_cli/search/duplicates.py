@@ -19,7 +19,7 @@ from loev_cli.search.library import Library, Vectors
 from loev_cli.search.where import parse_where
 
 # See docs/search.md for what it was measured on.
-DEFAULT_THRESHOLD = 0.05
+DEFAULT_THRESHOLD = 0.15
 _BLOCK_N_ROWS = 2048
 _MAX_N_PAIRS = 1_000_000
 _ROUNDING = 1e-6  # of a dot product in float32

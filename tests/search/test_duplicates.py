@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loev_cli.cli.dedup import dedup
 from loev_cli.errors import UsageError
-from loev_cli.search.duplicates import find_duplicates
+from loev_cli.search.duplicates import DEFAULT_THRESHOLD, find_duplicates
 from loev_cli.search.library import Library, open_library, subspace_of
 from tests.conftest import Loev
 from tests.search.common import DIMS, write_library
@@ -51,6 +53,11 @@ def test_no_chain_joins_what_is_far_apart() -> None:
     # 0 - 8 - 16 - 24: each is near the next; the nearest pairs are joined first.
     assert groups(on_circle(0, 7, 15, 22), STEP) == [[0, 1], [2, 3]]
     assert groups(on_circle(0, 3, 6, 40), STEP) == [[0, 1, 2]]
+
+
+def test_the_command_has_the_threshold_of_the_function() -> None:
+    # It is written twice: the command's module must not import numpy for its help.
+    assert inspect.signature(dedup).parameters["threshold"].default == DEFAULT_THRESHOLD
 
 
 def test_copies_are_found_at_threshold_0_and_distances_are_to_the_first() -> None:
