@@ -32,10 +32,10 @@ THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 Change = Callable[[np.ndarray, Path], Path]
 
 
-def encoded(suffix: str, **options: object) -> Change:
+def encoded(suffix: str, rate_hz: int = RATE_HZ, **options: object) -> Change:
     def change(waveform: np.ndarray, folder: Path) -> Path:
         file = folder / f"copy{suffix}"
-        soundfile.write(file, waveform, RATE_HZ, **options)
+        soundfile.write(file, soxr.resample(waveform, RATE_HZ, rate_hz), rate_hz, **options)
         return file
 
     return change
@@ -57,16 +57,9 @@ def rubberband(**options: float) -> Change:
     return change
 
 
-def poor(waveform: np.ndarray, folder: Path) -> Path:
-    file = folder / "poor.mp3"
-    soundfile.write(
-        file,
-        soxr.resample(waveform, RATE_HZ, POOR_RATE_HZ),
-        POOR_RATE_HZ,
-        bitrate_mode="CONSTANT",
-        compression_level=0.95,
-    )
-    return file
+def played(rate: float) -> Change:
+    """As by a turntable that turns so many times as fast."""
+    return changed(lambda x: soxr.resample(x, rate * RATE_HZ, RATE_HZ))
 
 
 def narrow(waveform: np.ndarray) -> np.ndarray:
@@ -75,17 +68,17 @@ def narrow(waveform: np.ndarray) -> np.ndarray:
 
 CHANGES: dict[str, Change] = {
     "MP3, 60 kbit/s, mono": encoded(".mp3", bitrate_mode="CONSTANT", compression_level=0.9),
-    "MP3, 16 kbit/s, mono": poor,
+    "MP3, 16 kbit/s, mono": encoded(
+        ".mp3", POOR_RATE_HZ, bitrate_mode="CONSTANT", compression_level=0.95
+    ),
     "Ogg Vorbis, lowest quality": encoded(".ogg", compression_level=1.0),
     "22.05 kHz": changed(narrow),
     "10 dB softer": changed(lambda x: 0.316 * x),
     "first 3 s cut off": changed(lambda x: x[3 * RATE_HZ :]),
-    "played 1 % faster": changed(lambda x: soxr.resample(x, 1.01 * RATE_HZ, RATE_HZ)),
-    "played 4 % faster": changed(lambda x: soxr.resample(x, 1.04 * RATE_HZ, RATE_HZ)),
-    "played 10 % faster": changed(lambda x: soxr.resample(x, 1.1 * RATE_HZ, RATE_HZ)),
-    "played 12.2 % faster: 2 semitones": changed(
-        lambda x: soxr.resample(x, 1.12246 * RATE_HZ, RATE_HZ)
-    ),
+    "played 1 % faster": played(1.01),
+    "played 4 % faster": played(1.04),
+    "played 10 % faster": played(1.1),
+    "played 12.2 % faster: 2 semitones": played(1.12246),
     "stretched by 1.05": rubberband(tempo=1.05),
     "stretched by 1.15": rubberband(tempo=1.15),
     "shifted by +1": rubberband(pitch=1),

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from loev_cli.annotations import TempoReadout
 from loev_cli.evaluate.manifest import read_manifests
+from loev_cli.evaluate.readouts import tempo_targets
 from loev_cli.evaluate.splits import split
 from loev_cli.evaluate.statistics import Bootstrap
 from loev_cli.evaluate.tasks import ACC1_FACTORS, ACC2_FACTORS, tempo_hits
@@ -29,7 +30,7 @@ from loev_cli.evaluate.vectors import read_embeddings
 from loev_cli.model.encoders.small import TempoBranch
 
 N_LAGS = TempoBranch.N_LAG_OCTAVES * TempoBranch.LAGS_PER_OCTAVE
-SPREAD = np.log2(1.03)
+SPREAD = 0.03
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 128, 1e-3, 0.05
 
 
@@ -54,11 +55,6 @@ class Network(nn.Module):
         return out
 
 
-def soft_targets(bpm: NDArray[np.float64], log2_bpm: NDArray[np.float64]) -> Tensor:
-    bell = np.exp(-0.5 * np.square((np.log2(bpm)[:, None] - log2_bpm) / SPREAD))
-    return torch.tensor(bell / bell.sum(axis=1, keepdims=True), dtype=torch.float32)
-
-
 def trained(x: Tensor, targets: Tensor, n_epochs: int, seed: int) -> Network:
     torch.manual_seed(seed)
     network = Network(x.shape[1], targets.shape[1])
@@ -67,7 +63,6 @@ def trained(x: Tensor, targets: Tensor, n_epochs: int, seed: int) -> Network:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, LEARNING_RATE, total_steps=n_epochs * n_batches
     )
-    network.train()
     for _ in range(n_epochs):
         for rows in torch.randperm(len(x))[: n_batches * BATCH_SIZE].split(BATCH_SIZE):
             optimiser.zero_grad()
@@ -86,13 +81,13 @@ def main() -> None:
     args = parser.parse_args()
     manifest = read_manifests(args.manifest)
     vectors = read_embeddings(manifest, args.floors).subspaces["autocorrelation"]
-    bpm = manifest.columns(["tempo"])[0][0].values
+    bpm = manifest.column("tempo").values
     log2_bpm = TempoReadout("tempo").log2_bpm
     fold = split(manifest).folds[0]
     x = torch.from_numpy(vectors.reshape(len(vectors), -1, N_LAGS))
     mean, deviation = x[fold.train].mean(dim=0), x[fold.train].std(dim=0)
     x = (x - mean) / (deviation + 1e-4)
-    targets = soft_targets(bpm[fold.train], log2_bpm)
+    targets = torch.from_numpy(tempo_targets(bpm[fold.train], log2_bpm, SPREAD))
     bootstrap = Bootstrap(manifest.groups[fold.test])
     best, told = -1.0, ""
     for n_epochs in args.epochs:

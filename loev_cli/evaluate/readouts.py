@@ -283,8 +283,12 @@ def _targets(readout: Readout, truth: Array) -> NDArray[np.float32]:
     """(n, C): what the softmax is to give for each true label."""
     if isinstance(readout, KeyReadout):
         return np.eye(readout.n_logits, dtype=np.float32)[truth]
-    spread = math.log2(1 + _TEMPO_SPREAD)
-    distance = (np.log2(truth)[:, None] - readout.log2_bpm) / spread
+    return tempo_targets(truth, readout.log2_bpm, _TEMPO_SPREAD)
+
+
+def tempo_targets(bpm: Array, log2_bpm: NDArray[np.float64], spread: float) -> NDArray[np.float32]:
+    """(n, C), rows sum to 1: a bell over C tempi around each BPM; a ``spread`` of 0.02 is 2 %."""
+    distance = (np.log2(bpm)[:, None] - log2_bpm) / math.log2(1 + spread)
     bell = np.exp(-0.5 * np.square(distance))
     return np.asarray(bell / bell.sum(axis=1, keepdims=True), np.float32)
 
