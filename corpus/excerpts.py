@@ -4,7 +4,8 @@
 
 A training draws files, not minutes: an hour-long mix weighs as little in it as a jingle, until it
 is cut. Excerpts lie evenly over a recording (one: in its middle), never overlap, and keep its row's
-other columns, `group` above all: the excerpts of a recording stay on one side of a split. A recording that cannot be read, or is too short, is named and passed over.
+other columns, `group` above all: the excerpts of a recording stay on one side of a split. A
+recording that cannot be read, or is too short, is named and passed over.
 """
 
 from __future__ import annotations
