@@ -233,6 +233,12 @@ def _fit(
     if task.is_regression:
         centre, spread = float(targets.mean()), float(targets.std())
         targets = (targets - centre) / spread
+    shares = task.shares(truth)
+    if shares is None:
+        examples, weights = train, {}
+    else:
+        tracks, targets, parts = shares
+        examples, weights = train[tracks], {"sample_weight": parts}
     wanted = task.truth(column, fold.val)
     score = task.metrics[task.main_metric]
     best: tuple[float, float, Array] | None = None
@@ -244,7 +250,7 @@ def _fit(
             warnings.filterwarnings("ignore", message="Label .* is present in")
             # Many bins of tempo for few tracks are meant.
             warnings.filterwarnings("ignore", message="The number of unique classes")
-            model.fit(train, targets)
+            model.fit(examples, targets, **weights)
 
         def say(vectors: Array, model: Any = model) -> Array:
             if task.is_regression:

@@ -46,7 +46,14 @@ from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.manifest import Manifest, check_files
 from loev_cli.evaluate.splits import Fold, split
 from loev_cli.evaluate.statistics import Bootstrap, Estimate
-from loev_cli.evaluate.tasks import ACC1_FACTORS, ACC2_FACTORS, key_weights, tempo_hits
+from loev_cli.evaluate.tasks import (
+    ACC1_FACTORS,
+    ACC2_FACTORS,
+    TEMPO_SPREAD,
+    key_weights,
+    tempo_hits,
+    tempo_targets,
+)
 from loev_cli.evaluate.vectors import Ear, Subspaces, embed_manifest, read_embeddings
 from loev_cli.model.names import GLOBAL
 
@@ -58,7 +65,6 @@ _N_PITCH_CLASSES = 12
 _STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 _MAX_ITERATIONS = 100
 _LEAST_GAIN = 1e-6  # of the loss in an iteration; below that it has converged
-_TEMPO_SPREAD = 0.02
 _LEAST_P = 1e-9
 
 Array = NDArray[Any]
@@ -283,14 +289,7 @@ def _targets(readout: Readout, truth: Array) -> NDArray[np.float32]:
     """(n, C): what the softmax is to give for each true label."""
     if isinstance(readout, KeyReadout):
         return np.eye(readout.n_logits, dtype=np.float32)[truth]
-    return tempo_targets(truth, readout.log2_bpm, _TEMPO_SPREAD)
-
-
-def tempo_targets(bpm: Array, log2_bpm: NDArray[np.float64], spread: float) -> NDArray[np.float32]:
-    """(n, C), rows sum to 1: a bell over C tempi around each BPM; a ``spread`` of 0.02 is 2 %."""
-    distance = (np.log2(bpm)[:, None] - log2_bpm) / math.log2(1 + spread)
-    bell = np.exp(-0.5 * np.square(distance))
-    return np.asarray(bell / bell.sum(axis=1, keepdims=True), np.float32)
+    return tempo_targets(truth, readout.log2_bpm, TEMPO_SPREAD)
 
 
 def _right(readout: Readout, truth: Array) -> NDArray[np.bool_]:

@@ -2,12 +2,13 @@
 
 kind         fitted to                   judged by
 key          24 classes                  mir_eval's weighted score; accuracy
-tempo        classes of 3 % width        Acc1: within 4 %; Acc2: also of 2, 3, 1/2, 1/3 times it
+tempo        classes of 3 % width, soft  Acc1: within 4 %; Acc2: also of 2, 3, 1/2, 1/3 times it
 class        classes                     accuracy; balanced accuracy (mean over classes)
 multilabel   one yes or no per label     ROC AUC and average precision, means over labels
 number       the standardised value      R2
 
-The first metric chooses the regularisation.
+The first metric chooses the regularisation. Neighbouring classes of tempo are no different answers:
+a track is an example of all the classes around its tempo, each with its part of a bell of 2 %.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from loev_cli.evaluate.labels import KEYS, Column
 Array = NDArray[Any]
 Metric = Callable[[Array, Array], float]
 
-_TEMPO_BIN = math.log(1.03)
+_TEMPO_BIN = math.log2(1.03)
+_LEAST_PART = 0.05  # what is less adds time and nothing else
+TEMPO_SPREAD = 0.02
 ACC1_FACTORS = (1.0,)
 ACC2_FACTORS = (1.0, 2.0, 3.0, 1 / 2, 1 / 3)  # the octave errors of Gouyon et al. 2006
 
@@ -56,6 +59,10 @@ class Task(ABC):
     def targets(self, truth: Array) -> Array:
         """What scikit-learn is fitted to."""
         return truth
+
+    def shares(self, truth: Array) -> tuple[Array, Array, Array] | None:
+        """Tracks (m,), the classes (m,) they are examples of, and parts (m,); None: one each."""
+        return None
 
     def outcomes(self, metric: str, truth: Array, output: Array) -> NDArray[np.float64] | None:
         """(n,): what each track adds to a metric that is a mean over tracks; else None."""
@@ -109,7 +116,14 @@ class TempoTask(Task):
         return tempo_hits(truth, output, factors).astype(np.float64)
 
     def targets(self, truth: Array) -> Array:
-        return np.floor(np.log(truth) / _TEMPO_BIN).astype(np.int64)
+        return np.floor(np.log2(truth) / _TEMPO_BIN).astype(np.int64)
+
+    def shares(self, truth: Array) -> tuple[Array, Array, Array]:
+        bins = self.targets(truth)
+        classes = np.arange(bins.min() - 2, bins.max() + 3)
+        parts = tempo_targets(truth, (classes + 0.5) * _TEMPO_BIN, TEMPO_SPREAD)
+        tracks, which = np.nonzero(parts >= _LEAST_PART)
+        return tracks, classes[which], parts[tracks, which]
 
     def output(self, predicted: Array, classes: Array) -> Array:
         """The mean of the best bin and its neighbours, weighted by their probability."""
@@ -120,7 +134,7 @@ class TempoTask(Task):
         inside = (near >= 0) & (near < full.shape[1])
         weight = np.take_along_axis(full, near.clip(0, full.shape[1] - 1), axis=1) * inside
         centre = (weight * near).sum(axis=1) / weight.sum(axis=1) + first
-        return np.asarray(np.exp((centre + 0.5) * _TEMPO_BIN))
+        return np.asarray(np.exp2((centre + 0.5) * _TEMPO_BIN))
 
 
 class ClassTask(Task):
@@ -198,6 +212,13 @@ def tempo_hits(truth: Array, output: Array, factors: tuple[float, ...]) -> NDArr
     wanted = truth[:, None] * np.array(factors)
     close = np.abs(output[:, None] - wanted) <= TEMPO_TOLERANCE * wanted
     return np.asarray(close.any(axis=1))
+
+
+def tempo_targets(bpm: Array, log2_bpm: NDArray[np.float64], spread: float) -> NDArray[np.float32]:
+    """(n, C), rows sum to 1: a bell over C tempi around each BPM; a ``spread`` of 0.02 is 2 %."""
+    distance = (np.log2(bpm)[:, None] - log2_bpm) / math.log2(1 + spread)
+    bell = np.exp(-0.5 * np.square(distance))
+    return np.asarray(bell / bell.sum(axis=1, keepdims=True), np.float32)
 
 
 def acc1(truth: Array, output: Array) -> float:

@@ -1,6 +1,6 @@
 """Probes that are fitted once: what they said is kept, and found again by what they were given.
 
-FOLDER/DIGEST.npz     of vectors, labels, folds, kind of probe, seed and version of loev
+FOLDER/DIGEST.npz     of vectors, labels, folds, kind of probe, seed, version of loev and of probes
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.probes import Reading, read_label
 from loev_cli.evaluate.splits import Fold
 
+_PROBES_VERSION = 2  # goes up whenever the same probe would say something else
 _ARRAYS = ("rows", "fold_of", "truth", "output", "learned")
 
 
@@ -60,7 +61,9 @@ def _digest(
     x: NDArray[np.float32], column: Column, folds: Sequence[Fold], probe: str, seed: int
 ) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    said = f"{__version__} {x.shape} {column.kind} {column.classes} {probe} {seed}"
+    said = (
+        f"{__version__} {_PROBES_VERSION} {x.shape} {column.kind} {column.classes} {probe} {seed}"
+    )
     digest.update(said.encode("utf-8", "surrogatepass"))
     arrays = [x, column.values, column.known]
     arrays += [rows for fold in folds for rows in (fold.train, fold.val, fold.test)]

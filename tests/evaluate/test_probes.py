@@ -13,6 +13,7 @@ from loev_cli.evaluate.labels import KEYS
 from loev_cli.evaluate.manifest import Manifest
 from loev_cli.evaluate.probes import PROBES, check_folds, probe_all, probe_one
 from loev_cli.evaluate.splits import split
+from loev_cli.evaluate.tasks import Task, TempoTask
 
 N = 240
 Make = Callable[..., Manifest]
@@ -85,6 +86,26 @@ def test_what_is_there_is_found(manifest: Manifest) -> None:
     found = probe_one("x", mood.values.astype(np.float32), mood, folds, manifest.groups, "linear")
     assert found.scores["ROC AUC"].value == 1
     assert found.scores["average precision"].value == 1
+
+
+def test_neighbouring_tempi_help_each_other(
+    manifest_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few tracks for many classes: what is learned at 100 BPM is to serve at 102."""
+    rng = np.random.default_rng(0)
+    bpm = np.exp2(rng.uniform(6, 8, 300))
+    noisy = np.log2(bpm)[:, None] + 0.02 * rng.standard_normal((300, 1))
+    x = np.exp(-(((noisy - np.linspace(5.9, 8.1, 50)) / 0.05) ** 2)).astype(np.float32)
+    made = manifest_of(split=["train"] * 100 + ["val"] * 50 + ["test"] * 150, tempo=bpm.round(3))
+    column, folds = made.column("tempo"), split(made).folds
+
+    def score() -> float:
+        found = probe_one("x", x, column, folds, made.groups, "linear")
+        return found.scores["Acc1"].value
+
+    shared = score()
+    monkeypatch.setattr(TempoTask, "shares", Task.shares)
+    assert shared > score() + 0.05
 
 
 def test_a_hidden_layer_reads_what_no_line_can(manifest_of: Make) -> None:

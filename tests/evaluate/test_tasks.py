@@ -95,3 +95,17 @@ def test_tempo_is_read_off_between_bins() -> None:
     halves = np.zeros((1, len(classes)))
     halves[0, 10:12] = 0.5
     assert task.output(halves, classes)[0] == pytest.approx(1.03 ** classes[11])
+
+
+def test_a_tempo_is_shared_among_the_classes_around_it() -> None:
+    task = TempoTask()
+    bpm = np.geomspace(50, 200, 400)
+    tracks, classes, parts = task.shares(bpm)
+    whole = np.bincount(tracks, parts)
+    assert len(whole) == len(bpm) and whole.min() > 0.9 and whole.max() < 1 + 1e-6
+    # The classes' middles, weighted, are the tempo again.
+    middles = (classes + 0.5) * np.log2(1.03)
+    assert np.abs(np.bincount(tracks, parts * middles) / whole - np.log2(bpm)).max() < 0.01
+    # Most of it belongs to the class that the tempo lies in.
+    most = [classes[tracks == i][parts[tracks == i].argmax()] for i in range(len(bpm))]
+    np.testing.assert_array_equal(most, task.targets(bpm))
