@@ -337,7 +337,7 @@ class Trainer:
         """How the weights came about: what a bundle records and its card tells."""
         is_cuda = self.device.type == "cuda"
         return {
-            "data": self.config.data,
+            "data": Path(self.config.data).name,  # bundles are given away, folders are not
             "n_tracks": self.n_tracks,
             "steps": self.step,
             "minutes": round(self.elapsed_s / 60, 1),

@@ -81,6 +81,7 @@ def test_what_a_run_leaves(run: tuple[Path, list[Progress]], music: Path) -> Non
     trained = pipeline.read_checkpoint(out / "checkpoints" / "last.pt")
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert trained.facts["steps"] == N_STEPS and trained.facts["n_tracks"] == 10
+    assert trained.facts["data"] == music.name  # no folders of this machine in what is given away
 
 
 def test_each_augmentation_moves_its_own_subspace(run: tuple[Path, list[Progress]]) -> None:
