@@ -9,7 +9,8 @@ along log-lag. A network that convolves along that axis is equivariant before it
 anything, and one that reads the magnitude of a Fourier transform along it is invariant. The trunk
 keeps one row per semitone, and `pitch` ends in a convolution around the circle of pitch classes,
 so transposing a recording by n semitones turns its `pitch` embedding by n steps (up to what enters
-and leaves at the ends of the spectrum). Every branch also carries the plain feature it is built on
+and leaves at the ends of the spectrum). What is the same on all 12 pitch classes has no pitch class
+and is taken off: loudness, density and timbre had been seven tenths of its variance. Every branch also carries the plain feature it is built on
 (spectral shape, chroma, autocorrelation) to its last layer: learning can only add to it.
 
 A shared encoder (every method but LOEV++) has the one branch ``global``: all three of the above,
@@ -219,11 +220,12 @@ class PitchBranch(nn.Module):
         self.out = PitchClassConv(2 * (hidden + self.N_REGISTERS), dim // _N_PITCH_CLASSES)
 
     def forward(self, seen: BranchInput) -> Tensor:
-        """Trunk and spectrum -> (B, D), pitch class by class."""
+        """Trunk and spectrum -> (B, D), pitch class by class; their sum is 0."""
         x = self.around(self.mix(self._fold(seen.trunk)))  # (B, hidden, 12, T / 4)
         pooled = torch.cat([x.mean(dim=3), x.amax(dim=3), self.chroma(seen.spectrum)], dim=1)
-        out: Tensor = self.out(pooled.unsqueeze(3))  # (B, D / 12, 12, 1)
-        return out.squeeze(3).transpose(1, 2).flatten(1)
+        out: Tensor = self.out(pooled.unsqueeze(3)).squeeze(3)  # (B, D / 12, 12)
+        out = out - out.mean(dim=2, keepdim=True)
+        return out.transpose(1, 2).flatten(1)
 
     def chroma(self, spectrum: Tensor) -> Tensor:
         """Spectrum (B, 1, F, T) -> mean and deviation over time per register, (B, 6, 12).
