@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with args.manifest.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
             columns, rows = list(reader.fieldnames or ()), list(reader)
-    except OSError as error:
-        parser.error(str(error))
+    except (OSError, ValueError) as error:
+        parser.error(f"cannot read {args.manifest}: {error}")
     if "path" not in columns:
         parser.error(f"{args.manifest} has no column path")
     if args.split and "split" not in columns:

@@ -88,3 +88,12 @@ def test_what_cannot_be_done_is_refused(header: str, arguments: list[str], tmp_p
     with pytest.raises(SystemExit, match="2"):
         excerpts.main([str(tmp_path / "m.csv"), "--out", str(tmp_path / "out"), *arguments])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_that_is_no_text_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.csv").write_bytes(b"path\n\xff\xfe.flac\n")
+    with pytest.raises(SystemExit, match="2"):
+        excerpts.main([str(tmp_path / "m.csv"), "--out", str(tmp_path / "out")])
+    assert "cannot read" in capsys.readouterr().err

@@ -9,10 +9,10 @@ along log-lag. A network that convolves along that axis is equivariant before it
 anything, and one that reads the magnitude of a Fourier transform along it is invariant. The trunk
 keeps one row per semitone, and `pitch` ends in a convolution around the circle of pitch classes,
 so transposing a recording by n semitones turns its `pitch` embedding by n steps (up to what enters
-and leaves at the ends of the spectrum).
-What is the same on all 12 pitch classes has no pitch class and is taken off: loudness, density and
-timbre had been seven tenths of its variance. Every branch also carries the plain feature it is
-built on (spectral shape, chroma, autocorrelation) to its last layer: learning can only add to it.
+and leaves at the ends of the spectrum). What is the same on all 12 pitch classes has no pitch class
+and is taken off: loudness, density and timbre had been seven tenths of its variance. Every branch
+also carries the plain feature it is built on (spectral shape, chroma, autocorrelation) to its last
+layer: learning can only add to it.
 
 A shared encoder (every method but LOEV++) has the one branch ``global``: all three of the above,
 mixed by a last layer, so that methods are compared on what they learn and not on what they see.
