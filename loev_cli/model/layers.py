@@ -64,8 +64,11 @@ class StandardisedConv2d(ReweightedConv2d):
         dilation: tuple[int, int] = (1, 1),
         *,
         activation_gain: float = 1.0,
+        bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias
+        )
         self.activation_gain = activation_gain
         self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
 
@@ -113,11 +116,16 @@ class PitchClassConv(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, activation_gain: float = 1.0
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        activation_gain: float = 1.0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.conv = StandardisedConv2d(
-            in_channels, out_channels, (12, 1), activation_gain=activation_gain
+            in_channels, out_channels, (12, 1), activation_gain=activation_gain, bias=bias
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -218,7 +218,11 @@ class PitchBranch(nn.Module):
         self.around = nn.Sequential(
             PitchClassConv(hidden, hidden, activation_gain=RELU_GAIN), nn.ReLU(inplace=True)
         )
-        self.out = PitchClassConv(2 * (hidden + self.N_REGISTERS), dim // _N_PITCH_CLASSES)
+        self.out = PitchClassConv(
+            2 * (hidden + self.N_REGISTERS),
+            dim // _N_PITCH_CLASSES,
+            bias=False,  # the same on all pitch classes: nothing would be left of it
+        )
 
     def forward(self, seen: BranchInput) -> Tensor:
         """Trunk and spectrum -> (B, D), pitch class by class; their sum is 0."""
