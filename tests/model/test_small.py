@@ -100,14 +100,18 @@ def test_a_transposition_turns_the_pitch_embedding(model: LoevModel, semitones: 
 
 
 def test_pitch_holds_only_what_has_a_pitch_class(model: LoevModel) -> None:
-    """Something added to all pitch classes alike, trained or not, does not reach the embedding."""
+    """Something added to all pitch classes alike does not reach the embedding."""
     branch = model.encoder.branches["pitch"]
     seen = model.features(music(2))
-    with torch.inference_mode():
-        before = model.encoder(seen)["pitch"].reshape(2, 12, 20)
-        branch.out.conv.bias += 3.0
-        after = model.encoder(seen)["pitch"].reshape(2, 12, 20)
-        branch.out.conv.bias -= 3.0
+
+    def pitch() -> torch.Tensor:
+        with torch.inference_mode():
+            return model.encoder(seen)["pitch"].reshape(2, 12, 20)
+
+    before = pitch()
+    hook = branch.out.register_forward_hook(lambda _, inputs, out: out + 3.0)
+    after = pitch()
+    hook.remove()
     scale = before.abs().max()
     assert before.sum(dim=1).abs().max() < 1e-4 * scale
     assert before.std(dim=1).max() > 0.1 * scale  # and it is not nothing

@@ -1,0 +1,111 @@
+"""How near does `loev search --like-but` come to a recording that was really changed?
+
+    python benchmarks/like_but.py FOLDER... [--n 40]
+
+Of N tracks, changed versions are made by the `rubberband` command (finer engine), which keeps
+tempo when it shifts and pitch when it stretches. Each track asks, moved as `--like-but` moves it,
+among all tracks found and the N changed ones, in the subspace of the attribute: cosine to its own
+changed version (median), and how often that is the nearest. *Unmoved* is the track as it is. The
+shipped model: only its pitch classes are known to turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from loev_cli.audio import find, load
+from loev_cli.embed import Request, embed
+from loev_cli.search import open_library
+from loev_cli.search.library import Subspace, Vectors
+from loev_cli.search.like_but import Change, move, parse_change
+from loev_cli.search.listen import Listener
+from loev_cli.writers import Meta
+
+RATE_HZ = 44100
+CHANGES = ("pitch=+2", "pitch=-3", "pitch=+5", "tempo=+10%", "tempo=-15%", "tempo=+25%")
+
+
+@dataclass(frozen=True)
+class Query:
+    """A track that no annotation is known of."""
+
+    meta: Meta
+    vectors: Mapping[str, Vectors]
+
+    def raw(self) -> Mapping[str, Vectors]:
+        return self.vectors
+
+    def value(self, column: str) -> Any:
+        return None
+
+
+def changed(source: Path, change: Change, folder: Path) -> Path:
+    """``source`` after ``change``, by rubberband."""
+    plain, target = folder / "plain.wav", folder / "changed.wav"
+    soundfile.write(plain, load(source, RATE_HZ), RATE_HZ)
+    how = f"--pitch={change.semitones}" if change.attribute == "pitch" else f"--tempo={change.rate}"
+    subprocess.run(["rubberband", "-q", "-3", how, plain, target], check=True, capture_output=True)
+    return target
+
+
+def cell(vectors: list[Vectors], space: Subspace, gallery: Vectors) -> str:
+    """Of queries, as models give them, whose changed versions are the gallery's first rows."""
+    similarity = np.stack([space.ready(vector) for vector in vectors]) @ gallery.T
+    own = similarity[:, : len(vectors)].diagonal()
+    nearest = similarity.argmax(axis=1) == np.arange(len(vectors))
+    return f"{np.median(own):.2f}, {nearest.mean():.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--n", type=int, default=40, help="tracks that are changed")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "emb.npz"
+        folders = [str(folder) for folder in arguments.folders]
+        embed(Request(folders, str(out)))
+        library = open_library(out)
+        listener = Listener(library.meta)
+        files = {source.path: source.file for source in find(folders)}
+        chosen = np.linspace(0, len(library) - 1, min(arguments.n, len(library))).round()
+        sources = [files[library.paths[row]] for row in chosen.astype(int).tolist()]
+        queries = [Query(library.meta, listener.vectors(source)) for source in sources]
+
+        print(f"{len(library)} tracks and {len(sources)} changed ones: cosine, nearest\n")
+        print("| change | unmoved | by turning | by listening |\n|---|---|---|---|")
+        for text in CHANGES:
+            change = parse_change(text)
+            name, space = change.attribute, library.subspaces[change.attribute]
+            heard = [
+                listener.vectors(changed(source, change, Path(scratch)))[name] for source in sources
+            ]
+            truth = np.stack([space.ready(vector) for vector in heard])
+            gallery = np.concatenate([truth, library.vectors[name]])
+            ways: dict[str, list[Vectors]] = {"unmoved": [q.vectors[name] for q in queries]}
+            if name == "pitch":
+                turned = [move(change, q, None, listener.vectors) for q in queries]
+                ways["by turning"] = [moved.vectors[name] for moved in turned]
+            played = [
+                move(change, query, source, listener.vectors)
+                for query, source in zip(queries, sources, strict=True)
+            ]
+            ways["by listening"] = [moved.vectors[name] for moved in played]
+            cells = [
+                cell(ways[way], space, gallery) if way in ways else ""
+                for way in ("unmoved", "by turning", "by listening")
+            ]
+            print(f"| {text} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
