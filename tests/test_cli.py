@@ -522,3 +522,15 @@ def test_the_module_runs_like_the_command(bundle: Bundle) -> None:
         check=True,
     )
     assert done.stdout == f"loev {__version__}\n"
+
+
+def test_idle_workers_do_not_keep_a_process_that_used_arrow() -> None:
+    """joblib's would stay for five minutes after `loev compare` had said that it is done."""
+    program = (
+        "import time, pyarrow, joblib\n"
+        "from loev_cli.cli._boundary import leave\n"
+        "joblib.Parallel(n_jobs=2)(joblib.delayed(time.sleep)(0.2) for _ in range(20))\n"
+        "leave(7)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), timeout=120)
+    assert done.returncode == 7
