@@ -1,6 +1,6 @@
 """The model, one definition for training, export and inference. Needs torch."""
 
-from loev_cli.model.load import load_model
+from loev_cli.model.load import load_model, load_weights
 from loev_cli.model.loev import LoevModel, ModelSpec, Projected
 from loev_cli.model.names import GLOBAL, INVARIANT, METHODS, Method
 
@@ -13,4 +13,5 @@ __all__ = [
     "ModelSpec",
     "Projected",
     "load_model",
+    "load_weights",
 ]

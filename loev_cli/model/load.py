@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from safetensors.torch import load_file
+from torch import Tensor
 
 from loev_cli.bundle import WEIGHTS_FILE, Bundle
 from loev_cli.errors import BundleError, UsageError
@@ -17,7 +21,23 @@ def load_model(bundle: Bundle) -> LoevModel:
     """
     try:
         model = LoevModel(ModelSpec.from_config(bundle.config))
-        model.load_state_dict(load_file(bundle.verified(WEIGHTS_FILE)))
+        file = bundle.verified(WEIGHTS_FILE)
+        load_weights(model, load_file(file), file)
     except (KeyError, TypeError, RuntimeError, UsageError) as error:
         raise BundleError(f"bundle {bundle.path} does not describe its weights: {error}") from error
     return model.eval()
+
+
+def load_weights(model: LoevModel, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Give a model its weights.
+
+    Raises:
+        UsageError: they are of a model with other layers, as of another version of loev.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UsageError(
+            f"{source} holds weights of other layers: {' '.join(str(error).split())}",
+            hint="what another version of loev has trained may have to be trained again",
+        ) from error

@@ -28,7 +28,7 @@ from torch import nn
 
 from loev_cli.errors import InputError, LoevError, UsageError
 from loev_cli.interrupts import Interrupts
-from loev_cli.model import LoevModel, ModelSpec
+from loev_cli.model import LoevModel, ModelSpec, load_weights
 from loev_cli.train.batches import Batch, BatchMaker, Prefetcher
 from loev_cli.train.checkpoint import BEST, FOLDER, LAST, load_checkpoint, write_checkpoint
 from loev_cli.train.config import TrainConfig
@@ -367,9 +367,9 @@ class Trainer:
             )
         if "optimiser" not in state:
             raise UsageError(f"{file} holds no optimiser to go on with", hint=f"use {LAST}")
-        self.model.load_state_dict(state["model"])
+        load_weights(self.model, state["model"], file)
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            load_weights(self.average, state["average"], file)
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
         self.elapsed_s = state["elapsed_s"]

@@ -14,7 +14,7 @@ import torch
 
 from loev_cli import bundle as bundles
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.model import LoevModel, load_model
+from loev_cli.model import LoevModel, load_model, load_weights
 from loev_cli.train.checkpoint import FOLDER, LAST, best_or_last, load_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping, to_toml
 from loev_cli.train.curves import draw_curves
@@ -158,10 +158,7 @@ def read_checkpoint(file: Path) -> Trained:
     state = load_checkpoint(file)
     config = from_mapping(TrainConfig, state["config"])
     model = LoevModel(model_spec(config))
-    try:
-        model.load_state_dict(state.get("average") or state["model"])
-    except RuntimeError as error:
-        raise UsageError(f"{file} does not fit its own config: {error}") from error
+    load_weights(model, state.get("average") or state["model"], file)
     model.settle()
     measured = state.get("validation")
     return Trained(model, config, state["facts"], Validation(**measured) if measured else None)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from loev_cli import bundle as bundles
+from loev_cli.bundle import WEIGHTS_FILE, file_record
 from loev_cli.errors import LoevError, UsageError
 from loev_cli.export import export_bundle
 from loev_cli.model import load_model
@@ -27,6 +30,7 @@ from loev_cli.train import pipeline
 from loev_cli.train.checkpoint import load_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping
 from loev_cli.train.data import Cache, Track
+from loev_cli.train.loop import Trainer
 from loev_cli.train.metrics import Progress
 
 N_STEPS = 60
@@ -279,6 +283,31 @@ def test_what_is_no_checkpoint_is_not_unpickled(tmp_path: Path, content: bytes) 
     file.write_bytes(content)
     with pytest.raises(UsageError, match="not a checkpoint"):
         load_checkpoint(file)
+
+
+def test_weights_of_other_layers_are_one_line(
+    run: tuple[Path, list[Progress]], music: Path, tmp_path: Path
+) -> None:
+    """As after a change of the encoder: neither exported, nor gone on from, nor loaded."""
+    state = load_checkpoint(run[0] / "checkpoints" / "last.pt")
+    state["model"]["encoder.gone.bias"] = torch.zeros(3)
+    file = tmp_path / "last.pt"
+    torch.save(state, file)
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundles.find("loevpp-small").path, bundle)
+    more = load_file(bundle / WEIGHTS_FILE) | {"encoder.gone.bias": torch.zeros(3)}
+    save_file(more, bundle / WEIGHTS_FILE)
+    config = json.loads((bundle / "config.json").read_text())
+    config["files"][WEIGHTS_FILE] = file_record(bundle / WEIGHTS_FILE)
+    (bundle / "config.json").write_text(json.dumps(config))
+    for load in (
+        lambda: pipeline.read_checkpoint(file),
+        lambda: Trainer(config_of(music), tmp_path / "run").restore(file),
+        lambda: load_model(bundles.load(bundle)),
+    ):
+        with pytest.raises(LoevError, match=r"holds weights of other layers: .*gone") as caught:
+            load()
+        assert "\n" not in str(caught.value)
 
 
 def loev(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
