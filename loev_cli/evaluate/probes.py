@@ -229,16 +229,15 @@ def _fit(
     scale = np.where(deviation > 1e-6 * (np.abs(mean) + 1e-6), deviation, np.inf)
     train, val, test = ((x[rows] - mean) / scale for rows in (fold.train, fold.val, fold.test))
     truth = task.truth(column, fold.train)
-    targets, centre, spread = task.targets(truth), 0.0, 1.0
+    centre, spread = 0.0, 1.0
+    if shares := task.shares(truth):
+        tracks, targets, parts = shares
+        examples, weights = train[tracks], {"sample_weight": parts}
+    else:
+        targets, examples, weights = task.targets(truth), train, {}
     if task.is_regression:
         centre, spread = float(targets.mean()), float(targets.std())
         targets = (targets - centre) / spread
-    shares = task.shares(truth)
-    if shares is None:
-        examples, weights = train, {}
-    else:
-        tracks, targets, parts = shares
-        examples, weights = train[tracks], {"sample_weight": parts}
     wanted = task.truth(column, fold.val)
     score = task.metrics[task.main_metric]
     best: tuple[float, float, Array] | None = None
