@@ -11,7 +11,6 @@ tracks found, as `loev dedup` takes them. The tracks given are taken to be diffe
 from __future__ import annotations
 
 import argparse
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +22,11 @@ import soxr
 from loev_cli import bundle as bundles
 from loev_cli.audio import find, load
 from loev_cli.embed import Request, embed
+from loev_cli.evaluate.changes import STRETCH_RATE_HZ, Rubberband
 from loev_cli.search import open_library
 from loev_cli.search.listen import Listener
 
-RATE_HZ = 44100
+RATE_HZ = STRETCH_RATE_HZ
 POOR_RATE_HZ = 16000  # at 44.1 kHz MP3 has no fewer than 32 kbit/s
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 Change = Callable[[np.ndarray, Path], Path]
@@ -45,16 +45,8 @@ def changed(make: Callable[[np.ndarray], np.ndarray]) -> Change:
     return lambda waveform, folder: encoded(".wav")(make(waveform), folder)
 
 
-def rubberband(**options: float) -> Change:
-    def change(waveform: np.ndarray, folder: Path) -> Path:
-        source, target = encoded(".wav")(waveform, folder), folder / "changed.wav"
-        words = [f"--{name}={value}" for name, value in options.items()]
-        subprocess.run(
-            ["rubberband", "-q", "-3", *words, source, target], check=True, capture_output=True
-        )
-        return target
-
-    return change
+def rubberband(*, rate: float = 1.0, semitones: float = 0.0) -> Change:
+    return changed(lambda x: Rubberband()(x, rate=rate, semitones=semitones))
 
 
 def played(rate: float) -> Change:
@@ -79,11 +71,11 @@ CHANGES: dict[str, Change] = {
     "played 4 % faster": played(1.04),
     "played 10 % faster": played(1.1),
     "played 12.2 % faster: 2 semitones": played(1.12246),
-    "stretched by 1.05": rubberband(tempo=1.05),
-    "stretched by 1.15": rubberband(tempo=1.15),
-    "shifted by +1": rubberband(pitch=1),
-    "shifted by -2": rubberband(pitch=-2),
-    "shifted by -5, stretched by 1.25": rubberband(pitch=-5, tempo=1.25),
+    "stretched by 1.05": rubberband(rate=1.05),
+    "stretched by 1.15": rubberband(rate=1.15),
+    "shifted by +1": rubberband(semitones=1),
+    "shifted by -2": rubberband(semitones=-2),
+    "shifted by -5, stretched by 1.25": rubberband(rate=1.25, semitones=-5),
 }
 
 

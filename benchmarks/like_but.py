@@ -12,7 +12,6 @@ shipped model: only its pitch classes are known to turn.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,13 +23,13 @@ import soundfile
 
 from loev_cli.audio import find, load
 from loev_cli.embed import Request, embed
+from loev_cli.evaluate.changes import STRETCH_RATE_HZ, Rubberband
 from loev_cli.search import open_library
 from loev_cli.search.library import Subspace, Vectors
 from loev_cli.search.like_but import Change, move, parse_change
 from loev_cli.search.listen import Listener
 from loev_cli.writers import Meta
 
-RATE_HZ = 44100
 CHANGES = ("pitch=+2", "pitch=-3", "pitch=+5", "tempo=+10%", "tempo=-15%", "tempo=+25%")
 
 
@@ -50,10 +49,10 @@ class Query:
 
 def changed(source: Path, change: Change, folder: Path) -> Path:
     """``source`` after ``change``, by rubberband."""
-    plain, target = folder / "plain.wav", folder / "changed.wav"
-    soundfile.write(plain, load(source, RATE_HZ), RATE_HZ)
-    how = f"--pitch={change.semitones}" if change.attribute == "pitch" else f"--tempo={change.rate}"
-    subprocess.run(["rubberband", "-q", "-3", how, plain, target], check=True, capture_output=True)
+    shift, rate = (change.semitones, 1.0) if change.attribute == "pitch" else (0.0, change.rate)
+    waveform = Rubberband()(load(source, STRETCH_RATE_HZ), rate=rate, semitones=shift)
+    target = folder / "changed.wav"
+    soundfile.write(target, waveform, STRETCH_RATE_HZ)
     return target
 
 
