@@ -1,10 +1,11 @@
 """One file -> mono float32 blocks at the model's rate, in bounded memory at any length.
 
-file -> SoundFileReader | FfmpegReader -> mean of channels -> checks -> soxr HQ -> blocks
+file -> readers of its parts -> mean of channels -> checks -> soxr HQ -> blocks
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from loev_cli.audio.libsndfile import SoundFileReader
+from loev_cli.audio.opening import readers
 from loev_cli.audio.readers import BrokenStreamError, Reader, UnreadableError
 from loev_cli.errors import InputError
 
@@ -44,11 +45,13 @@ class Decoding:
     Attributes:
         peak: highest absolute sample so far of the mono mix, before resampling; full scale is 1.
         duration_s: decoded length so far.
+        warnings: what was skipped or wrong in the file so far, a line each.
     """
 
     def __init__(self, file: Path, sample_rate_hz: int) -> None:
         self.peak = 0.0
         self.duration_s = 0.0
+        self.warnings: list[str] = []
         self._file = file
         self._blocks = self._decode(sample_rate_hz)
 
@@ -56,57 +59,71 @@ class Decoding:
         return self._blocks
 
     def _decode(self, sample_rate_hz: int) -> Iterator[NDArray[np.float32]]:
-        with closing(_open(self._file)) as reader:
-            blocks = self._checked(reader)
-            if reader.sample_rate_hz == sample_rate_hz:
-                yield from blocks
-                return
-            resampler = soxr.ResampleStream(
-                reader.sample_rate_hz, sample_rate_hz, 1, dtype="float32", quality="HQ"
+        check_is_readable_file(self._file)
+        n_given = 0
+        with _naming(self._file, self):
+            for reader in readers(self._file, self.warnings):
+                with closing(reader):
+                    _check_plausible(self._file, reader)
+                    for block in self._resampled(reader, sample_rate_hz):
+                        n_given += len(block)
+                        yield block
+        if self.duration_s == 0:
+            raise InputError(f"{self._file}: contains no samples", stage="decode")
+        if n_given == 0:
+            raise InputError(
+                f"{self._file}: is too short: less than one sample at {sample_rate_hz} Hz",
+                stage="decode",
             )
-            n_resampled = 0
-            for resampled in _resample(blocks, resampler):
-                n_resampled += len(resampled)
-                if len(resampled):
-                    yield resampled
-            if n_resampled == 0:
-                raise InputError(
-                    f"{self._file}: is too short: less than one sample at {sample_rate_hz} Hz",
-                    stage="decode",
-                )
+
+    def _resampled(self, reader: Reader, sample_rate_hz: int) -> Iterator[NDArray[np.float32]]:
+        blocks = self._checked(reader)
+        if reader.sample_rate_hz == sample_rate_hz:
+            yield from blocks
+            return
+        resampler = soxr.ResampleStream(
+            reader.sample_rate_hz, sample_rate_hz, 1, dtype="float32", quality="HQ"
+        )
+        for resampled in _resample(blocks, resampler):
+            if len(resampled):
+                yield resampled
 
     def _checked(self, reader: Reader) -> Iterator[NDArray[np.float32]]:
         """The reader's blocks at the file's own rate, measured, and refused if they are broken."""
-        n_decoded = 0
+        n_decoded, before_s = 0, self.duration_s
         rate = reader.sample_rate_hz
-        try:
-            for block in reader.blocks(_block_n_frames(reader)):
-                low, high = float(block.min()), float(block.max())
-                if not (np.isfinite(low) and np.isfinite(high)):
-                    raise InputError(f"{self._file}: holds NaN or infinite samples", stage="decode")
-                self.peak = max(self.peak, high, -low)
-                n_decoded += len(block)
-                self.duration_s = n_decoded / rate
-                yield block
-        except BrokenStreamError as error:
-            after = f" after {self.duration_s:.1f} s" if n_decoded else ""
-            message = f"{self._file}: cannot be decoded{after}: {error}"
-            raise InputError(message, stage="decode") from error
-        if n_decoded == 0:
-            raise InputError(f"{self._file}: holds no samples", stage="decode")
-        if (
-            reader.trusts_header
-            and reader.n_frames is not None
-            and reader.n_frames - n_decoded > _SLACK_S * rate
-        ):
+        for block in reader.blocks(_block_n_frames(reader)):
+            low, high = float(block.min()), float(block.max())
+            if not (np.isfinite(low) and np.isfinite(high)):
+                raise InputError(f"{self._file}: contains NaN or infinite samples", stage="decode")
+            self.peak = max(self.peak, high, -low)
+            n_decoded += len(block)
+            self.duration_s = before_s + n_decoded / rate
+            yield block
+        n_frames = reader.n_frames or 0
+        if reader.trusts_header and n_frames - n_decoded > _SLACK_S * rate:
             raise InputError(
-                f"{self._file}: is truncated: {self.duration_s:.1f} s of "
-                f"{reader.n_frames / rate:.1f} s are there",
+                f"{self._file}: is truncated: {n_decoded / rate:.1f} s of "
+                f"{n_frames / rate:.1f} s are there",
                 stage="decode",
             )
 
 
-def decode(file: Path, sample_rate_hz: int) -> Decoding:
+@contextlib.contextmanager
+def _naming(file: Path, decoding: Decoding | None = None) -> Iterator[None]:
+    """Readers' errors as those of the file."""
+    try:
+        yield
+    except UnreadableError as error:
+        message = f"{file}: unsupported or unreadable audio format"
+        raise InputError(message, stage="open") from error
+    except BrokenStreamError as error:
+        after = f" after {decoding.duration_s:.1f} s" if decoding and decoding.duration_s else ""
+        message = f"{file}: cannot be decoded{after}: {error}"
+        raise InputError(message, stage="decode") from error
+
+
+def decode(file: str | os.PathLike[str], sample_rate_hz: int) -> Decoding:
     """Decode a file block by block: mono, float32, full scale 1, at ``sample_rate_hz``.
 
     The file is opened when the first block is asked for. Blocks are about 4 s long.
@@ -115,10 +132,10 @@ def decode(file: Path, sample_rate_hz: int) -> Decoding:
         InputError: stage ``open``: no such file, no permission, not audio. Stage ``decode``:
             damaged or truncated, no samples, NaN or infinite samples, an implausible rate.
     """
-    return Decoding(file, sample_rate_hz)
+    return Decoding(Path(file), sample_rate_hz)
 
 
-def load(file: Path, sample_rate_hz: int) -> NDArray[np.float32]:
+def load(file: str | os.PathLike[str], sample_rate_hz: int) -> NDArray[np.float32]:
     """Decode a whole file to its waveform (N,), mono float32 at ``sample_rate_hz``.
 
     Raises:
@@ -127,18 +144,28 @@ def load(file: Path, sample_rate_hz: int) -> NDArray[np.float32]:
     return np.concatenate(list(decode(file, sample_rate_hz)))
 
 
-def probe(file: Path) -> FileInfo:
-    """Length, rate and channels of a file by its header, without decoding it.
+def probe(file: str | os.PathLike[str]) -> FileInfo:
+    """Length, rate and channels of a file by its headers, without decoding it.
 
     Raises:
         InputError: stage ``open`` or ``decode``, as :func:`decode`.
     """
-    with closing(_open(file)) as reader:
-        return FileInfo(
-            duration_s=None if reader.n_frames is None else reader.n_frames / reader.sample_rate_hz,
-            sample_rate_hz=reader.sample_rate_hz,
-            n_channels=reader.n_channels,
-        )
+    file = Path(file)
+    check_is_readable_file(file)
+    first: Reader | None = None
+    duration_s: float | None = 0.0
+    with _naming(file):
+        for reader in readers(file, []):
+            with closing(reader):
+                _check_plausible(file, reader)
+                first = first or reader
+                if reader.n_frames is None or duration_s is None:
+                    duration_s = None
+                else:
+                    duration_s += reader.n_frames / reader.sample_rate_hz
+    if first is None:
+        raise InputError(f"{file}: contains no samples", stage="decode")
+    return FileInfo(duration_s, first.sample_rate_hz, first.n_channels)
 
 
 def _resample(
@@ -149,26 +176,13 @@ def _resample(
     yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _open(file: Path) -> Reader:
-    check_is_readable_file(file)
-    try:
-        reader: Reader = SoundFileReader(file)
-    except UnreadableError:
-        # PyAV takes as long to import as everything else here; most libraries never need it.
-        from loev_cli.audio.ffmpeg import FfmpegReader
-
-        try:
-            reader = FfmpegReader(file)
-        except UnreadableError as error:
-            raise InputError(f"{file}: is not audio that can be read", stage="open") from error
+def _check_plausible(file: Path, reader: Reader) -> None:
     if reader.sample_rate_hz not in _PLAUSIBLE_RATES_HZ or reader.n_channels < 1:
-        reader.close()
         raise InputError(
-            f"{file}: its header claims {reader.n_channels} channels at "
-            f"{reader.sample_rate_hz} Hz, which is no audio",
+            f"{file}: not a valid audio header: {reader.n_channels} channels at "
+            f"{reader.sample_rate_hz} Hz",
             stage="decode",
         )
-    return reader
 
 
 def check_is_readable_file(file: Path) -> None:

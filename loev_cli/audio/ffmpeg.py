@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,21 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
+from loev_cli.audio.mpeg import Part
+from loev_cli.audio.mpeg import frames as mpeg_frames
 from loev_cli.audio.readers import BrokenStreamError, UnreadableError, mix_to_mono
+from loev_cli.audio.views import FileView, Piece, mapped
 
 # An "audio file" that is really a playlist must not make FFmpeg open other files or the network.
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
-# Containers that state an exact length of a stream; for others FFmpeg estimates it.
-_EXACT_STREAM_LENGTH = frozenset({"mov", "wv", "tta", "ape"})
-# Containers that state an exact length of the whole, which is the stream's if it is the only one.
-_EXACT_LENGTH = frozenset({"matroska", "webm"})
+# Containers that state an exact length of a stream; for others FFmpeg estimates it, or it counts
+# the time that passes, which gaps are part of.
+_EXACT_LENGTH = frozenset({"wv", "tta", "ape"})
 
 # OSError: a damaged header makes FFmpeg seek to places that do not exist.
 _ERRORS = (FFmpegError, ValueError, OSError)
+
+_MAX_N_PLANES = 7
 
 # Full scale of the sample formats that numpy takes.
 _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "flt": 1.0, "dbl": 1.0}
@@ -31,47 +35,53 @@ _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "flt": 1.0, "dbl": 
 class FfmpegReader:
     """A :class:`~loev_cli.audio.readers.Reader` on FFmpeg. Reads the first audio stream.
 
+    Attributes:
+        format: the container, as FFmpeg names it: ``"mov"``, ``"matroska"``, ...
+        is_coded: whether the stream is anything but PCM.
+
+    Args:
+        file: the file.
+        pieces: read these of it as if they were the whole.
+
     Raises:
         UnreadableError: FFmpeg does not know the format, or finds no audio stream in it.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._bytes = _Nameless(file)
-        self._container = _open(self._bytes)
+    def __init__(self, file: Path, pieces: Sequence[Piece] | None = None) -> None:
+        self._view = FileView(file, pieces)
+        self._container = _open(self._view)
         stream = next(iter(self._container.streams.audio), None)
         # A codec that FFmpeg does not know leaves the stream without its attributes.
         if stream is None or not getattr(stream, "rate", None):
             self.close()
             raise UnreadableError("no audio stream")
         self._stream = stream
+        formats = self._container.format.name.split(",")
+        self.format = formats[0]
+        self.is_coded = not stream.codec_context.name.startswith("pcm_")
         self.sample_rate_hz = int(stream.rate)
         self.n_channels = int(stream.channels)
         self.n_frames: int | None = None
-        formats = set(self._container.format.name.split(","))
         if stream.duration and stream.time_base is not None:
             self.n_frames = int(stream.duration * stream.time_base * stream.rate)
-            self.trusts_header = bool(formats & _EXACT_STREAM_LENGTH)
+        elif self._container.duration:
+            self.n_frames = int(self._container.duration * stream.rate / 1_000_000)
+        self.trusts_header = self.format in _EXACT_LENGTH
+        if pieces is None and (find := _MISSING.get(self.format)) is not None:
+            with mapped(file) as content:
+                self._n_missing_bytes = find(content)
         else:
-            if self._container.duration:
-                self.n_frames = int(self._container.duration * stream.rate / 1_000_000)
-            is_alone = len(self._container.streams) == 1
-            self.trusts_header = is_alone and bool(formats & _EXACT_LENGTH)
+            self._n_missing_bytes = 0
 
     def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
-        waiting: list[NDArray[np.float32]] = []
-        n_waiting = 0
-        for frame in self._frames():
-            waiting.append(mix_to_mono(_to_float(frame)))
-            n_waiting += len(waiting[-1])
-            if n_waiting >= n_samples:
-                yield np.concatenate(waiting)
-                waiting, n_waiting = [], 0
-        if n_waiting:
-            yield np.concatenate(waiting)
+        if self._n_missing_bytes:
+            raise BrokenStreamError(f"its last {self._n_missing_bytes} bytes are missing")
+        mono = (mix_to_mono(_to_float(frame)) for frame in self._frames())
+        yield from _gathered(mono, n_samples)
 
     def _frames(self) -> Iterator[Any]:
-        """The frames. Those of another rate than the header's, as where files were joined or an
-        AAC header tells half of the truth, are brought to it; so are 64-bit integers to float."""
+        """The frames, as packed or planar samples of a kind that :func:`_to_float` takes. Those of
+        another rate than the header's, as where files were joined, are brought to it."""
         converter: av.AudioResampler | None = None
         kind = None
         try:
@@ -79,9 +89,7 @@ class FfmpegReader:
                 if kind != (kind := _kind(frame)):
                     if converter is not None:
                         yield from converter.resample(None)
-                    fits = frame.sample_rate == self.sample_rate_hz and kind[1] in _SCALES
-                    rate = self.sample_rate_hz
-                    converter = None if fits else av.AudioResampler("dblp", None, rate)
+                    converter = _converter(frame, self.sample_rate_hz)
                 if converter is None:
                     yield frame
                 else:
@@ -94,33 +102,126 @@ class FfmpegReader:
 
     def close(self) -> None:
         self._container.close()
-        self._bytes.close()
+        self._view.close()
 
 
-class _Nameless(io.RawIOBase):
-    """A file without a name, so that FFmpeg judges it by its content and not its extension."""
+class MpegReader:
+    """A :class:`~loev_cli.audio.readers.Reader` of one part of an MPEG file, frame by frame.
 
-    def __init__(self, file: Path) -> None:
-        self._file = file.open("rb")
+    What a container reader would skip or stop at is not there: only frames are decoded.
 
-    def readable(self) -> bool:
-        return True
+    Args:
+        file: the file.
+        part: its frames.
+        n_skipped: samples at the start that are not wanted.
+        warnings: is appended to where frames cannot be decoded.
+    """
 
-    def seekable(self) -> bool:
-        return True
+    def __init__(self, file: Path, part: Part, n_skipped: int, warnings: list[str]) -> None:
+        self._file = file
+        self._part = part
+        self._n_skipped = n_skipped
+        self._warnings = warnings
+        self.sample_rate_hz = part.first.rate_hz
+        self.n_channels = 2
+        self.n_frames: int | None = part.n_samples - n_skipped
+        self.trusts_header = False
 
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size)
+    def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
+        n_start, _ = self._part.trimmed_n_samples
+        wanted = range(n_start + self._n_skipped, n_start + self._part.n_samples)
+        n_before = 0
+        for block in _gathered(self._decoded(), n_samples):
+            start, stop = wanted.start - n_before, wanted.stop - n_before
+            n_before += len(block)
+            if len(kept := block[max(0, start) : max(0, stop)]):
+                yield kept
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
+    def _decoded(self) -> Iterator[NDArray[np.float32]]:
+        codec = av.CodecContext.create(f"mp{self._part.first.layer}float", "r")
+        n_lost = 0
+        with mapped(self._file) as content:
+            for frame in mpeg_frames(content, self._part):
+                try:
+                    decoded = codec.decode(av.Packet(frame))
+                except _ERRORS:
+                    n_lost += 1
+                    continue
+                for samples in decoded:
+                    yield mix_to_mono(_to_float(samples))
+        if n_lost:
+            self._warnings.append(f"{n_lost} damaged MPEG frames; skipped")
 
     def close(self) -> None:
-        self._file.close()
-        super().close()
+        """There is nothing to close."""
+
+
+def _gathered(
+    blocks: Iterable[NDArray[np.float32]], n_samples: int
+) -> Iterator[NDArray[np.float32]]:
+    """The same samples in blocks of at least ``n_samples``, save the last."""
+    waiting: list[NDArray[np.float32]] = []
+    n_waiting = 0
+    for block in blocks:
+        waiting.append(block)
+        n_waiting += len(block)
+        if n_waiting >= n_samples:
+            yield np.concatenate(waiting)
+            waiting, n_waiting = [], 0
+    if n_waiting:
+        yield np.concatenate(waiting)
+
+
+def _missing_of_mp4(content: mmap.mmap) -> int:
+    """Bytes by which the last box of an MP4 file goes beyond its end (ISO 14496-12, 4.2)."""
+    at, size = 0, len(content)
+    while at + 8 <= size:
+        n_bytes = int.from_bytes(content[at : at + 4], "big")
+        if n_bytes == 1:  # a long size behind the name
+            n_bytes = int.from_bytes(content[at + 8 : at + 16], "big")
+        if (
+            n_bytes < 8 or not content[at + 4 : at + 8].isalnum()
+        ):  # 0: to the end of the file; or junk
+            return 0
+        at += n_bytes
+    return max(0, at - size)
+
+
+_EBML_SEGMENT, _EBML_CLUSTER = 0x18538067, 0x1F43B675
+
+
+def _missing_of_matroska(content: mmap.mmap) -> int:
+    """Bytes by which an element of a Matroska file goes beyond its end (RFC 8794, section 6)."""
+    at, size = 0, len(content)
+    while at < size:
+        name, name_n_bytes = _ebml_number(content, at, keep_marker=True)
+        length, length_n_bytes = _ebml_number(content, at + name_n_bytes, keep_marker=False)
+        if name_n_bytes == 0 or length_n_bytes == 0:
+            return 0
+        at += name_n_bytes + length_n_bytes
+        is_unknown = length == (1 << 7 * length_n_bytes) - 1
+        if name == _EBML_SEGMENT:
+            if not is_unknown and at + length > size:
+                return at + length - size
+            continue  # its children
+        if is_unknown:  # a cluster of a live stream: its children follow
+            if name != _EBML_CLUSTER:
+                return 0
+            continue
+        at += length
+    return at - size
+
+
+def _ebml_number(content: mmap.mmap, at: int, *, keep_marker: bool) -> tuple[int, int]:
+    """A number of variable size and its bytes, which are 0 if there is none."""
+    if at >= len(content) or content[at] == 0:
+        return 0, 0
+    n_bytes = 9 - content[at].bit_length()
+    value = int.from_bytes(content[at : at + n_bytes], "big")
+    return value if keep_marker else value & (1 << 7 * n_bytes) - 1, n_bytes
+
+
+_MISSING = {"mov": _missing_of_mp4, "matroska": _missing_of_matroska}
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -129,7 +230,7 @@ def read_metadata(file: Path) -> dict[str, str]:
     Raises:
         UnreadableError: FFmpeg does not know the format.
     """
-    stream = _Nameless(file)
+    stream = FileView(file)
     container = _open(stream)
     try:
         audio = next(iter(container.streams.audio), None)
@@ -139,7 +240,7 @@ def read_metadata(file: Path) -> dict[str, str]:
         stream.close()
 
 
-def _open(stream: _Nameless) -> Any:
+def _open(stream: FileView) -> Any:
     try:
         # Tags may be in any encoding; they must not keep us from the audio.
         return av.open(stream, "r", options=_NO_PROTOCOLS, metadata_errors="surrogateescape")
@@ -149,7 +250,17 @@ def _open(stream: _Nameless) -> Any:
 
 
 def _kind(frame: Any) -> tuple[int, str, str]:
-    return frame.sample_rate, frame.format.name.removesuffix("p"), frame.layout.name
+    return frame.sample_rate, frame.format.name, frame.layout.name
+
+
+def _converter(frame: Any, rate_hz: int) -> av.AudioResampler | None:
+    """Brings frames like this one to the rate, and to samples that numpy takes; None: they are."""
+    name = frame.format.name.removesuffix("p")
+    # PyAV crashes where more planes are wanted than a frame has places for.
+    has_many_planes = frame.format.is_planar and frame.layout.nb_channels > _MAX_N_PLANES
+    if frame.sample_rate == rate_hz and name in _SCALES and not has_many_planes:
+        return None
+    return av.AudioResampler("dbl", None, rate_hz)
 
 
 def _to_float(frame: Any) -> NDArray[np.float32]:

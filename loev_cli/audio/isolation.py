@@ -41,14 +41,15 @@ _PATIENCE_S = 2.0
 class RemoteDecoding:
     """What :class:`loev_cli.audio.Decoding` is, of a file that another process decodes.
 
-    ``peak``, ``duration_s``, ``tags`` (empty unless asked for) and ``busy_s`` (CPU seconds it
-    took) are known once the blocks have ended. Who stops earlier closes ``blocks``.
+    ``peak``, ``duration_s``, ``warnings``, ``tags`` (empty unless asked for) and ``busy_s`` (CPU
+    seconds it took) are known once the blocks have ended. Who stops earlier closes ``blocks``.
     """
 
     def __init__(self) -> None:
         self.peak = 0.0
         self.duration_s = 0.0
         self.busy_s = 0.0
+        self.warnings: list[str] = []
         self.tags: dict[str, str] = {}
         self.blocks: Generator[NDArray[np.float32], None, None] = _nothing()
 
@@ -122,7 +123,7 @@ class DecoderProcess:
                 if kind != END:
                     raise _failure(content)
                 decoding.duration_s, decoding.peak = content["duration_s"], content["peak"]
-                decoding.tags = content["tags"]
+                decoding.warnings, decoding.tags = content["warnings"], content["tags"]
                 return
         finally:
             if not whole:  # what it still says would be taken for the next file

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from loev_cli.audio import containers
 from loev_cli.audio.readers import BrokenStreamError, UnreadableError, mix_to_mono
+from loev_cli.audio.views import FileView, Piece
 
 # libsndfile shortens a chunk that promises more than the file holds and notes it in its log.
 _SHORTENED = re.compile(
@@ -22,45 +21,55 @@ _SHORTENED = re.compile(
 # Recorders and pipes that do not know the length yet write sizes from here up.
 _SIZE_UNKNOWN = 0x7FFF0000
 _FRAMES_UNKNOWN = 2**62
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class SoundFileReader:
     """A :class:`~loev_cli.audio.readers.Reader` on libsndfile.
 
+    Attributes:
+        format: the container, as libsndfile names it: ``"WAV"``, ``"MP3"``, ...
+        n_given: samples per channel read so far.
+        problem: why reading stopped early, if it did and ``resumable`` is set.
+        read_to: up to which byte of the file libsndfile has read; None until all blocks are given,
+            and where it is given bytes that are not in the file.
+
+    Args:
+        file: the file.
+        pieces: read these of it as if they were the whole.
+        resumable: another reader goes on where this one stops, so an error only ends it.
+
     Raises:
-        UnreadableError: libsndfile does not know the format, finds no samples in it, or would not
-            read it to its end.
+        UnreadableError: libsndfile does not know the format, or finds no samples in it.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(
+        self, file: Path, pieces: Sequence[Piece] | None = None, *, resumable: bool = False
+    ) -> None:
+        # By descriptor: soundfile cannot take names that are not UTF-8, and it shows how far
+        # libsndfile has read.
+        self._view = FileView(file, pieces) if pieces is not None else None
+        self._fd = os.open(file, _READ_ONLY) if pieces is None else -1
         try:
-            # As bytes, since soundfile cannot take names that are no UTF-8; Windows has no such.
-            name = str(file) if sys.platform == "win32" else os.fsencode(file)
-            self._stream = soundfile.SoundFile(name)
-        except (soundfile.SoundFileError, TypeError) as error:  # TypeError: named *.raw
+            self._stream = soundfile.SoundFile(self._view or self._fd, closefd=False)
+        except (soundfile.SoundFileError, TypeError) as error:
+            self._close_file()
             raise UnreadableError(str(error)) from error
-        if reason := self._why_not(file):
-            self._stream.close()
-            raise UnreadableError(reason)
+        self.format = str(self._stream.format)
+        if self._stream.frames == 0 and self.format not in ("WAV", "AIFF"):
+            self.close()
+            raise UnreadableError("no samples")
         self.sample_rate_hz = int(self._stream.samplerate)
         self.n_channels = int(self._stream.channels)
         n_frames = int(self._stream.frames)
         self.n_frames = n_frames if n_frames < _FRAMES_UNKNOWN else None
-        is_mp3 = self._stream.format == "MP3"
-        self.trusts_header = not is_mp3 or containers.mp3_length_header(file) is not None
+        # Of MPEG audio the length is an estimate; that of Ogg counts what got lost on the way.
+        self.trusts_header = self.format not in ("MP3", "OGG")
+        self.resumable = resumable
+        self.n_given = 0
+        self.problem: str | None = None
+        self.read_to: int | None = None
         self._lost_bytes = _bytes_cut_off(str(self._stream.extra_info))
-
-    def _why_not(self, file: Path) -> str | None:
-        """Why another library should read this file, if it should."""
-        if self._stream.frames == 0:
-            return "no samples"
-        if self._stream.format == "FLAC" and self._stream.frames >= _FRAMES_UNKNOWN:
-            return "FLAC from a pipe, which libsndfile reads but cannot end"
-        if self._stream.format == "OGG" and containers.ogg_is_chained(file):
-            return "several Ogg streams one after the other, of which libsndfile reads the first"
-        if self._stream.format == "MP3" and containers.mp3_goes_on(file):
-            return "several MP3 files one after the other, of which libsndfile reads the first"
-        return None
 
     def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
         if self._lost_bytes:
@@ -72,13 +81,29 @@ class SoundFileReader:
                 reason = str(error).removeprefix("Error : ")
                 if "psf_fseek" in reason:  # soundfile looks where the header says the end is
                     reason = "it ends before its header says"
+                if self.resumable:
+                    self.read_to, self.problem = self._tell(), reason
+                    return
                 raise BrokenStreamError(reason) from error
             if not len(frames):
+                self.read_to = self._tell()
                 return
+            self.n_given += len(frames)
             yield mix_to_mono(frames)
+
+    def _tell(self) -> int | None:
+        return os.lseek(self._fd, 0, os.SEEK_CUR) if self._view is None else self._view.offset
 
     def close(self) -> None:
         self._stream.close()
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._view is not None:
+            self._view.close()
+        elif self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _bytes_cut_off(log: str) -> int:

@@ -25,6 +25,7 @@ class Reader(Protocol):
         n_channels: the file's own channels.
         n_frames: samples per channel by the header, or None if the header does not say.
         trusts_header: whether ``n_frames`` is exact, so that fewer frames mean a truncated file.
+            It is not where frames may have been lost on the way, or joined.
     """
 
     sample_rate_hz: int
@@ -48,8 +49,8 @@ def mix_to_mono(frames: NDArray[np.float32]) -> NDArray[np.float32]:
     n_channels = frames.shape[1]
     if n_channels == 1:
         return frames[:, 0]
-    # Absurd samples may overflow; the sum is then infinite and the file refused for it.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if n_channels == 2:  # several times faster than mean() over a short axis
-            return (frames[:, 0] + frames[:, 1]) * np.float32(0.5)
-        return np.asarray(frames.mean(axis=1), np.float32)
+    if n_channels == 2:  # several times faster than mean() over a short axis; cannot overflow
+        half = np.float32(0.5)
+        return frames[:, 0] * half + frames[:, 1] * half
+    with np.errstate(invalid="ignore"):  # infinite samples, for which the file is refused
+        return frames.mean(axis=1, dtype=np.float64).astype(np.float32)

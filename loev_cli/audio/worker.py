@@ -6,7 +6,8 @@ without taking more than its own file along; :mod:`loev_cli.audio.isolation` is 
     in    a line of JSON    {"op": "decode", "file": "...", "rate_hz": 16000, "tags": false}
     out   kind (1 byte), length (uint32), payload
           B   float32 samples, one block
-          E   JSON: the file has ended   {"duration_s": ..., "peak": ..., "tags": {}, "busy_s": ...}
+          E   JSON: the file has ended   {"duration_s": ..., "peak": ..., "warnings": [],
+                                             "tags": {}, "busy_s": ...}
           F   JSON: it failed            {"message": ..., "stage": ..., "kind": ..., "busy_s": ...}
           I   JSON: what its header says (the answer to "probe")
 
@@ -92,6 +93,7 @@ def _decode(
     end = {
         "duration_s": decoding.duration_s,
         "peak": decoding.peak,
+        "warnings": decoding.warnings,
         "tags": read_tags(Path(file)) if tags else {},
     }
     _send_json(replies, END, end | {"busy_s": busy_s()})

@@ -56,6 +56,11 @@ class Progress:
                 self._audio_s += event.duration_s
                 if self._bar:
                     self._bar.advance(event.duration_s)
+                for text in event.warnings:
+                    if self._log_json:
+                        tell("warning", path=event.path, text=text)
+                    elif not self._quiet:
+                        say(f"loev: warning: {event.path}: {text}")
                 if self._log_json and time.monotonic() - self._told > _TELL_EVERY_S:
                     self._tell_progress()
             case Failure():

@@ -65,6 +65,7 @@ class _Track:
             start_s,
             self.end.tags,
             annotations,
+            self.end.warnings,
         )
 
 

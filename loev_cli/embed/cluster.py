@@ -206,6 +206,7 @@ def _packed(outcome: Row | InputError) -> tuple[dict[str, Any], bytes]:
         "tags": dict(outcome.tags),
         "annotations": dict(outcome.annotations),
         "per_window": outcome.start_s is not None,
+        "warnings": list(outcome.warnings),
     }
     return head, b"".join(np.ascontiguousarray(a, "<f4").tobytes() for a in arrays)
 
@@ -231,6 +232,7 @@ def _unpacked(head: dict[str, Any], values: bytes, path: str) -> Row | InputErro
         start_s,
         head["tags"],
         head["annotations"],
+        head["warnings"],
     )
 
 

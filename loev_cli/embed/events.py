@@ -18,10 +18,17 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class TrackDone:
-    """A track is embedded, and will not be lost."""
+    """A track is embedded, and will not be lost.
+
+    Attributes:
+        path: its row name.
+        duration_s: decoded length.
+        warnings: what was skipped or wrong in the file.
+    """
 
     path: str
     duration_s: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class _Run:
                     self._journal.add(outcome, self._stamps[source.path])
                     stats.write_s += time.monotonic() - began
                     self._audio_s += outcome.duration_s
-                    self._on_event(TrackDone(source.path, outcome.duration_s))
+                    self._on_event(_done(outcome))
                 elif self._request.strict:
                     raise outcome
                 else:
@@ -278,7 +278,7 @@ def _hand_over(
             stats.write_s += time.monotonic() - began_writing
             n_done += 1
             audio_s += outcome.duration_s
-            on_event(TrackDone(outcome.path, outcome.duration_s))
+            on_event(_done(outcome))
         elif request.strict:
             raise outcome
         else:
@@ -292,6 +292,10 @@ def _hand_over(
         wall_s=stats.wall_s,
         stats=stats,
     )
+
+
+def _done(row: Row) -> TrackDone:
+    return TrackDone(row.path, row.duration_s, tuple(row.warnings))
 
 
 @contextlib.contextmanager

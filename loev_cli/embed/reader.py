@@ -51,6 +51,7 @@ class TrackEnd:
     duration_s: float
     silent: bool
     tags: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,9 @@ class Reader:
             self._put(Window(track, cut))
             n_windows += 1
         silent = decoding.peak <= _SILENCE_PEAK
-        return TrackEnd(track, n_windows, decoding.duration_s, silent, decoding.tags)
+        return TrackEnd(
+            track, n_windows, decoding.duration_s, silent, decoding.tags, decoding.warnings
+        )
 
     def _put(self, item: Item) -> None:
         began: float | None = None

@@ -32,6 +32,7 @@ class Row:
         tags: name -> what the file says; those that the ``meta`` names are kept.
         annotations: column -> what the model says, text or a number; NaN and empty text for a
             track of which it says nothing.
+        warnings: what the decoder skipped or corrected; told when the row is made, not written.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Row:
     start_s: NDArray[np.float32] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, float | str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

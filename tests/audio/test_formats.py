@@ -149,7 +149,7 @@ def test_wav_of_floats_and_of_long_integers(tmp_path: Path) -> None:
         file.write_bytes(content)
         np.testing.assert_allclose(load(file, RATE_HZ), samples, atol=1e-7)
     file.write_bytes(wav(samples.astype("<f2").tobytes(), n_bits=16, tag=3))
-    assert "not audio that can be read" in failure_of(file)
+    assert "unreadable audio format" in failure_of(file)
 
 
 def test_content_decides_over_the_extension(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_many_channels(tmp_path: Path, n_channels: int) -> None:
 @pytest.mark.parametrize("n_channels", [0, 1025, 65535])
 def test_impossible_channels(tmp_path: Path, n_channels: int) -> None:
     (tmp_path / "x.wav").write_bytes(wav(bytes(200_000), n_channels=n_channels))
-    assert "which is no audio" in failure_of(tmp_path / "x.wav")
+    assert "not a valid audio header" in failure_of(tmp_path / "x.wav")
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 192_000, 384_000, 768_000])
@@ -222,7 +222,7 @@ def flac_that_claims(n_samples: int, file: Path) -> Path:
 def test_flac_of_unknown_length_as_pipes_write_it(tmp_path: Path) -> None:
     file = flac_that_claims(0, tmp_path / "x.flac")
     np.testing.assert_allclose(load(file, RATE_HZ), music(3.0, rate_hz=RATE_HZ), atol=1e-4)
-    assert probe(file).duration_s is None
+    assert probe(file).duration_s == 3.0
 
 
 @pytest.mark.parametrize("n_samples", [10 * RATE_HZ, 2**31, 2**36 - 1])

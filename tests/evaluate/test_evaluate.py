@@ -197,7 +197,7 @@ def test_a_broken_file_is_skipped_and_told(loev: Loev, bundle: Bundle, corpus: P
     )  # fmt: skip
     bad.unlink()
     assert done.code == 3
-    assert "skipped: " in done.err and "bad.wav: is not audio that can be read" in done.err
+    assert "skipped: " in done.err and "bad.wav: unsupported or unreadable audio format" in done.err
     assert json.loads((out / "results.json").read_text())["data"]["n_tracks"] == 30
 
 

@@ -148,7 +148,7 @@ def test_files_that_cannot_be_listened_to(
     song = write_audio(tmp_path / "song.wav")
     other = make_bundle(tmp_path / "other", seed=1, name="other")
     for query, model, message, code in (
-        (tmp_path / "bad.mp3", bundle.path, "is not audio that can be read", 1),
+        (tmp_path / "bad.mp3", bundle.path, "unsupported or unreadable audio format", 1),
         (tmp_path / "empty.wav", bundle.path, "is empty (0 bytes)", 1),
         (library, bundle.path, "is a folder", 1),
         (song, other.path, "was made by tiny", 2),
