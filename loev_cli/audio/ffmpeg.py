@@ -23,6 +23,9 @@ _NO_PROTOCOLS = {"protocol_whitelist": "none"}
 # the time that passes, which gaps are part of.
 _EXACT_LENGTH = frozenset({"wv", "tta", "ape"})
 
+# Containers of frames that follow each other, each with a sync word.
+_STREAMED = frozenset({"aac", "loas", "ac3", "eac3", "dts", "mpeg", "mpegts"})
+
 # OSError: a damaged header makes FFmpeg seek to places that do not exist.
 _ERRORS = (FFmpegError, ValueError, OSError)
 
@@ -41,13 +44,17 @@ class FfmpegReader:
 
     Args:
         file: the file.
+        warnings: is appended to where packets cannot be decoded.
         pieces: read these of it as if they were the whole.
 
     Raises:
         UnreadableError: FFmpeg does not know the format, or finds no audio stream in it.
     """
 
-    def __init__(self, file: Path, pieces: Sequence[Piece] | None = None) -> None:
+    def __init__(
+        self, file: Path, warnings: list[str], pieces: Sequence[Piece] | None = None
+    ) -> None:
+        self._warnings = warnings
         self._view = FileView(file, pieces)
         self._container = _open(self._view)
         stream = next(iter(self._container.streams.audio), None)
@@ -65,7 +72,9 @@ class FfmpegReader:
         if stream.duration and stream.time_base is not None:
             self.n_frames = int(stream.duration * stream.time_base * stream.rate)
         elif self._container.duration:
-            self.n_frames = int(self._container.duration * stream.rate / 1_000_000)
+            # Matroska counts from 0, wherever its first timestamp is.
+            duration = self._container.duration - max(0, self._container.start_time or 0)
+            self.n_frames = max(0, int(duration * stream.rate / 1_000_000))
         self.trusts_header = self.format in _EXACT_LENGTH
         if pieces is None and (find := _MISSING.get(self.format)) is not None:
             with mapped(file) as content:
@@ -85,7 +94,7 @@ class FfmpegReader:
         converter: av.AudioResampler | None = None
         kind = None
         try:
-            for frame in self._container.decode(self._stream):
+            for frame in self._decoded():
                 if kind != (kind := _kind(frame)):
                     if converter is not None:
                         yield from converter.resample(None)
@@ -99,6 +108,25 @@ class FfmpegReader:
                 yield from converter.resample(None)
         except _ERRORS as error:
             raise BrokenStreamError(getattr(error, "strerror", None) or str(error)) from error
+
+    def _decoded(self) -> Iterator[Any]:
+        """The frames as they are. In a stream that may be joined at any packet, as it is broadcast
+        or cut, a damaged packet is skipped; elsewhere it is an error."""
+        n_lost = n_decoded = 0
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except _ERRORS:
+                if self.format not in _STREAMED:
+                    raise
+                n_lost += 1
+                continue
+            n_decoded += bool(frames)
+            yield from frames
+        if n_lost > n_decoded:
+            raise BrokenStreamError(f"{n_lost} packets are damaged")
+        if n_lost:
+            self._warnings.append(f"{n_lost} damaged packets; skipped")
 
     def close(self) -> None:
         self._container.close()
@@ -138,7 +166,7 @@ class MpegReader:
                 yield kept
 
     def _decoded(self) -> Iterator[NDArray[np.float32]]:
-        codec = av.CodecContext.create(f"mp{self._part.first.layer}float", "r")
+        codec: Any = av.CodecContext.create(f"mp{self._part.first.layer}float", "r")
         n_lost = 0
         with mapped(self._file) as content:
             for frame in mpeg_frames(content, self._part):

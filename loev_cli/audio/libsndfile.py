@@ -56,9 +56,9 @@ class SoundFileReader:
             self._close_file()
             raise UnreadableError(str(error)) from error
         self.format = str(self._stream.format)
-        if self._stream.frames == 0 and self.format not in ("WAV", "AIFF"):
+        if reason := self._why_not():
             self.close()
-            raise UnreadableError("no samples")
+            raise UnreadableError(reason)
         self.sample_rate_hz = int(self._stream.samplerate)
         self.n_channels = int(self._stream.channels)
         n_frames = int(self._stream.frames)
@@ -70,6 +70,14 @@ class SoundFileReader:
         self.problem: str | None = None
         self.read_to: int | None = None
         self._lost_bytes = _bytes_cut_off(str(self._stream.extra_info))
+
+    def _why_not(self) -> str | None:
+        """Why another library should read this file, if it should."""
+        if self._stream.frames == 0 and self.format not in ("WAV", "AIFF"):
+            return "no samples"
+        if self._stream.subtype == "OPUS" and self._stream.channels > 2:
+            return "Opus of more than two channels, at which libsndfile 1.2 stops with an error"
+        return None
 
     def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
         if self._lost_bytes:

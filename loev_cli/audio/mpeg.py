@@ -158,6 +158,12 @@ class Part:
         return self.header is not None and self.header.n_frames == self.n_frames
 
     @property
+    def missing_s(self) -> float:
+        """Length of the frames that its header counts beyond those that are there."""
+        counted = self.header.n_frames if self.header is not None else None
+        return max(0, (counted or 0) - self.n_frames) * self.first.n_samples / self.first.rate_hz
+
+    @property
     def trimmed_n_samples(self) -> tuple[int, int]:
         """What is to be left out at the start and, of a whole part, at the end."""
         if self.header is None or self.header.delay_n_samples is None:
@@ -178,7 +184,8 @@ class Stream:
 
     Attributes:
         junk: (start, stop) of what is neither a frame nor a tag nor padding with zeros.
-        missing_n_bytes: how far beyond the end of the file the last part goes by its header.
+        missing_n_bytes: where the file ends within a frame: how far beyond its end the last part
+            goes by its header.
     """
 
     parts: list[Part]
@@ -186,8 +193,17 @@ class Stream:
     missing_n_bytes: int
 
     @property
-    def junk_n_bytes(self) -> int:
-        return sum(stop - start for start, stop in self.junk)
+    def problems(self) -> list[str]:
+        """What was skipped, and what the headers count and is not there."""
+        problems = []
+        if self.junk:
+            n_bytes = sum(stop - start for start, stop in self.junk)
+            places = f" in {len(self.junk)} places" if len(self.junk) > 1 else ""
+            problems.append(f"{n_bytes} bytes{places} that are no MPEG frames; skipped")
+        missing_s = sum(part.missing_s for part in self.parts)
+        if missing_s:
+            problems.append(f"{missing_s:.2f} s that its header counts are not there")
+        return problems
 
 
 def scan(file: Path) -> Stream:
@@ -210,7 +226,8 @@ def _scan(content: mmap.mmap) -> Stream:
         junk.append((begin, at))
     parts = [part for part in parts if part.n_frames]
     missing = 0
-    if parts and parts[-1].end_at is not None and not parts[-1].is_whole:
+    is_cut = bool(junk) and junk[-1][1] == size and content[junk[-1][0]] == 0xFF
+    if is_cut and parts and parts[-1].end_at is not None and not parts[-1].is_whole:
         missing = max(0, parts[-1].end_at - size)
     return Stream(parts, junk, missing)
 

@@ -17,7 +17,7 @@ from loev_cli.audio.views import Layout, Piece, end_of_padding, mapped
 
 _PAGE = b"OggS"
 _HEAD_N_BYTES = 27
-_FIRST = 0x02
+_FIRST, _LAST = 0x02, 0x04
 
 
 def layout(file: Path, start: int = 0) -> Layout | None:
@@ -42,7 +42,7 @@ def first_stream_at(content: mmap.mmap) -> int | None:
 def _layout(content: mmap.mmap, start: int) -> Layout | None:
     size = len(content)
     links: list[list[range]] = []
-    n_junk, was_first = 0, False
+    n_junk, flags, was_first = 0, 0, False
     at = start
     while at < size:
         end = _end_of_page(content, at)
@@ -55,7 +55,8 @@ def _layout(content: mmap.mmap, start: int) -> Layout | None:
                 n_junk += end - at
             at = end
             continue
-        is_first = bool(content[at + 5] & _FIRST)
+        flags = content[at + 5]
+        is_first = bool(flags & _FIRST)
         if is_first and not was_first:
             links.append([])
         was_first = is_first
@@ -64,11 +65,15 @@ def _layout(content: mmap.mmap, start: int) -> Layout | None:
         elif links:
             links[-1].append(range(at, end))
         at = end
-    if not links or (len(links) == 1 and not n_junk):
+    warnings = []
+    if n_junk:
+        warnings.append(f"{n_junk} bytes that are no Ogg pages; skipped")
+    if not flags & _LAST:
+        warnings.append("its last page is not marked as the end; it may have been cut off")
+    if not links or (len(links) == 1 and not warnings):
         return None
-    warnings = (f"{n_junk} bytes that are no Ogg pages; skipped",) if n_junk else ()
     parts: list[tuple[Piece, ...]] = [tuple(link) for link in links]
-    return Layout(tuple(parts), warnings)
+    return Layout(tuple(parts), tuple(warnings))
 
 
 def _is_whole(content: mmap.mmap, at: int, end: int) -> bool:

@@ -16,6 +16,7 @@ from loev_cli.audio.views import Layout, Piece, end_of_padding, mapped
 
 # Bytes that may be missing at the end of MPEG audio before it counts as truncated: a frame or so.
 _MPEG_SLACK_N_BYTES = 2048
+_MPEG_SLACK_S = 0.005  # less than a frame
 # Fewer frames than this among other bytes are there by chance.
 _MPEG_MIN_N_FRAMES = 5
 _HEAD_N_BYTES = 32
@@ -73,14 +74,14 @@ def _beginning(file: Path) -> tuple[str | None, int]:
 def _known(file: Path, kind: str, start: int, warnings: list[str]) -> Iterator[Reader]:
     """The parts of a file of a format whose layout is looked at."""
     if kind == "riff" and riff.holds_coded_sound(file, start):
-        yield _coded_sound(file)
+        yield _coded_sound(file, warnings)
         return
     layout = _LAYOUTS[kind](file, start)
     if layout is not None:
         yield from _parts(file, layout, warnings)
         return
     pieces = None if start == 0 else [range(start, file.stat().st_size)]
-    reader = _part(file, pieces)
+    reader = _part(file, pieces, warnings)
     yield reader
     if kind == "flac" and isinstance(reader, SoundFileReader):
         yield from _rest_of_flac(file, start, reader, warnings)
@@ -89,22 +90,22 @@ def _known(file: Path, kind: str, start: int, warnings: list[str]) -> Iterator[R
 def _parts(file: Path, layout: Layout, warnings: list[str]) -> Iterator[Reader]:
     warnings += layout.warnings
     for pieces in layout.parts:
-        yield _part(file, pieces)
+        yield _part(file, pieces, warnings)
 
 
-def _part(file: Path, pieces: Sequence[Piece] | None) -> Reader:
+def _part(file: Path, pieces: Sequence[Piece] | None, warnings: list[str]) -> Reader:
     try:
         return SoundFileReader(file, pieces)
     except UnreadableError:
         from loev_cli.audio.ffmpeg import FfmpegReader
 
-        return FfmpegReader(file, pieces)
+        return FfmpegReader(file, warnings, pieces)
 
 
-def _coded_sound(file: Path) -> Reader:
+def _coded_sound(file: Path, warnings: list[str]) -> Reader:
     from loev_cli.audio.ffmpeg import FfmpegReader
 
-    reader = FfmpegReader(file)
+    reader = FfmpegReader(file, warnings)
     if not reader.is_coded:
         reader.close()
         raise BrokenStreamError("it is AC-3 or DTS in a WAV file, which FFmpeg does not decode")
@@ -116,7 +117,7 @@ def _without_libsndfile(file: Path, warnings: list[str]) -> Iterator[Reader]:
     from loev_cli.audio.ffmpeg import FfmpegReader
 
     try:
-        reader = FfmpegReader(file)
+        reader = FfmpegReader(file, warnings)
     except UnreadableError:
         yield from _salvaged(file, warnings)
         return
@@ -162,6 +163,9 @@ def _mpeg(file: Path, reader: SoundFileReader, warnings: list[str]) -> Iterator[
         with mapped(file) as content:
             goes_on = mpeg.goes_on_after(content, reader.read_to)
         if reader.problem is None and not goes_on:
+            missing_s = ((reader.n_frames or 0) - reader.n_given) / reader.sample_rate_hz
+            if missing_s > _MPEG_SLACK_S:
+                warnings.append(f"{missing_s:.2f} s that its header counts are not there")
             return
         n_given = reader.n_given
     reader.close()
@@ -178,9 +182,8 @@ def _mpeg_parts(
         raise BrokenStreamError("it has no MPEG frames that follow each other")
     if stream.missing_n_bytes > _MPEG_SLACK_N_BYTES:
         raise BrokenStreamError(f"its last {stream.missing_n_bytes} bytes are missing")
-    if stream.junk:
-        places = f" in {len(stream.junk)} places" if len(stream.junk) > 1 else ""
-        warnings.append(f"{stream.junk_n_bytes} bytes{places} that are no MPEG frames; skipped")
+    if stream.problems:
+        warnings.append("; ".join(stream.problems))
     for part in stream.parts:
         if n_skipped >= part.n_samples:
             n_skipped -= part.n_samples

@@ -53,4 +53,4 @@ def mix_to_mono(frames: NDArray[np.float32]) -> NDArray[np.float32]:
         half = np.float32(0.5)
         return frames[:, 0] * half + frames[:, 1] * half
     with np.errstate(invalid="ignore"):  # infinite samples, for which the file is refused
-        return frames.mean(axis=1, dtype=np.float64).astype(np.float32)
+        return np.asarray(frames.mean(axis=1, dtype=np.float64), np.float32)

@@ -13,6 +13,7 @@ import mmap
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -33,6 +34,8 @@ _METADATA = re.compile(
     rb"LIST|id3 |ID3 |bext|iXML|cue |smpl|inst|acid|JUNK|junk|PAD |FLLR|fact|PEAK|afsp|axml|chna|"
     rb"_PMX|DISP|cart|umid|minf|elm1|regn|MARK|INST|NAME|AUTH|ANNO|COMT|APPL|\(c\) |MIDI|AESD"
 )
+_Order = Literal["big", "little"]
+
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 # Of what is no integer or float, how many bytes a sample has.
 _COMPRESSED_N_BYTES = {6: 1, 7: 1}
@@ -41,12 +44,10 @@ _AIFF_PCM = (b"NONE", b"sowt", b"twos", b"fl32", b"FL32", b"fl64", b"FL64", b"in
 # Chi-square of a histogram of 256 values: the mean and spread for bytes that are all as likely.
 _UNIFORM_CHI_SQUARE, _UNIFORM_SPREAD = 255.0, 22.6
 _NOISE_N_FRAMES = 1 << 15
-# Frames of IEC 61937 (AC-3, DTS and others for a digital cable) and of bare DTS, as 16-bit samples.
-_BURSTS = re.compile(
-    rb"\x72\xf8\x1f\x4e[\x00-\x1f].|\xf8\x72\x4e\x1f.[\x00-\x1f]"
-    rb"|\xfe\x7f\x01\x80|\x7f\xfe\x80\x01|\xff\x1f\x00\xe8[\xf0-\xff]\x07|\x1f\xff\xe8\x00\x07[\xf0-\xff]",
-    re.DOTALL,
-)
+# How frames of IEC 61937 (AC-3, DTS and others for a digital cable) and of bare DTS begin, as 16-bit
+# samples of either byte order; bare DTS also in 14 of the 16 bits.
+_BURSTS = (b"\x72\xf8\x1f\x4e", b"\xf8\x72\x4e\x1f", b"\xfe\x7f\x01\x80", b"\x7f\xfe\x80\x01")
+_BURSTS += (b"\xff\x1f\x00\xe8", b"\x1f\xff\xe8\x00")
 _BURSTS_N_BYTES = 1 << 18
 _BURSTS_N_MIN = 3
 
@@ -72,11 +73,11 @@ class _Form:
     n_bytes: int
 
     @property
-    def is_big_endian(self) -> bool:
-        return self.kind in (b"FORM", b"RIFX")
+    def order(self) -> _Order:
+        return _order(self.kind)
 
     def _number(self, start: int, stop: int) -> int:
-        return int.from_bytes(self.format[start:stop], "big" if self.is_big_endian else "little")
+        return int.from_bytes(self.format[start:stop], self.order)
 
     @property
     def _tag(self) -> int:
@@ -132,15 +133,16 @@ class _Form:
         if self.kind == b"FORM" or self.n_bytes_per_sample != 2 or self._tag != _PCM:
             return False
         data = content[self.data_at : self.data_at + _BURSTS_N_BYTES]
-        found = [m.start() for m in _BURSTS.finditer(data) if m.start() % 2 == 0]
-        return len(found) >= _BURSTS_N_MIN or (
-            len(found) >= 1 and not data[: found[0]].strip(b"\0")
-        )
+        for sync in _BURSTS:
+            at = data.find(sync)
+            if at >= 0 and at % 2 == 0:
+                return data.count(sync) >= _BURSTS_N_MIN or not data[:at].strip(b"\0")
+        return False
 
     def repaired(self, n_bytes: int) -> tuple[Piece, ...]:
         """A file with this header, right about its ``n_bytes`` of samples."""
         samples = range(self.data_at, self.data_at + n_bytes)
-        order = "big" if self.is_big_endian else "little"
+        order = self.order
 
         def chunk(name: bytes, body: bytes) -> bytes:
             return name + len(body).to_bytes(4, order) + body + b"\0" * (len(body) % 2)
@@ -155,7 +157,7 @@ class _Form:
             return b"FORM" + min(len(head) + n_bytes, 2**32 - 1).to_bytes(4, "big") + head, samples
         form_chunk = chunk(b"fmt ", self.format)
         if n_bytes + len(form_chunk) + 64 < 2**32:
-            kind = b"RIFX" if self.is_big_endian else b"RIFF"
+            kind = b"RIFX" if order == "big" else b"RIFF"
             head = b"WAVE" + form_chunk + b"data" + n_bytes.to_bytes(4, order)
             return kind + (len(head) + n_bytes).to_bytes(4, order) + head, samples
         n_frames = n_bytes // self.n_bytes_per_frame
@@ -188,7 +190,7 @@ def layout(file: Path, start: int = 0) -> Layout | None:
         size = len(content)
         end = form.data_at + form.n_bytes
         is_unknown = form.n_bytes == 0 or (form.n_bytes >= _SIZE_UNKNOWN and end > size)
-        if not is_unknown and end <= size and _is_tail(content, end, size):
+        if not is_unknown and end <= size and _is_tail(content, end, size, form.order):
             return None
         return _several(content, form)
 
@@ -225,7 +227,7 @@ def _n_bytes(content: mmap.mmap, form: _Form, stop: int, warnings: list[str]) ->
     present = stop - at
     is_last = stop == len(content)
     if stated == 0 or (stated >= _SIZE_UNKNOWN and stated > present):
-        n_bytes = _metadata_at(content, at, stop) - at
+        n_bytes = _metadata_at(content, at, stop, form.order) - at
         if stated == 0 and n_bytes:
             warnings.append("its header is unfinished: it states no samples; all are read")
         return n_bytes
@@ -237,9 +239,9 @@ def _n_bytes(content: mmap.mmap, form: _Form, stop: int, warnings: list[str]) ->
             warnings.append(f"a part of it is cut off: {missing} bytes are missing")
         elif missing > 1:
             warnings.append(f"its header states {missing} bytes of samples more than there are")
-        return _metadata_at(content, at, stop) - at if is_last else present
+        return _metadata_at(content, at, stop, form.order) - at if is_last else present
     end = at + stated
-    if _is_tail(content, end, stop):
+    if _is_tail(content, end, stop, form.order):
         return stated
     behind = stop - end
     if behind <= form.slack_n_bytes:
@@ -251,11 +253,15 @@ def _n_bytes(content: mmap.mmap, form: _Form, stop: int, warnings: list[str]) ->
         return stated
     if not form.is_uncompressed:
         raise BrokenStreamError(f"{behind} bytes follow that its header does not count")
-    n_bytes = _metadata_at(content, at + stated, stop) - at
+    n_bytes = _metadata_at(content, at + stated, stop, form.order) - at
     warnings.append(
         f"its header states {stated} bytes of samples where there are {n_bytes}; all are read"
     )
     return n_bytes
+
+
+def _order(kind: bytes) -> _Order:
+    return "big" if kind in (b"FORM", b"RIFX") else "little"
 
 
 def _form(content: mmap.mmap, at: int) -> _Form | None:
@@ -263,7 +269,7 @@ def _form(content: mmap.mmap, at: int) -> _Form | None:
     is_aiff = kind == b"FORM" and kind_type in (b"AIFF", b"AIFC")
     if not is_aiff and (kind not in (b"RIFF", b"RIFX", b"RF64", b"BW64") or kind_type != b"WAVE"):
         return None
-    order = "big" if kind in (b"FORM", b"RIFX") else "little"
+    order = _order(kind)
     begin, form, long_n_bytes = at, b"", None
     at += 12
     while at + 8 <= len(content):
@@ -287,12 +293,14 @@ def _form(content: mmap.mmap, at: int) -> _Form | None:
     return None
 
 
-def _is_tail(content: mmap.mmap, at: int, stop: int) -> bool:
+def _is_tail(content: mmap.mmap, at: int, stop: int, order: _Order) -> bool:
     """Whether from ``at`` to ``stop`` there are only chunks, tags and zeros."""
-    return _tail_from(content, at, stop) or (at % 2 == 1 and _tail_from(content, at + 1, stop))
+    return _tail_from(content, at, stop, order) or (
+        at % 2 == 1 and _tail_from(content, at + 1, stop, order)
+    )
 
 
-def _tail_from(content: mmap.mmap, at: int, stop: int) -> bool:
+def _tail_from(content: mmap.mmap, at: int, stop: int, order: _Order) -> bool:
     while stop - at >= 8:
         if (end := end_of_tag(content, at, stop)) is not None:
             at = end
@@ -300,12 +308,9 @@ def _tail_from(content: mmap.mmap, at: int, stop: int) -> bool:
         name = content[at : at + 4]
         if _FORM.match(content, at):
             return False
-        if not all(32 <= byte < 127 for byte in name):
+        if not _is_name(name):
             return end_of_zeros(content, at, stop) == stop
-        little, big = (
-            int.from_bytes(content[at + 4 : at + 8], order) for order in ("little", "big")
-        )
-        n_bytes = min(little, big)  # the smaller is meant, unless a chunk has 16 MB
+        n_bytes = int.from_bytes(content[at + 4 : at + 8], order)
         if at + 8 + n_bytes > stop:
             return False
         at += 8 + n_bytes
@@ -318,10 +323,10 @@ def _is_name(name: bytes) -> bool:
     return len(name) == 4 and all(32 <= byte < 127 for byte in name)
 
 
-def _metadata_at(content: mmap.mmap, start: int, stop: int) -> int:
+def _metadata_at(content: mmap.mmap, start: int, stop: int, order: _Order) -> int:
     """Where chunks and tags begin that go on to ``stop``; ``stop`` if there are none."""
     for match in _METADATA.finditer(content, max(start, stop - _TAIL_N_BYTES), stop):
-        if stop - match.start() >= 8 and _tail_from(content, match.start(), stop):
+        if stop - match.start() >= 8 and _tail_from(content, match.start(), stop, order):
             return match.start()
     for n_bytes in (128, 32):
         at = stop - n_bytes
@@ -336,7 +341,7 @@ def _is_noise(content: mmap.mmap, form: _Form, at: int, stop: int) -> bool:
     at += (form.data_at - at) % width
     data = np.frombuffer(content[at : min(at + _NOISE_N_FRAMES * width, stop)], np.uint8)
     columns = data[: len(data) // width * width].reshape(-1, width)
-    highest = columns[:, 0 if form.is_big_endian else -1]
+    highest = columns[:, 0 if form.order == "big" else -1]
     if not len(highest):
         return True
     expected = len(highest) / 256

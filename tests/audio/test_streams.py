@@ -107,6 +107,7 @@ def test_the_length_is_that_of_the_intact_parts_or_the_file_fails(
             assert str(file) in str(error)
             n_failed += 1
             return
+        slack_s += 1e-6  # a whole frame is allowed
         assert expected_s - slack_s <= decoding.duration_s <= expected_s + slack_s + filled_s
 
     check()
