@@ -44,11 +44,12 @@ _AIFF_PCM = (b"NONE", b"sowt", b"twos", b"fl32", b"FL32", b"fl64", b"FL64", b"in
 # Chi-square of a histogram of 256 values: the mean and spread for bytes that are all as likely.
 _UNIFORM_CHI_SQUARE, _UNIFORM_SPREAD = 255.0, 22.6
 _NOISE_N_FRAMES = 1 << 15
-# How frames of IEC 61937 (AC-3, DTS and others for a digital cable) and of bare DTS begin, as 16-bit
+# How frames of IEC 61937 (AC-3, DTS, for a digital cable) and of bare DTS begin, in 16-bit
 # samples of either byte order; bare DTS also in 14 of the 16 bits.
-_BURSTS = (b"\x72\xf8\x1f\x4e", b"\xf8\x72\x4e\x1f", b"\xfe\x7f\x01\x80", b"\x7f\xfe\x80\x01")
-_BURSTS += (b"\xff\x1f\x00\xe8", b"\x1f\xff\xe8\x00")
-_BURSTS_N_BYTES = 1 << 18
+_BURSTS = tuple(
+    map(bytes.fromhex, ["72f81f4e", "f8724e1f", "fe7f0180", "7ffe8001", "ff1f00e8", "1fffe800"])
+)
+_BURSTS_N_BYTES = 1 << 17
 _BURSTS_N_MIN = 3
 
 
