@@ -90,7 +90,9 @@ def layout(file: Path, start: int = 0) -> Layout | None:
             and _end_of(content, stream, tail_at, len(content)) == stream.n_samples
         ):
             return None
-        return _several(content, match.start())
+        found = _several(content, match.start())
+        is_right = stream.n_samples and len(found.parts) == 1 and not found.warnings
+        return None if is_right else found
 
 
 def following(file: Path, start: int = 0) -> Layout | None:

@@ -20,6 +20,8 @@ from loev_cli.audio.views import end_of_padding, mapped
 
 # What decoders add before the first sample: half a block of the filter bank and one sample.
 DECODER_DELAY_N_SAMPLES = 529
+# What a reader may leave at the end: frames of padding that it does not need, a little junk.
+_SLACK_N_FRAMES = 2
 # More than any frame; encoders differ in whether a length header counts its own frame.
 _SLACK_N_BYTES = 2048
 # ISO 11172-3 and 13818-3: kbit/s by (version 1?, layer); Hz by version.
@@ -303,13 +305,15 @@ def _next_start(content: mmap.mmap, at: int, stop: int | None = None) -> int:
 
 
 def goes_on_after(content: mmap.mmap, at: int) -> bool:
-    """Whether more than tags, zeros and a frame's worth of bytes follows from ``at`` on."""
-    while len(content) - at > _SLACK_N_BYTES:
-        end = end_of_padding(content, at)
-        if end == at:
-            return True
+    """Whether more than tags and zeros and a few bytes or frames follows from ``at`` on."""
+    while at < (end := end_of_padding(content, at)):
         at = end
-    return False
+    if len(content) - at > _SLACK_N_BYTES:
+        return True
+    n_frames, at = 0, _next_start(content, at)
+    while (frame := frame_at(content, at)) is not None:
+        n_frames, at = n_frames + 1, at + frame.n_bytes
+    return n_frames > _SLACK_N_FRAMES
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def _layout(content: mmap.mmap, start: int) -> Layout | None:
                 if is_cut and end == size:
                     raise BrokenStreamError("it ends in the middle of a page")
                 n_junk += end - at
+                was_first = False
             at = end
             continue
         flags = content[at + 5]

@@ -17,7 +17,7 @@ from loev_cli.errors import InputError
 from tests.audio.common import pcm, wav, write_with_ffmpeg
 from tests.audio.streams import apev2, flac, id3v1, id3v2, mp3, ogg
 from tests.audio.streams import pcm as pcm_stream
-from tests.conftest import music
+from tests.conftest import music, write_audio
 
 RATE_HZ = 44100
 SECONDS = 1.3
@@ -168,8 +168,8 @@ def test_a_whole_mp3_by_frames_is_that_by_libsndfile(tmp_path: Path) -> None:
 
 def test_a_cut_mp3_whose_header_counts_more_fails(tmp_path: Path) -> None:
     content = headed_mp3()
-    assert "missing" in failure_of(tmp_path, content[: len(content) // 2])
-    assert "missing" in failure_of(tmp_path, content + content[: len(content) // 2])
+    assert "missing" in failure_of(tmp_path, content[: len(content) // 2 + 100])
+    assert "missing" in failure_of(tmp_path, content + content[: len(content) // 2 + 100])
 
 
 @pytest.mark.parametrize(("codec", "container"), [("mp2", "mp2"), ("libmp3lame", "mp3")])
@@ -378,7 +378,7 @@ def remuxed(
         ("aac", "mov"),
         ("libopus", "mp4"),
         ("libopus", "ogg"),
-        ("libvorbis", "ogg"),
+        ("vorbis", "ogg"),
     ],
 )
 @pytest.mark.parametrize(("delay_s", "gap_s"), [(100.0, (0, 0)), (0.0, (2, 4)), (7.5, (2, 4))])
@@ -386,9 +386,12 @@ def test_times_that_begin_late_or_have_gaps(
     tmp_path: Path, codec: str, container: str, delay_s: float, gap_s: tuple[float, float]
 ) -> None:
     rate_hz = 48000
-    source = write_with_ffmpeg(
-        tmp_path / "s.mka", codec, rate_hz, 6.0, container="matroska", options={}
-    )
+    if codec == "vorbis":
+        source = write_audio(tmp_path / "s.ogg", 6.0, rate_hz=rate_hz)
+    else:
+        source = write_with_ffmpeg(
+            tmp_path / "s.mka", codec, rate_hz, 6.0, container="matroska", options={}
+        )
     file = remuxed(source, tmp_path / "x", container=container, delay_s=delay_s, gap_s=gap_s)
     duration_s, _ = decoded(tmp_path, file.read_bytes())
     assert duration_s == pytest.approx(6.0 - (gap_s[1] - gap_s[0]), abs=0.15)
@@ -406,13 +409,11 @@ def test_times_that_begin_late_or_have_gaps(
         ("libopus", "ogg", 8),
         ("wavpack", "wv", 8),
         ("flac", "matroska", 8),
-        ("libvorbis", "ogg", 8),
         ("tta", "tta", 8),
         ("pcm_s16le", "mov", 8),
         ("pcm_s16le", "mov", 16),
         ("pcm_s24be", "mov", 32),
         ("pcm_f32le", "matroska", 64),
-        ("pcm_s16le", "matroska", 128),
     ],
 )
 def test_many_channels_of_every_codec(
@@ -421,6 +422,8 @@ def test_many_channels_of_every_codec(
     samples = music(1.0, rate_hz=48000)
     file = tmp_path / "x"
     layout = "7.1" if n_channels == 8 else f"{n_channels} channels"
+    if codec == "alac":
+        layout = "7.1(wide)"
     with av.open(str(file), "w", format=container) as output:
         options = {"mapping_family": "1"} if codec == "libopus" else {}
         stream = output.add_stream(codec, rate=48000, layout=layout, options=options)
