@@ -20,6 +20,7 @@ _MPEG_SLACK_S = 0.005  # less than a frame
 # Fewer frames than this among other bytes are there by chance.
 _MPEG_MIN_N_FRAMES = 5
 _HEAD_N_BYTES = 32
+_REST_N_BYTES = 4096
 
 _LAYOUTS: dict[str, Callable[..., Layout | None]] = {
     "riff": riff.layout,
@@ -59,6 +60,7 @@ def readers(file: Path, warnings: list[str]) -> Iterator[Reader]:
     else:
         reader.resumable = False
         yield reader
+        _warn_of_rest(file, reader, warnings)
 
 
 def _beginning(file: Path) -> tuple[str | None, int]:
@@ -147,6 +149,20 @@ def _salvaged(file: Path, warnings: list[str]) -> Iterator[Reader]:
         raise UnreadableError("no sound found")
     warnings.append(f"{at} bytes before its header are not audio; skipped")
     yield from _known(file, found[at], at, warnings)
+
+
+def _warn_of_rest(file: Path, reader: SoundFileReader, warnings: list[str]) -> None:
+    """Of a format whose layout is not looked at: tell of bytes that were not read."""
+    if reader.read_to is None:
+        return
+    with mapped(file) as content:
+        at = reader.read_to
+        while at < (end := end_of_padding(content, at)):
+            at = end
+        n_bytes = len(content) - at
+        is_chunk = content[at : at + 4].isalpha()  # as in CAF and W64
+    if n_bytes > _REST_N_BYTES and not is_chunk:
+        warnings.append(f"{n_bytes} bytes behind the samples that its header counts; not read")
 
 
 def _mpeg(file: Path, reader: SoundFileReader, warnings: list[str]) -> Iterator[Reader]:

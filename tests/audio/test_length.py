@@ -306,6 +306,15 @@ def test_aiff_from_a_pipe(tmp_path: Path, size: int) -> None:
     assert len(warnings) == (size == 0)
 
 
+def test_samples_that_an_au_header_does_not_count_are_told_of(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.au", tone(), RATE_HZ, "PCM_16")
+    content = bytearray((tmp_path / "x.au").read_bytes())
+    assert decoded(tmp_path, bytes(content)) == (SECONDS, [])
+    content[8:12] = (N_BYTES // 2).to_bytes(4, "big")
+    duration_s, warnings = decoded(tmp_path, bytes(content))
+    assert duration_s == pytest.approx(SECONDS) or len(warnings) == 1
+
+
 # ---------------------------------------------------------------- VOC
 
 
