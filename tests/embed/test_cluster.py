@@ -31,7 +31,6 @@ needs_ray = pytest.mark.skipif(
 def ray() -> Iterator[None]:
     """Ray on this machine, with two cores, for all tests here."""
     ray = importlib.import_module("ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20
     )
