@@ -46,7 +46,10 @@ class Report:
         wall_s: time it took.
         stats: where that time went.
         n_orphans: rows kept though their file is not among the inputs.
-        n_pruned: such rows dropped.
+        n_missing: rows kept though their file, which is among the inputs, is absent.
+        n_pruned: rows of either kind dropped.
+        n_out_of_sight: rows kept since their file cannot be looked at.
+        n_stale: rows dropped since their file has changed and now fails.
     """
 
     n_done: int
@@ -56,4 +59,7 @@ class Report:
     wall_s: float
     stats: Stats = field(default_factory=lambda: Stats(0, 0))
     n_orphans: int = 0
+    n_missing: int = 0
     n_pruned: int = 0
+    n_out_of_sight: int = 0
+    n_stale: int = 0

@@ -21,6 +21,7 @@ from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
 from loev_cli.embed.failures import Failure, describe, write_failures
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
+from loev_cli.embed.presence import Lookout, drop_what_is_gone, while_there
 from loev_cli.embed.request import Request
 from loev_cli.embed.runner import Settings, actual, outcomes
 from loev_cli.embed.staging import staged
@@ -137,15 +138,17 @@ class _Run:
         stats = Stats(0, 0)
         if todo:
             stats = self._embed(todo)
-        n_orphans, n_pruned = self._drop_what_is_gone()
+        failed = {failure.path for failure in self._failures}
+        counts = drop_what_is_gone(
+            self._journal, self._sources, self._stamps, failed, Lookout(self._request)
+        )
         self._write_output(stats)
         self._failures.sort(key=lambda failure: failure.path)
         write_failures(self._request.out or "", self._failures)
         return Report(
             n_done=self._journal.n_added,
             n_rows=len(self._journal),
-            n_orphans=n_orphans,
-            n_pruned=n_pruned,
+            **counts,
             failures=tuple(self._failures),
             audio_s=self._audio_s,
             wall_s=time.monotonic() - began,
@@ -174,29 +177,14 @@ class _Run:
                     self._on_event(self._failures[-1])
         return stats
 
-    def _drop_what_is_gone(self) -> tuple[int, int]:
-        """Rows whose file is not among the inputs: how many stay, and how many go.
-
-        A row of a file that has changed and now fails says nothing about what is there: it goes.
-        """
-        n_orphans, n_pruned = 0, 0
-        for path in list(self._journal.paths()):
-            current = self._stamps.get(path)
-            if current is None and not self._request.prune:
-                n_orphans += 1
-            elif current is None:
-                n_pruned += 1
-                self._journal.drop(path)
-            elif self._journal.stamp(path) != current:
-                self._journal.drop(path)
-        return n_orphans, n_pruned
-
     def _write_output(self, stats: Stats) -> None:
         out = self._request.out or ""
-        # A part without rows is written all the same: that it is there says that it is done.
-        if not len(self._journal) and self._request.shard is None:
+        exists = Path(out).exists()
+        # A part without rows is written all the same: that it is there says that it is done. And
+        # an output whose last row has gone must not stay as it was.
+        if not len(self._journal) and self._request.shard is None and not exists:
             return
-        if Path(out).exists() and not self._journal.has_news:
+        if exists and not self._journal.has_news:
             return
         began = time.monotonic()
 
@@ -314,13 +302,13 @@ def _engine(
                 request, bundle, _CUDA_BATCH_SIZE, n_workers=_MAX_WORKERS, n_encoders=_CUDA_ENCODERS
             ),
         )
-        with on_cluster(sources, workers) as work:
-            yield work
+        with on_cluster(sources, workers) as (origin, stats, results):
+            yield origin, stats, while_there(sources, results)
         return
     encoder, settings = prepare(request, bundle, on_event)
     stats = Stats(min(settings.n_workers, len(sources)), settings.n_encoders)
     with contextlib.closing(outcomes(sources, encoder, settings, stats)) as results:
-        yield actual(encoder), stats, results
+        yield actual(encoder), stats, while_there(sources, results)
 
 
 def prepare(
