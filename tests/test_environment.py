@@ -1,16 +1,21 @@
-"""What surrounds a run: no telemetry in it, and few things of it are needed."""
+"""What surrounds a run: no telemetry in it, few things of it are needed, its limits are kept."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
+from loev_cli.embed import Request, job
 from tests.conftest import ROOT, command, environment, write_audio
 
 SWITCHES = {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -89,3 +94,139 @@ def _names(node: ast.Import | ast.ImportFrom) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [node.module or ""]
+
+
+# ---------------------------------------------------------------- cores
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What /proc/self says of control groups, and what lies in their folders.
+
+    Attributes:
+        cgroup: the group of this process in each hierarchy.
+        mounts: (root, folder below the test's, type, options) of each that is mounted.
+        files: folder and name -> content.
+    """
+
+    cgroup: str
+    mounts: Sequence[tuple[str, str, str, str]]
+    files: Mapping[str, str]
+
+
+V2 = ("/", "cgroup", "cgroup2", "rw,nsdelegate")
+V1 = ("/", "cpu,cpuacct", "cgroup", "rw,cpu,cpuacct")
+NO_LIMIT_V1 = {"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}
+SLURM = "system.slice/slurmstepd.scope/job_7/step_0"
+
+
+@pytest.mark.parametrize(
+    ("groups", "cores"),
+    [
+        (Groups("0::/\n", [V2], {"cgroup/cpu.max": "200000 100000\n"}), 2),
+        (Groups("0::/\n", [V2], {"cgroup/cpu.max": "max 100000\n"}), 64),
+        (Groups("0::/\n", [V2], {"cgroup/cpu.max": "10000 100000\n"}), 1),
+        # The limit is that of a slice above
+        (
+            Groups(
+                f"0::/{SLURM}\n",
+                [V2],
+                {
+                    f"cgroup/{SLURM}/cpu.max": "max 100000\n",
+                    "cgroup/system.slice/slurmstepd.scope/job_7/cpu.max": "200000 100000\n",
+                    "cgroup/system.slice/cpu.max": "1600000 100000\n",
+                    "cgroup/other.slice/cpu.max": "100000 100000\n",
+                },
+            ),
+            2,
+        ),
+        # The smallest of several
+        (
+            Groups(
+                "0::/a/b\n",
+                [V2],
+                {"cgroup/a/cpu.max": "800000 100000\n", "cgroup/a/b/cpu.max": "150000 50000\n"},
+            ),
+            3,
+        ),
+        # Version 1, and the limit of the group above
+        (
+            Groups(
+                "12:memory:/x\n5:cpu,cpuacct:/batch/job\n",
+                [V1],
+                {f"cpu,cpuacct/batch/job/{name}": text for name, text in NO_LIMIT_V1.items()}
+                | {
+                    "cpu,cpuacct/batch/cpu.cfs_quota_us": "200000\n",
+                    "cpu,cpuacct/batch/cpu.cfs_period_us": "100000\n",
+                },
+            ),
+            2,
+        ),
+        # In a container of version 1, which sees the host's path, and its own group mounted
+        (
+            Groups(
+                "5:cpu,cpuacct:/docker/0123\n",
+                [("/docker/0123", "cpu,cpuacct", "cgroup", "rw,cpu,cpuacct")],
+                {
+                    "cpu,cpuacct/cpu.cfs_quota_us": "400000\n",
+                    "cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+                },
+            ),
+            4,
+        ),
+        # Both versions, the cores limited by the first; another controller's files say nothing
+        (
+            Groups(
+                "5:cpu,cpuacct:/\n4:memory:/\n0::/user.slice\n",
+                [V1, V2, ("/", "memory", "cgroup", "rw,memory")],
+                {
+                    "cpu,cpuacct/cpu.cfs_quota_us": "300000\n",
+                    "cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+                    "memory/cpu.cfs_quota_us": "100000\n",
+                    "memory/cpu.cfs_period_us": "100000\n",
+                },
+            ),
+            3,
+        ),
+        # A group outside what can be seen from here
+        (Groups("0::/../other\n", [V2], {"cgroup/cpu.max": "500000 100000\n"}), 5),
+        (Groups("0::/\n", [V2], {"cgroup/cpu.max": "nonsense\n"}), 64),
+        (Groups("0::/\n", [V2], {}), 64),
+        (Groups("", [], {}), 64),
+    ],
+)
+def test_quotas_of_control_groups_limit_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: Groups, cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    mounted = tmp_path / "sys fs"
+    for name, text in groups.files.items():
+        (mounted / name).parent.mkdir(parents=True, exist_ok=True)
+        (mounted / name).write_text(text)
+    escaped = str(mounted).replace(" ", "\\040")
+    lines = [
+        f"{i} 24 0:3{i} {root} {escaped}/{folder} rw,nosuid shared:4 - {kind} none {options}"
+        for i, (root, folder, kind, options) in enumerate(groups.mounts)
+    ]
+    process = tmp_path / "proc"
+    process.mkdir()
+    (process / "cgroup").write_text(groups.cgroup)
+    (process / "mountinfo").write_text("\n".join(["22 1 8:1 / / rw - ext4 /dev/sda rw", *lines]))
+    assert usable_cpus(process) == cores
+
+
+def test_affinity_limits_the_cores_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 9}, raising=False)
+    assert usable_cpus(tmp_path / "not linux") == 3
+
+
+def test_a_job_limited_to_two_cores_starts_two_decoders(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    (tmp_path / "cpu.max").write_text("200000 100000")
+    (tmp_path / "cgroup").write_text("0::/")
+    (tmp_path / "mountinfo").write_text(f"1 1 0:1 / {tmp_path} rw - cgroup2 none rw")
+    monkeypatch.setattr(job, "usable_cpus", lambda: usable_cpus(tmp_path))
+    _, settings = job.prepare(Request(["x"], "x.npz"), bundle)
+    assert (settings.n_workers, settings.n_encoders) == (2, 2)
