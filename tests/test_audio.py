@@ -46,6 +46,41 @@ def test_the_same_file_is_never_twice(library: Path, monkeypatch: pytest.MonkeyP
     assert names(["a", "./a/same.wav", str(library / "a/same.wav"), "a"]) == ["a/same.wav"]
 
 
+def test_the_same_file_by_other_spellings_is_not_a_second_row(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(library)
+    (tmp_path / "elsewhere").symlink_to(library / "a")
+    monkeypatch.chdir(library / "b")
+    spelled = ["../a", str(library / "a"), "../b/../a/same.wav", f"{tmp_path}/link/a"]
+    assert names(spelled) == ["../a/same.wav"]
+    assert names(spelled[::-1]) == [f"{tmp_path}/link/a/same.wav"]
+    listed = "\n".join(f"{folder}/same.wav" for folder in ["../a", library / "a", ".", ""])
+    assert names(["-"], stdin=io.BytesIO(listed.encode())) == [
+        *("../a/same.wav", "./same.wav", "/same.wav")
+    ]
+    # The folder that the link leads to is a, and what is above it the library: no textual rule
+    assert names([f"{tmp_path}/elsewhere/../b", "."]) == [f"{tmp_path}/elsewhere/../b/same.wav"]
+    assert len(names([str(library), f"{tmp_path}/link"])) == 5
+
+
+def test_links_to_a_file_are_rows_of_their_own(library: Path) -> None:
+    """As copies are: they have names, and may have meanings, of their own."""
+    (library / "a" / "soft.wav").symlink_to(library / "a" / "same.wav")
+    (library / "a" / "hard.wav").hardlink_to(library / "a" / "same.wav")
+    assert names([str(library / "a")]) == ["hard.wav", "same.wav", "soft.wav"]
+
+
+def test_folders_are_resolved_once(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be a million files in them."""
+    for i in range(20):
+        (library / "a" / f"{i}.wav").touch()
+    real, asked = os.path.realpath, []
+    monkeypatch.setattr(os.path, "realpath", lambda path: (asked.append(path), real(path))[1])
+    assert len(names([str(library)])) == 25
+    assert len(asked) == len(set(asked)) == 4
+
+
 def test_a_single_file_is_named_as_given_whatever_its_extension(library: Path) -> None:
     odd = library / "notes.txt"
     odd.write_text("hello")

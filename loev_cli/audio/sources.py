@@ -85,13 +85,13 @@ def find(
         RemoteError: a URL cannot be listed.
     """
     folder_prefixed = len(inputs) > 1
-    found: dict[str, Source] = {}  # by absolute path: the same file twice is one row
+    found: dict[str, Source] = {}  # by where they really lie: the same file twice is one row
+    folders: dict[str, str] = {}
     names: dict[str, Source] = {}
     for given, must_exist in _expand_stdin(inputs, stdin, null):
         prefixed = folder_prefixed or not must_exist
         for source in _sources_of(given, must_exist=must_exist, prefixed=prefixed):
-            # Absolute but not resolved: `link/../x` must not be taken for `x`.
-            key = source.place if source.remote else str(source.file.absolute())
+            key = source.place if source.remote else _real_place(source.location, folders)
             if key in found:
                 continue
             other = names.setdefault(source.path, source)
@@ -102,6 +102,18 @@ def find(
                 )
             found[key] = source
     return list(found.values())
+
+
+def _real_place(location: str, folders: dict[str, str]) -> str:
+    """Where a file lies, by its real folder: one spelling of `../a/x`, `/b/a/x` and `link/x`.
+
+    A link to a file is not followed: it is a row of its own, like a copy. ``folders`` keeps what
+    is known of folders, since asking costs more than all else that is done for a file.
+    """
+    folder, name = os.path.split(location)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return f"{folders[folder]}/{name}"
 
 
 def _expand_stdin(
