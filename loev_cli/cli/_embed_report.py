@@ -21,6 +21,7 @@ from loev_cli.embed import (
     RunStarted,
     Stats,
     TrackDone,
+    not_read,
 )
 from loev_cli.writers import STDOUT
 
@@ -132,6 +133,8 @@ def report(result: Report, request: Request, *, quiet: bool, stats: bool, log_js
                 say(f"{plural(n_rows, 'row')} {what}")
         if n_failed:
             say(f"{plural(n_failed, 'file')} failed{listed}")
+        for line in not_read(result.passed_over):
+            say(line)
     if stats:
         for line in _stats_lines(result.stats):
             say(line)
@@ -193,6 +196,7 @@ def _figures(result: Report) -> dict[str, object]:
         "n_pruned": result.n_pruned,
         "n_out_of_sight": result.n_out_of_sight,
         "n_stale": result.n_stale,
+        "passed_over": dict(result.passed_over),
         "audio_s": round(result.audio_s, 3),
         "wall_s": round(result.wall_s, 3),
         "audio_s_per_s": round(result.audio_s / max(result.wall_s, 1e-9), 1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from loev_cli.backends import Encoder, open_encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.cluster import Workers, on_cluster
-from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
+from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone, not_read
 from loev_cli.embed.failures import Failure, describe, write_failures
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
@@ -79,12 +80,15 @@ def embed(
             return embed(request, stdin=stdin, stdout=stdout, on_event=on_event)
     if not request.overwrite:
         check_replaceable(out, planned)
-    sources = find_sources(request, stdin)
+    passed_over: Counter[str] = Counter()
+    sources = find_sources(request, stdin, passed_over)
     _check_is_no_input(out, sources)
     if out == STDOUT:
-        return _to_stdout(request, bundle, planned, sources, stdout, on_event)
-    with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
-        return _Run(request, bundle, planned, sources, journal, on_event).carry_out()
+        report = _to_stdout(request, bundle, planned, sources, stdout, on_event)
+    else:
+        with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
+            report = _Run(request, bundle, planned, sources, journal, on_event).carry_out()
+    return replace(report, passed_over=dict(passed_over))
 
 
 def planned_meta(request: Request, bundle: Bundle) -> Meta:
@@ -363,19 +367,25 @@ def _settings(
     )
 
 
-def find_sources(request: Request, stdin: BinaryIO | None) -> list[Source]:
+def find_sources(
+    request: Request, stdin: BinaryIO | None, passed_over: Counter[str] | None = None
+) -> list[Source]:
     """What is to be embedded: sorted by row name; a list on stdin, for stdout, in its order.
+
+    Args:
+        passed_over: as for :func:`loev_cli.audio.find`.
 
     Raises:
         UsageError: as :func:`loev_cli.audio.find`.
         LoevError: there is nothing, save in a shard that happens to get nothing.
     """
-    sources = find(request.inputs, stdin=stdin, null=request.null)
+    passed_over = Counter() if passed_over is None else passed_over
+    sources = find(request.inputs, stdin=stdin, null=request.null, passed_over=passed_over)
     if not sources:
         searched = ["standard input" if given == STDIN else given for given in request.inputs]
         raise LoevError(
             f"no audio files in {', '.join(searched)}",
-            hint="folders are searched recursively",
+            hint="; ".join(["folders are searched recursively", *not_read(passed_over)]),
         )
     if request.shard is not None:
         sources = request.shard.of(sources)

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from enum import Enum, auto
+from typing import TypedDict
 
 from loev_cli.audio import STDIN, Source, spell_out
 from loev_cli.embed.journal import Journal
@@ -137,13 +138,23 @@ class Lookout:
         return Sight.THERE if is_there else Sight.ABSENT
 
 
+class Verdicts(TypedDict):
+    """How many rows were kept or dropped and why, as in :class:`loev_cli.embed.Report`."""
+
+    n_orphans: int
+    n_missing: int
+    n_pruned: int
+    n_out_of_sight: int
+    n_stale: int
+
+
 def drop_what_is_gone(
     journal: Journal,
     sources: Sequence[Source],
     stamps: Mapping[str, Stamp | None],
     failed: Collection[str],
     lookout: Lookout,
-) -> dict[str, int]:
+) -> Verdicts:
     """Drop rows that say nothing about what is there; those of files out of sight stay.
 
     A row whose file has changed and now fails goes; one whose file is absent, or not among the
@@ -152,10 +163,6 @@ def drop_what_is_gone(
     Args:
         stamps: of the sources, by row name, as they were when the run began.
         failed: row names of the sources that failed.
-
-    Returns:
-        How many rows were kept or dropped for which reason, by the names of
-        :class:`loev_cli.embed.Report`.
     """
     counts: Counter[str] = Counter()
     unknown = {source.path: source for source in sources if stamps[source.path] is None}
@@ -176,7 +183,13 @@ def drop_what_is_gone(
             journal.drop(path)
         else:
             counts["n_missing" if listed else "n_orphans"] += 1
-    return counts
+    return Verdicts(
+        n_orphans=counts["n_orphans"],
+        n_missing=counts["n_missing"],
+        n_pruned=counts["n_pruned"],
+        n_out_of_sight=counts["n_out_of_sight"],
+        n_stale=counts["n_stale"],
+    )
 
 
 def _names_in(folder: str) -> frozenset[str] | None:
