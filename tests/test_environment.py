@@ -15,9 +15,12 @@ import pytest
 
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
-from loev_cli.embed import Request, job
+from loev_cli.embed import Request, embed, job
+from loev_cli.errors import OutputError
+from loev_cli.writers import read
 from tests.conftest import ROOT, command, environment, write_audio
 
+posix_only = pytest.mark.skipif(os.name == "nt", reason="HOME and locales of POSIX")
 SWITCHES = {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -94,6 +97,50 @@ def _names(node: ast.Import | ast.ImportFrom) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [node.module or ""]
+
+
+# ---------------------------------------------------------------- little of it
+
+
+NO_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+@posix_only
+@pytest.mark.parametrize("home", [None, "read-only", "/dev/null"])
+def test_an_embed_without_home_and_locale(
+    bundle: Bundle, library: Path, tmp_path: Path, home: str | None
+) -> None:
+    """As services, containers and cron start it: no HOME, ASCII only, and nothing else set."""
+    write_audio(tmp_path / "x.wav").rename(library / "ü é" / "bad 日本.mp3")
+    (library / "ü é" / "bad 日本.mp3").write_text("no music")
+    env = NO_LOCALE | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    if home is not None:
+        (tmp_path / "read-only").mkdir(mode=0o500)
+        env["HOME"] = str(tmp_path / home)
+    out = tmp_path / "out" / "x.npz"
+    out.parent.mkdir()
+    done = subprocess.run(
+        command("embed", library, "--out", out, "--model", bundle.path),
+        env=env,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 3, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stderr.splitlines()[0].isascii()
+    assert "ü é/日本 🎵.wav" in read(out).paths
+    assert len(read(out).paths) == 5
+
+
+@posix_only
+def test_an_output_elsewhere_without_a_home_names_the_variable(
+    bundle: Bundle, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)  # in no list of users
+    with pytest.raises(OutputError, match="XDG_CACHE_HOME"):
+        embed(Request([str(library)], "memory://x.npz", model=str(bundle.path)))
 
 
 # ---------------------------------------------------------------- cores
