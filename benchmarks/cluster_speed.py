@@ -45,7 +45,6 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0)
     options = parser.parse_args()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     with tempfile.TemporaryDirectory() as name:

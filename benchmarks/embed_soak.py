@@ -4,11 +4,14 @@
 
 A folder of short files (WAV, FLAC, MP3, OGG), a part of them damaged in one of the ways below, is
 embedded by `loev embed` which is killed (SIGKILL, to the whole process group) at random times and
-started again, until it ends by itself. A second run, into another file, is left in peace. Then:
+started again, until it ends by itself. A second run, into another file, is left in peace. A third
+meets what is no file's fault: no decoder can be started; the job is suspended for longer than a
+file may take; a part of the folder vanishes under it and comes back. Then:
 
 - every file that `loev_cli.audio.decode` can decode has exactly one row, and its vectors differ
   from the undisturbed run's by at most 1e-5;
-- every other file has exactly one line in the list of failures, and no row.
+- every other file has exactly one line in the list of failures, and no row;
+- the third run has the same rows and failures, and wrote no output while something was away.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +36,14 @@ import soundfile
 from loev_cli import audio, bundle
 from loev_cli.embed import FAILURES_SUFFIX
 from loev_cli.errors import InputError
-from loev_cli.writers import read
+from loev_cli.writers import EmbeddingFile, read
 
 ROOT = Path(__file__).parent.parent
 RATE_HZ = 16000
 SUFFIXES = ("wav", "flac", "mp3", "ogg")
 TOLERANCE = 1e-5
+FEW_OPEN_FILES = 14
+TIMEOUT_S = 2
 
 
 def truncated(content: bytearray, rng: random.Random) -> bytes:
@@ -147,10 +152,12 @@ def make_library(folder: Path, n_files: int, n_damaged: int, rng: random.Random)
     return counts
 
 
-def start(folder: Path, out: Path, model: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "loev_cli", "embed", str(folder), "--out", str(out)]
+def start(
+    folder: Path, out: Path, model: str, *options: str, prefix: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    command = [*prefix, sys.executable, "-m", "loev_cli", "embed", str(folder), "--out", str(out)]
     return subprocess.Popen(
-        [*command, "--model", model, "--quiet"],
+        [*command, "--model", model, "--quiet", *options],
         stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
@@ -171,6 +178,29 @@ def run_killed(
     return n_kills, start(folder, out, model).wait()
 
 
+def run_troubled(
+    folder: Path, out: Path, model: str, whole_s: float, rng: random.Random
+) -> dict[str, bool]:
+    """What is no file's fault, one after the other; then, in peace, the rest. What held."""
+    held: dict[str, bool] = {}
+    few_files = ["bash", "-c", f'ulimit -n {FEW_OPEN_FILES}; exec "$@"', "bash"]
+    code = start(folder, out, model, prefix=few_files).wait()
+    held[f"no decoder can be started: exit code {code}, no output"] = code == 1 and not out.exists()
+
+    suspended = start(folder, out, model, "--file-timeout-s", str(TIMEOUT_S))
+    time.sleep(rng.uniform(0.2, 0.4) * whole_s)
+    os.killpg(suspended.pid, signal.SIGSTOP)
+    time.sleep(3 * TIMEOUT_S)
+    os.killpg(suspended.pid, signal.SIGCONT)
+    time.sleep(0.1 * whole_s)
+    part = max(file for file in folder.iterdir() if file.is_dir())  # the last to be embedded
+    part.rename(folder.parent / "away")
+    code = suspended.wait()
+    held[f"a folder vanishes: exit code {code}, no output"] = code == 1 and not out.exists()
+    (folder.parent / "away").rename(part)
+    return held | {"all is back: exit code 3": start(folder, out, model).wait() == 3}
+
+
 def is_decodable(file: Path) -> bool:
     try:
         for _ in audio.decode(file, RATE_HZ):
@@ -178,6 +208,18 @@ def is_decodable(file: Path) -> bool:
     except InputError:
         return False
     return True
+
+
+def listed_in(out: Path) -> list[str]:
+    lines = Path(f"{out}{FAILURES_SUFFIX}").read_text().splitlines()
+    return sorted(json.loads(line)["path"] for line in lines)
+
+
+def largest_difference(a: EmbeddingFile, b: EmbeddingFile) -> float:
+    """Of all vectors; infinite if the rows are not those of the same files."""
+    if a.paths != b.paths:
+        return float("inf")
+    return max(float(np.abs(a.vectors[name] - b.vectors[name]).max()) for name in a.vectors)
 
 
 def main() -> None:
@@ -203,22 +245,25 @@ def main() -> None:
             folder, root / "killed.npz", args.model, args.kills, whole_s, rng
         )
         print(f"killed {n_killed} times, then exit code {code}", flush=True)
+        held = run_troubled(folder, root / "troubled.npz", args.model, whole_s, rng)
+        print(f"troubled: {', '.join(held)}", flush=True)
 
         names = {str(f.relative_to(folder)): f for f in folder.rglob("*") if f.is_file()}
         good = sorted(name for name, file in names.items() if is_decodable(file))
         bad = sorted(names.keys() - set(good))
         peace, killed = read(root / "peace.npz"), read(root / "killed.npz")
-        lines = Path(f"{root / 'killed.npz'}{FAILURES_SUFFIX}").read_text().splitlines()
-        listed = sorted(json.loads(line)["path"] for line in lines)
-        largest = max(
-            float(np.abs(killed.vectors[name] - peace.vectors[name]).max())
-            for name in peace.vectors
-            if killed.paths == peace.paths
-        )
+        troubled = read(root / "troubled.npz")
+        listed, listed_troubled = listed_in(root / "killed.npz"), listed_in(root / "troubled.npz")
+        largest = largest_difference(killed, peace)
+        largest_troubled = largest_difference(troubled, peace)
         checks = {
             f"every one of {len(good)} decodable files has one row": killed.paths == good,
             f"every one of {len(bad)} others has one line in the failures": listed == bad,
             f"rows as undisturbed, largest difference {largest:.1e}": largest <= TOLERANCE,
+            **held,
+            "the troubled run: rows and failures of the others": (
+                troubled.paths == good and listed_troubled == bad and largest_troubled <= TOLERANCE
+            ),
             "no temporary file is left": not list(root.glob(".*")),
         }
         for check, holds in checks.items():

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
-from loev_cli import audio, bundle
+from loev_cli import audio, bundle  # isort: split
+
+import onnxruntime as ort  # after loev_cli, which turns its telemetry off
 
 MUSIC = Path(__file__).parent.parent / "examples" / "music"
 

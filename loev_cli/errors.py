@@ -84,6 +84,11 @@ class InputError(LoevError):
         super().__init__(message, hint=hint)
 
 
+class StoppedError(LoevError):
+    """A run cannot go on, through no fault of one file: a decoder cannot be started, or the
+    inputs have gone. What is done is kept."""
+
+
 class OutputError(LoevError):
     """The output could not be written: no folder, no permission, no space."""
 
@@ -101,6 +106,23 @@ def needs_extra(feature: str, extra: str) -> Iterator[None]:
         if (error.name or "").partition(".")[0] == "loev_cli":
             raise  # a bug of ours, not a missing package
         raise MissingExtraError(feature, extra) from error
+
+
+@contextlib.contextmanager
+def starting(what: str) -> Iterator[None]:
+    """Around the start of a thread or process.
+
+    Raises:
+        StoppedError: the system refuses it, for want of processes, files or memory.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise StoppedError(
+            f"cannot start {what}: {reason}",
+            hint="raise this process's limits (ulimit -n, ulimit -u, memory), or lower --workers",
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

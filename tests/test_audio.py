@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import soundfile
 
 from loev_cli.audio import decode, find, load, probe
 from loev_cli.errors import InputError, UsageError
+from tests.audio.common import write_with_ffmpeg
 from tests.conftest import RATE_HZ, music, write_audio
 
 
@@ -46,6 +48,41 @@ def test_the_same_file_is_never_twice(library: Path, monkeypatch: pytest.MonkeyP
     assert names(["a", "./a/same.wav", str(library / "a/same.wav"), "a"]) == ["a/same.wav"]
 
 
+def test_the_same_file_by_other_spellings_is_not_a_second_row(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(library)
+    (tmp_path / "elsewhere").symlink_to(library / "a")
+    monkeypatch.chdir(library / "b")
+    spelled = ["../a", str(library / "a"), "../b/../a/same.wav", f"{tmp_path}/link/a"]
+    assert names(spelled) == ["../a/same.wav"]
+    assert names(spelled[::-1]) == [f"{tmp_path}/link/a/same.wav"]
+    listed = "\n".join(f"{folder}/same.wav" for folder in ["../a", library / "a", ".", ""])
+    assert names(["-"], stdin=io.BytesIO(listed.encode())) == [
+        *("../a/same.wav", "./same.wav", "/same.wav")
+    ]
+    # The folder that the link leads to is a, and what is above it the library: no textual rule
+    assert names([f"{tmp_path}/elsewhere/../b", "."]) == [f"{tmp_path}/elsewhere/../b/same.wav"]
+    assert len(names([str(library), f"{tmp_path}/link"])) == 5
+
+
+def test_links_to_a_file_are_rows_of_their_own(library: Path) -> None:
+    """As copies are: they have names, and may have meanings, of their own."""
+    (library / "a" / "soft.wav").symlink_to(library / "a" / "same.wav")
+    (library / "a" / "hard.wav").hardlink_to(library / "a" / "same.wav")
+    assert names([str(library / "a")]) == ["hard.wav", "same.wav", "soft.wav"]
+
+
+def test_folders_are_resolved_once(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be a million files in them."""
+    for i in range(20):
+        (library / "a" / f"{i}.wav").touch()
+    real, asked = os.path.realpath, []
+    monkeypatch.setattr(os.path, "realpath", lambda path: (asked.append(path), real(path))[1])
+    assert len(names([str(library)])) == 25
+    assert len(asked) == len(set(asked)) == 4
+
+
 def test_a_single_file_is_named_as_given_whatever_its_extension(library: Path) -> None:
     odd = library / "notes.txt"
     odd.write_text("hello")
@@ -57,6 +94,50 @@ def test_folders_skip_hidden_and_other_files(library: Path) -> None:
         (library / hidden).parent.mkdir(exist_ok=True)
         (library / hidden).touch()
     assert len(names([str(library)])) == 5
+
+
+@pytest.mark.parametrize(
+    ("extension", "codec", "container"),
+    [
+        (".ts", "mp2", "mpegts"),
+        (".m2ts", "ac3", "mpegts"),
+        (".MTS", "ac3", "mpegts"),
+        (".m2t", "mp2", "mpegts"),
+        (".vob", "mp2", "vob"),
+        (".nut", "pcm_s16le", "nut"),
+        (".m4p", "aac", "ipod"),
+        (".f4a", "aac", "mp4"),
+        (".f4v", "aac", "mp4"),
+        (".wtv", "mp2", "wtv"),
+        (".mk3d", "flac", "matroska"),
+        (".webm", "libopus", "webm"),
+    ],
+)
+def test_folders_are_searched_for_all_that_ffmpeg_hears(
+    tmp_path: Path, extension: str, codec: str, container: str
+) -> None:
+    file = tmp_path / f"x{extension}"
+    rate_hz = 48000 if codec == "libopus" else 44100
+    write_with_ffmpeg(file, codec, rate_hz, container=container)
+    (source,) = find([str(tmp_path)])
+    assert source.file == file
+    assert len(load(file, 16000)) == pytest.approx(3 * 16000, rel=0.05)
+
+
+@pytest.mark.parametrize("extension", [".tak", ".oma", ".mxf", ".dv", ".rmvb", ".ts"])
+def test_damaged_files_are_found_all_the_same(tmp_path: Path, extension: str) -> None:
+    (tmp_path / f"x{extension}").write_bytes(bytes(400))
+    assert names([str(tmp_path)]) == [f"x{extension}"]
+
+
+def test_what_is_passed_over_is_counted_by_extension(library: Path) -> None:
+    others = ["cover.jpg", "a/Cover.JPG", "notes.txt", "a/Vol. 3 (live)", "LICENSE", "code.ts"]
+    for name in [*others, ".hidden.txt", ".git/x.jpg", "a/.DS_Store"]:
+        (library / name).parent.mkdir(exist_ok=True)
+        (library / name).write_text("export const n: number = 1; // naïve\n" * 200)
+    passed_over: Counter[str] = Counter()
+    assert len(find([str(library)], passed_over=passed_over)) == 5
+    assert passed_over == {".jpg": 2, ".txt": 1, "": 2, ".ts": 1}
 
 
 def test_links_are_followed_and_loops_end(library: Path, tmp_path: Path) -> None:
@@ -107,6 +188,34 @@ def test_a_list_written_on_windows(library: Path) -> None:
     file = str(library / "b/same.wav")
     stdin = io.BytesIO(b"\xef\xbb\xbf" + file.encode() + b"\r\n\r\n  \r\ngone.wav\r\n")
     assert names(["-"], stdin=stdin) == [file, "gone.wav"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "listed", ["{0}/b/same.wav\r\n{0}/x.wav\r\n", "{0}/ü é/日本.wav\n", "日\n"]
+)
+def test_a_list_in_utf_16_is_told_by_name(library: Path, encoding: str, listed: str) -> None:
+    stdin = io.BytesIO(listed.format(library).encode(encoding))
+    with pytest.raises(UsageError, match=r"UTF-16.*iconv -f utf-16(le|be)? -t utf-8"):
+        find(["-"], stdin=stdin)
+
+
+@pytest.mark.parametrize("separator", ["\n", "\0"])
+def test_a_nul_separated_list_in_utf_16_is_told_by_name(library: Path, separator: str) -> None:
+    listed = separator.join([f"{library}/b/same.wav", "日本.wav", ""])
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        with pytest.raises(UsageError, match="UTF-16"):
+            find(["-"], stdin=io.BytesIO(listed.encode(encoding)), null=True)
+
+
+def test_lists_that_only_look_like_utf_16(library: Path) -> None:
+    with pytest.raises(UsageError, match="use --null"):
+        find(["-"], stdin=io.BytesIO(f"{library}/b/same.wav\0x.wav\0".encode()))
+    short = [b"a", b"b", b"\xff\xfea"]
+    found = find(["-"], stdin=io.BytesIO(b"\0".join(short)), null=True)
+    assert [os.fsencode(source.location) for source in found] == short
+    found = find(["-"], stdin=io.BytesIO(b"\xff\xfe.wav\nx.wav\n"))
+    assert [source.path for source in found] == ["\\xff\\xfe.wav", "x.wav"]
 
 
 def test_an_empty_argument_is_not_the_current_folder() -> None:

@@ -169,6 +169,21 @@ def test_running_it_again(loev: Loev, bundle: Bundle, library: Path, tmp_path: P
     assert (done.code, len(done.lines)) == (2, 1)
 
 
+def test_files_that_were_passed_over_are_one_line(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    for name in ("a.jpg", "b.jpg", "notes.txt", ".hidden.txt"):
+        (library / name).touch()
+    arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path]
+    assert loev(*arguments).lines[-1].endswith(" not read: .jpg 2, .txt 1")
+    assert loev(*arguments, "--quiet").lines == []
+    for file in library.rglob("*.*"):
+        if file.suffix not in (".jpg", ".txt"):
+            file.unlink()
+    (line,) = loev(*arguments).lines
+    assert ".jpg 2, .txt 1" in line
+
+
 def test_stats_name_the_stage_that_limits(
     loev: Loev, bundle: Bundle, library: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from loev_cli.audio import DecoderProcess, decode, probe, worker
-from loev_cli.errors import InputError
+from loev_cli.errors import InputError, StoppedError
 from tests.conftest import ROOT, add_bad_files, environment, write_audio
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -110,6 +110,54 @@ def test_a_decoder_that_hangs_is_given_up(tmp_path: Path) -> None:
         assert hang.value.kind == "DecoderTimeout"
         good = write_audio(tmp_path / "good.wav")
         assert len(np.concatenate(list(decoder.decode(good, RATE_HZ)))) == 2 * RATE_HZ
+
+
+@posix_only
+@pytest.mark.parametrize("meanwhile", ["it waits", "it is killed"])
+def test_time_in_which_the_job_is_suspended_does_not_count(tmp_path: Path, meanwhile: str) -> None:
+    file = write_audio(tmp_path / "x.wav", 300.0)
+    code = (
+        "import os, signal; from pathlib import Path; from loev_cli.audio import DecoderProcess\n"
+        f"d = DecoderProcess(timeout_s=1); b = iter(d.decode(Path({str(file)!r}), {RATE_HZ}))\n"
+        "n = len(next(b)); os.kill(d.pid, signal.SIGSTOP); print(d.pid, flush=True)\n"
+        "try: print(n + sum(map(len, b)))\n"
+        "except Exception as error: print(error.kind, error)"
+    )
+    job = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment(), text=True
+    )
+    assert job.stdout is not None
+    decoder = int(job.stdout.readline())
+    os.kill(job.pid, signal.SIGSTOP)
+    time.sleep(3)
+    if meanwhile == "it is killed":
+        os.kill(decoder, signal.SIGKILL)
+    os.kill(job.pid, signal.SIGCONT)
+    os.kill(decoder, signal.SIGCONT)
+    said = job.communicate(timeout=60)[0]
+    if meanwhile == "it waits":
+        assert said == f"{300 * RATE_HZ}\n"
+    else:
+        assert said.startswith(f"DecoderCrash {file}: the decoder was killed (signal 9)")
+
+
+@posix_only
+def test_a_decoder_that_cannot_be_started_is_no_files_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_audio(tmp_path / "x.wav")
+    for attribute, value, reason in (
+        ("executable", str(tmp_path / "gone"), "No such file"),
+        ("executable", "/bin/false", "ended by itself (exit code 1)"),
+        ("path", [], "No module named 'loev_cli'"),
+    ):
+        with monkeypatch.context() as patch, DecoderProcess() as decoder:
+            patch.setattr(sys, attribute, value)
+            for attempt in (decoder.probe, lambda file, d=decoder: list(d.decode(file, RATE_HZ))):
+                with pytest.raises(StoppedError) as refused:
+                    attempt(file)  # type: ignore[operator]
+                assert reason in str(refused.value)
+                assert decoder.pid is None
 
 
 def test_the_clock_stands_still_while_nobody_takes_blocks(tmp_path: Path) -> None:

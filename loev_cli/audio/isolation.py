@@ -27,15 +27,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.audio.decoding import FileInfo
-from loev_cli.audio.worker import BLOCK, END, HEAD, INFO
-from loev_cli.errors import InputError
+from loev_cli.audio.worker import BLOCK, END, HEAD, INFO, READY
+from loev_cli.errors import InputError, StoppedError, starting
 
 DEFAULT_TIMEOUT_S = 300.0
 
-_SERVE = "import sys; sys.path[:] = {path!r}; from loev_cli.audio.worker import main; main()"
+# What keeps it from starting is said in place of READY.
+_SERVE = """
+import sys
+sys.path[:] = {path!r}
+try:
+    from loev_cli.audio.worker import main
+except BaseException as error:
+    sys.stdout.write(f"{{type(error).__name__}}: {{error}}")
+    sys.exit(1)
+main()
+"""
+_WHAT = "a decoder process"
 _PIPE_N_BYTES = 1 << 20
 _WATCH_EVERY_S = 0.2
+_LONGEST_TICK_S = 0.5
 _PATIENCE_S = 2.0
+_REASON_N_BYTES = 1000
 
 
 class RemoteDecoding:
@@ -82,6 +95,7 @@ class DecoderProcess:
 
         Raises (while iterating):
             InputError: as there; and stage ``decode``: the decoder crashed, or took too long.
+            StoppedError: no decoder can be started.
         """
         decoding = RemoteDecoding()
         decoding.blocks = self._blocks(decoding, file, sample_rate_hz, tags)
@@ -108,10 +122,10 @@ class DecoderProcess:
                 # Neither a stop in the middle nor a trickle: a file may fall behind its playing
                 # time by the limit, and no block may take longer than that.
                 left_s = self._timeout_s + n_samples / rate_hz - waited_s
-                began = time.monotonic()
+                began_s = self._watch.awake_s()
                 with self._watched(min(self._timeout_s, left_s)):
                     kind, payload = self._receive(file)
-                waited_s += time.monotonic() - began
+                waited_s += self._watch.awake_s() - began_s
                 if kind == BLOCK:
                     block: NDArray[np.float32] = np.frombuffer(payload, np.float32)
                     n_samples += len(block)
@@ -137,17 +151,36 @@ class DecoderProcess:
         line = json.dumps(command).encode() + b"\n"
         for attempt in ("the one there is", "a new one"):
             if self._process is None:
-                self._process = _start()
-                self._watch.start()
+                self._start()
+            assert self._process is not None
             assert self._process.stdin is not None
             try:
                 self._process.stdin.write(line)
                 self._process.stdin.flush()
                 return
-            except OSError:  # it died between two files, which is no fault of this one
+            except OSError as error:  # it died between two files, which is no fault of this one
                 self._kill()
                 if attempt == "a new one":
-                    raise
+                    raise StoppedError(f"{_WHAT} ended as soon as it was started") from error
+
+    def _start(self) -> None:
+        """Start the process and wait until it serves.
+
+        Raises:
+            StoppedError: it cannot be started.
+        """
+        with starting(_WHAT):
+            self._watch.start()
+            self._process = _popen()
+        with self._watched(DEFAULT_TIMEOUT_S):  # no part of a file's time
+            head = self._read(HEAD.size)
+            if len(head) == HEAD.size and HEAD.unpack(head)[0] == READY:
+                return
+            said = bytes(head + self._read(_REASON_N_BYTES)).decode(errors="replace")
+        code, timed_out = self._end()
+        ended = "gave no answer in time" if timed_out else _how_it_ended(code)
+        with starting(_WHAT):
+            raise OSError(" ".join(said.split()) or f"it {ended}")
 
     def _receive(self, file: Path) -> tuple[bytes, bytearray]:
         """The next message: kind and payload."""
@@ -158,9 +191,18 @@ class DecoderProcess:
             payload = self._read(n_bytes)
             if len(payload) == n_bytes:
                 return kind, payload
-        process, timed_out = self._process, self._watch.fired
+        code, timed_out = self._end()
+        raise _died(file, code, timed_out, self._timeout_s)
+
+    def _end(self) -> tuple[int | None, bool]:
+        """Of a process that says no more: its exit code, None if it has none; whether we ended it
+        since it took too long."""
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):  # before our signal becomes its reason
+            self._process.wait(timeout=_PATIENCE_S)
+        code = self._process.returncode
         self._kill()
-        raise _died(file, process.returncode, timed_out, self._timeout_s)
+        return code, self._watch.fired
 
     def _read(self, n_bytes: int) -> bytearray:
         """So many bytes, or fewer if the process has ended."""
@@ -206,7 +248,11 @@ class DecoderProcess:
 
 class _Watch:
     """Kills a process for which we have waited too long. A thread, since pipes of every system
-    can be read and processes killed, but not every pipe can be waited for with a time limit."""
+    can be read and processes killed, but not every pipe can be waited for with a time limit.
+
+    Its clock stands still while this process is stopped (SIGSTOP, a suspended job): nobody reads
+    it then, and the time between two readings counts for half a second at most.
+    """
 
     def __init__(self) -> None:
         self.fired = False
@@ -214,16 +260,28 @@ class _Watch:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._clock = threading.Lock()
+        self._awake_s = 0.0
+        self._read_s = time.monotonic()
+
+    def awake_s(self) -> float:
+        """Seconds that this process was there to wait; read every ``_WATCH_EVERY_S`` at least."""
+        with self._clock:
+            now_s = time.monotonic()
+            self._awake_s += min(now_s - self._read_s, _LONGEST_TICK_S)
+            self._read_s = now_s
+            return self._awake_s
 
     def start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="decoder-watch", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="decoder-watch", daemon=True)
+            thread.start()
+            self._thread = thread
 
     @contextlib.contextmanager
     def kills(self, process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
         self.fired = False
-        self._target = (process, time.monotonic() + seconds)
+        self._target = (process, self.awake_s() + seconds)
         try:
             yield
         finally:
@@ -235,8 +293,11 @@ class _Watch:
 
     def _work(self) -> None:
         while not self._closed.wait(_WATCH_EVERY_S):
+            now_s = self.awake_s()
             with self._lock:
-                if self._target and time.monotonic() > self._target[1]:
+                if self._target is None or now_s <= self._target[1]:
+                    continue
+                if self._target[0].poll() is None:  # one that has died by itself did so earlier
                     self.fired = True
                     self._target[0].kill()
 
@@ -245,7 +306,7 @@ def _nothing() -> Generator[NDArray[np.float32], None, None]:
     yield from ()
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _popen() -> subprocess.Popen[bytes]:
     # Not multiprocessing: it would import the caller's main module again, and it pickles.
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVE.format(path=sys.path)],
@@ -274,10 +335,13 @@ def _died(file: Path, code: int | None, timed_out: bool, timeout_s: float) -> In
     if timed_out:
         message = f"{file}: the decoder gave no audio for {timeout_s:g} s, or far too little"
         return InputError(message, stage="decode", kind="DecoderTimeout")
-    if code is not None and code < 0:
-        what = f"crashed (signal {-code})"
-        if -code == getattr(signal, "SIGKILL", None):
-            what = "was killed (signal 9), perhaps for lack of memory"
-    else:
-        what = f"ended by itself (exit code {code})"
-    return InputError(f"{file}: the decoder {what}", stage="decode", kind="DecoderCrash")
+    message = f"{file}: the decoder {_how_it_ended(code)}"
+    return InputError(message, stage="decode", kind="DecoderCrash")
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is None:
+        return "stopped answering"
+    if -code == getattr(signal, "SIGKILL", None):
+        return "was killed (signal 9), perhaps for lack of memory"
+    return f"crashed (signal {-code})" if code < 0 else f"ended by itself (exit code {code})"

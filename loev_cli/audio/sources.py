@@ -10,8 +10,10 @@ loev embed s3://b/music     s3://b/music/a/x.mp3 is row a/x.mp3
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,20 +28,29 @@ from loev_cli.remote import RemoteFile, describe, files_below, is_url
 AUDIO_EXTENSIONS = frozenset([
     # uncompressed, and what carries it
     ".wav", ".wave", ".bwf", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".afc", ".au", ".snd",
-    ".caf", ".voc",
+    ".caf", ".voc", ".avr", ".ircam", ".nist", ".paf", ".pvf", ".sds", ".sf", ".sox", ".sph",
     # lossless
-    ".flac", ".fla", ".alac", ".ape", ".wv", ".tta", ".tak", ".shn", ".dsf", ".dff", ".mlp", ".thd",
+    ".flac", ".fla", ".alac", ".ape", ".mac", ".wv", ".tta", ".tak", ".shn", ".dsf", ".dff",
+    ".mlp", ".thd", ".dtshd", ".osq", ".rka",
     # lossy
-    ".mp3", ".mp2", ".mp1", ".mpa", ".mpga", ".ogg", ".oga", ".opus", ".spx", ".m4a", ".m4b",
-    ".m4r", ".aac", ".adts", ".wma", ".mpc", ".mp+", ".mka", ".weba", ".ac3", ".eac3", ".ec3",
-    ".dts", ".amr", ".awb", ".ra", ".rm", ".oma", ".aa3", ".at3",
+    ".mp3", ".mp2", ".mp1", ".mpa", ".mpga", ".m2a", ".ogg", ".oga", ".opus", ".spx", ".m4a",
+    ".m4b", ".m4p", ".m4r", ".f4a", ".f4b", ".aac", ".adts", ".latm", ".loas", ".wma", ".mpc",
+    ".mp+", ".mpp", ".mka", ".weba", ".ac3", ".eac3", ".ec3", ".ac4", ".dts", ".amr", ".awb",
+    ".gsm", ".g722", ".ra", ".rm", ".oma", ".omg", ".aa3", ".at3", ".aea", ".adx", ".hca", ".qoa",
+    ".sbc", ".vqf", ".vql", ".xwma",
     # video, of which the sound is taken
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".asf", ".wmv", ".flv", ".ogv", ".ogx",
-    ".3gp", ".3g2", ".mpg", ".mpeg",
+    ".mp4", ".m4v", ".mov", ".qt", ".mkv", ".mk3d", ".webm", ".avi", ".divx", ".asf", ".wmv",
+    ".flv", ".f4v", ".f4p", ".ogv", ".ogx", ".ogm", ".3gp", ".3gpp", ".3g2", ".mpg", ".mpeg",
+    ".vob", ".vro", ".ts", ".m2t", ".m2ts", ".mts", ".mxf", ".gxf", ".nut", ".wtv", ".dv", ".rmvb",
+    ".amv",
 ])
 # fmt: on
 
 STDIN = "-"
+
+_TRANSPORT_STREAM = ".ts"
+_LOOK_N_BYTES = 4096
+_LONGEST_EXTENSION = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,11 @@ class Source:
 
 
 def find(
-    inputs: Sequence[str], *, stdin: BinaryIO | None = None, null: bool = False
+    inputs: Sequence[str],
+    *,
+    stdin: BinaryIO | None = None,
+    null: bool = False,
+    passed_over: Counter[str] | None = None,
 ) -> list[Source]:
     """The audio files that ``inputs`` mean, in the order given, folders sorted, each once.
 
@@ -79,19 +94,22 @@ def find(
         inputs: files, folders, URLs of either, and ``-`` for a list of them on ``stdin``.
         stdin: where ``-`` reads from.
         null: the list on stdin is separated by NUL instead of newlines.
+        passed_over: is told how many files of folders were left out, by extension; hidden ones
+            do not count.
 
     Raises:
         UsageError: an argument is empty or does not exist, or two files would share a row name.
         RemoteError: a URL cannot be listed.
     """
     folder_prefixed = len(inputs) > 1
-    found: dict[str, Source] = {}  # by absolute path: the same file twice is one row
+    found: dict[str, Source] = {}  # by where they really lie: the same file twice is one row
+    folders: dict[str, str] = {}
+    passed_over = Counter() if passed_over is None else passed_over
     names: dict[str, Source] = {}
     for given, must_exist in _expand_stdin(inputs, stdin, null):
         prefixed = folder_prefixed or not must_exist
-        for source in _sources_of(given, must_exist=must_exist, prefixed=prefixed):
-            # Absolute but not resolved: `link/../x` must not be taken for `x`.
-            key = source.place if source.remote else str(source.file.absolute())
+        for source in _sources_of(given, passed_over, must_exist=must_exist, prefixed=prefixed):
+            key = source.place if source.remote else _real_place(source.location, folders)
             if key in found:
                 continue
             other = names.setdefault(source.path, source)
@@ -104,6 +122,18 @@ def find(
     return list(found.values())
 
 
+def _real_place(location: str, folders: dict[str, str]) -> str:
+    """Where a file lies, by its real folder: one spelling of `../a/x`, `/b/a/x` and `link/x`.
+
+    A link to a file is not followed: it is a row of its own, like a copy. ``folders`` keeps what
+    is known of folders, since asking costs more than all else that is done for a file.
+    """
+    folder, name = os.path.split(location)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return f"{folders[folder]}/{name}"
+
+
 def _expand_stdin(
     inputs: Sequence[str], stdin: BinaryIO | None, null: bool
 ) -> Iterator[tuple[str, bool]]:
@@ -114,8 +144,31 @@ def _expand_stdin(
         elif stdin is None:
             raise UsageError("no list of paths to read: standard input is not available")
         else:
-            for path in _split_null(stdin.read()) if null else _split_lines(stdin.read()):
+            listed = stdin.read()
+            if (encoding := _utf_16(listed, null=null)) is not None:
+                raise UsageError(
+                    "the list of paths on standard input is UTF-16",
+                    hint=f"convert it: iconv -f {encoding} -t utf-8",
+                )
+            for path in _split_null(listed) if null else _split_lines(listed):
                 yield os.fsdecode(path), False
+
+
+def _utf_16(listed: bytes, *, null: bool) -> str | None:
+    """The name for iconv of the kind of UTF-16 that a list is in, if it is."""
+    start = listed[: 1 << 16]
+    if b"\0" not in start or len(start) % 2:
+        return None
+    has_bom = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ["utf-16"] if has_bom else ["utf-16le", "utf-16be"]:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = codecs.getincrementaldecoder(encoding)().decode(start)
+            # Bytes taken in pairs are hardly ever separators, or characters of Latin-1.
+            has_separator = "\n" in text or "\0" in text
+            is_latin = 4 * sum(character < "\u0100" for character in text) >= len(text)
+            if (has_separator and is_latin) if null else (has_separator or is_latin):
+                return encoding
+    return None
 
 
 def _split_null(listed: bytes) -> list[bytes]:
@@ -128,9 +181,11 @@ def _split_lines(listed: bytes) -> list[bytes]:
     return [line.removesuffix(b"\r") for line in lines if line.strip()]
 
 
-def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Source]:
+def _sources_of(
+    given: str, passed_over: Counter[str], *, must_exist: bool, prefixed: bool
+) -> Iterator[Source]:
     if is_url(given):
-        yield from _remote_sources_of(given, must_exist=must_exist, prefixed=prefixed)
+        yield from _remote_sources_of(given, passed_over, must_exist=must_exist, prefixed=prefixed)
         return
     if "\0" in given:
         raise UsageError("a path holds a NUL character", hint="use --null for NUL-separated lists")
@@ -143,7 +198,7 @@ def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Sou
         yield Source(_row_name(given), str(path))
         return
     root = given.rstrip("/" + os.sep) or given[:1]
-    for file in _walk(path):
+    for file in _walk(path, passed_over):
         if file == path:  # the input itself cannot be read
             yield Source(_row_name(root), str(file))
             continue
@@ -152,7 +207,9 @@ def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Sou
         yield Source(_row_name(full if prefixed else relative), str(file))
 
 
-def _remote_sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Source]:
+def _remote_sources_of(
+    given: str, passed_over: Counter[str], *, must_exist: bool, prefixed: bool
+) -> Iterator[Source]:
     if not must_exist and PurePosixPath(given).suffix.lower() in AUDIO_EXTENSIONS:
         yield Source(given, given, describe(given))  # not there: its own failure, later
         return
@@ -164,14 +221,12 @@ def _remote_sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Itera
         relative = unquote(file.url.removeprefix(root))
         if file.url == given:
             yield Source(given, given, file)
-        elif _is_audio_name(relative):
+        elif any(part.startswith(".") for part in PurePosixPath(relative).parts):
+            continue
+        elif PurePosixPath(relative).suffix.lower() in AUDIO_EXTENSIONS:
             yield Source(file.url if prefixed else relative, file.url, file)
-
-
-def _is_audio_name(relative: str) -> bool:
-    path = PurePosixPath(relative)
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and path.suffix.lower() in AUDIO_EXTENSIONS
+        else:
+            passed_over[_extension(relative)] += 1
 
 
 def _check_exists(path: Path) -> None:
@@ -183,7 +238,7 @@ def _check_exists(path: Path) -> None:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path, passed_over: Counter[str]) -> Iterator[Path]:
     """Audio files below ``root``, sorted; folders that cannot be read are yielded themselves.
 
     Every folder is entered once, which ends symbolic-link loops. Linked folders are entered
@@ -212,8 +267,10 @@ def _walk(root: Path) -> Iterator[Path]:
                 path = folder / entry.name
                 if _is_folder(entry):
                     (linked if entry.is_symlink() else subfolders).append(path)
-                elif path.suffix.lower() in AUDIO_EXTENSIONS:
+                elif path.suffix.lower() in AUDIO_EXTENSIONS and not _is_source_code(path):
                     yield path
+                else:
+                    passed_over[_extension(entry.name)] += 1
             stack.extend(reversed(subfolders))
 
 
@@ -223,6 +280,25 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError as error:
         return entry.is_symlink() and error.errno != errno.ELOOP
+
+
+def _is_source_code(path: Path) -> bool:
+    """TypeScript has the extension of MPEG transport streams, which are never text."""
+    if path.suffix.lower() != _TRANSPORT_STREAM or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_LOOK_N_BYTES)
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except (OSError, UnicodeDecodeError):
+        return False
+    return b"\0" not in start
+
+
+def _extension(name: str) -> str:
+    """Of a file name, in lower case; empty if it has none that looks like one."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix if suffix[1:].isalnum() and len(suffix) < _LONGEST_EXTENSION else ""
 
 
 def _row_name(path: str) -> str:

@@ -10,6 +10,7 @@ without taking more than its own file along; :mod:`loev_cli.audio.isolation` is 
                                              "tags": {}, "busy_s": ...}
           F   JSON: it failed            {"message": ..., "stage": ..., "kind": ..., "busy_s": ...}
           I   JSON: what its header says (the answer to "probe")
+          R   nothing: ready for the first command
 
 Nothing is unpickled on either side.
 """
@@ -35,7 +36,7 @@ from loev_cli.audio.tags import read_tags
 from loev_cli.errors import InputError, Stage
 
 HEAD = struct.Struct("<cI")
-BLOCK, END, FAILED, INFO = b"B", b"E", b"F", b"I"
+BLOCK, END, FAILED, INFO, READY = b"B", b"E", b"F", b"I", b"R"
 
 # A damaged header may ask a codec for any amount of memory; this is that file's failure.
 _MEMORY_N_BYTES = 4 << 30
@@ -53,6 +54,7 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     with contextlib.suppress(BrokenPipeError):  # the parent has gone: so do we
+        _send(replies, READY, memoryview(b""))
         serve(sys.stdin.buffer, replies)
 
 

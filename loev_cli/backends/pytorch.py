@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.annotations import Annotator
-from loev_cli.backends.machine import cuda_driver
+from loev_cli.backends.machine import cuda_driver, usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.errors import LoevError, UsageError, needs_extra
 
@@ -107,8 +107,8 @@ def open_encoder(
             f"{precision} is not available on the CPU",
             hint=f"{precision} runs with --backend torch on a CUDA device",
         )
-    if n_threads:
-        torch.set_num_threads(n_threads)
+    # By itself torch knows the affinity, and nothing of quotas.
+    torch.set_num_threads(n_threads or min(torch.get_num_threads(), usable_cpus()))
     module = load_model(bundle)
     fold_weights(module)
     readouts = None if annotator is None else load_readouts(bundle, annotator).to(device)

@@ -54,7 +54,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool) -> int:
         _discard_stdout()
         return EXIT_DONE
     except LoevError as error:
-        _report(str(error), debug)
+        _report("; ".join([str(error), *getattr(error, "__notes__", [])]), debug)
         return error.exit_code
     except _UsageError as error:
         _report(_describe_usage(error), debug)

@@ -21,6 +21,7 @@ from loev_cli.embed import (
     RunStarted,
     Stats,
     TrackDone,
+    not_read,
 )
 from loev_cli.writers import STDOUT
 
@@ -116,17 +117,29 @@ def report(result: Report, request: Request, *, quiet: bool, stats: bool, log_js
         return
     if result.n_rows == 0 and n_failed and request.shard is None:
         all_failed = "the only file" if n_failed == 1 else f"all {n_failed} files"
-        say(f"loev: error: nothing written: {all_failed} failed{listed}")
+        nothing = (
+            f"no row is left in {out}" if result.n_stale or result.n_pruned else "nothing written"
+        )
+        say(f"loev: error: {nothing}: {all_failed} failed{listed}")
         return
     if not quiet:
         say(_summary(result, "standard output" if out == STDOUT else out))
-        if result.n_orphans:
-            rows = plural(result.n_orphans, "row")
-            say(f"{rows} kept of files that are not among the inputs (--prune drops them)")
-        if result.n_pruned:
-            say(f"{plural(result.n_pruned, 'row')} dropped of files that are gone")
+        for n_rows, what in (
+            (result.n_orphans, "kept of files that are not among the inputs (--prune drops them)"),
+            (result.n_missing, "kept of inputs that are gone (--prune drops them)"),
+            (result.n_pruned, "dropped of files that are gone"),
+            (
+                result.n_out_of_sight,
+                "kept of files whose folder is not there or cannot be listed",
+            ),
+            (result.n_stale, "dropped of files that have changed and now fail"),
+        ):
+            if n_rows:
+                say(f"{plural(n_rows, 'row')} {what}")
         if n_failed:
             say(f"{plural(n_failed, 'file')} failed{listed}")
+        for line in not_read(result.passed_over):
+            say(line)
     if stats:
         for line in _stats_lines(result.stats):
             say(line)
@@ -184,7 +197,11 @@ def _figures(result: Report) -> dict[str, object]:
         "n_done": result.n_done,
         "n_rows": result.n_rows,
         "n_orphans": result.n_orphans,
+        "n_missing": result.n_missing,
         "n_pruned": result.n_pruned,
+        "n_out_of_sight": result.n_out_of_sight,
+        "n_stale": result.n_stale,
+        "passed_over": dict(result.passed_over),
         "audio_s": round(result.audio_s, 3),
         "wall_s": round(result.wall_s, 3),
         "audio_s_per_s": round(result.audio_s / max(result.wall_s, 1e-9), 1),

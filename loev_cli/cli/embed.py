@@ -15,7 +15,7 @@ from loev_cli.cli._console import (
     stdin_bytes,
     stdout_bytes,
 )
-from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
+from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, StoppedError, UsageError
 
 
 class EngineName(StrEnum):
@@ -244,7 +244,7 @@ def embed(
             report = job.embed(
                 request, stdin=stdin_bytes(), stdout=stdout_bytes(), on_event=progress.take
             )
-        except KeyboardInterrupt as interrupt:
+        except (KeyboardInterrupt, StoppedError) as interrupt:
             interrupt.add_note(progress.how_to_go_on(out or ""))
             raise
     tell.report(report, request, quiet=quiet, stats=stats, log_json=log_json)

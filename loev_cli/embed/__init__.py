@@ -7,11 +7,12 @@ reader     decode and cut, in processes ahead of the encoder
 mapper     windows of many tracks -> batches -> vectors
 assembler  vectors -> one row per track
 journal    rows that are done, kept beside the output; parts: its files; lock: one run at a time
+presence   files that are gone, and files that only cannot be seen
 shards     the part of a library that one array job does; merge joins what they made
 plan       what a run would meet and take, without it
 """
 
-from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
+from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone, not_read
 from loev_cli.embed.failures import FAILURES_SUFFIX, Failure
 from loev_cli.embed.job import annotate, embed
 from loev_cli.embed.journal import JOURNAL_SUFFIX
@@ -39,5 +40,6 @@ __all__ = [
     "dry_run",
     "embed",
     "merge",
+    "not_read",
     "parse_shard",
 ]

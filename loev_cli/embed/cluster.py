@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from loev_cli import bundle as bundles
 from loev_cli.audio import Source
 from loev_cli.backends import Encoder, open_encoder
+from loev_cli.backends.machine import usable_cpus
 from loev_cli.embed.runner import Settings, actual, outcomes
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import InputError, LoevError, UsageError, needs_extra
@@ -248,12 +249,13 @@ def _connected(ray: Any) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of every run
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     in_main_thread = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    local = {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": _OBJECT_STORE_N_BYTES}
+    local = {"object_store_memory": _OBJECT_STORE_N_BYTES, "num_cpus": usable_cpus()}
+    if os.environ.get("RAY_ADDRESS"):
+        local = {}
     try:
         ray.init(log_to_driver=False, include_dashboard=False, logging_level="error", **local)
         if in_main_thread:  # Ray puts its own in the place of ours

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,11 @@ from loev_cli.backends import Encoder, open_encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.cluster import Workers, on_cluster
-from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
+from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone, not_read
 from loev_cli.embed.failures import Failure, describe, write_failures
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
+from loev_cli.embed.presence import Lookout, drop_what_is_gone, while_there
 from loev_cli.embed.request import Request
 from loev_cli.embed.runner import Settings, actual, outcomes
 from loev_cli.embed.staging import staged
@@ -78,12 +80,15 @@ def embed(
             return embed(request, stdin=stdin, stdout=stdout, on_event=on_event)
     if not request.overwrite:
         check_replaceable(out, planned)
-    sources = find_sources(request, stdin)
+    passed_over: Counter[str] = Counter()
+    sources = find_sources(request, stdin, passed_over)
     _check_is_no_input(out, sources)
     if out == STDOUT:
-        return _to_stdout(request, bundle, planned, sources, stdout, on_event)
-    with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
-        return _Run(request, bundle, planned, sources, journal, on_event).carry_out()
+        report = _to_stdout(request, bundle, planned, sources, stdout, on_event)
+    else:
+        with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
+            report = _Run(request, bundle, planned, sources, journal, on_event).carry_out()
+    return replace(report, passed_over=dict(passed_over))
 
 
 def planned_meta(request: Request, bundle: Bundle) -> Meta:
@@ -137,15 +142,17 @@ class _Run:
         stats = Stats(0, 0)
         if todo:
             stats = self._embed(todo)
-        n_orphans, n_pruned = self._drop_what_is_gone()
+        failed = {failure.path for failure in self._failures}
+        counts = drop_what_is_gone(
+            self._journal, self._sources, self._stamps, failed, Lookout(self._request)
+        )
         self._write_output(stats)
         self._failures.sort(key=lambda failure: failure.path)
         write_failures(self._request.out or "", self._failures)
         return Report(
             n_done=self._journal.n_added,
             n_rows=len(self._journal),
-            n_orphans=n_orphans,
-            n_pruned=n_pruned,
+            **counts,
             failures=tuple(self._failures),
             audio_s=self._audio_s,
             wall_s=time.monotonic() - began,
@@ -174,29 +181,14 @@ class _Run:
                     self._on_event(self._failures[-1])
         return stats
 
-    def _drop_what_is_gone(self) -> tuple[int, int]:
-        """Rows whose file is not among the inputs: how many stay, and how many go.
-
-        A row of a file that has changed and now fails says nothing about what is there: it goes.
-        """
-        n_orphans, n_pruned = 0, 0
-        for path in list(self._journal.paths()):
-            current = self._stamps.get(path)
-            if current is None and not self._request.prune:
-                n_orphans += 1
-            elif current is None:
-                n_pruned += 1
-                self._journal.drop(path)
-            elif self._journal.stamp(path) != current:
-                self._journal.drop(path)
-        return n_orphans, n_pruned
-
     def _write_output(self, stats: Stats) -> None:
         out = self._request.out or ""
-        # A part without rows is written all the same: that it is there says that it is done.
-        if not len(self._journal) and self._request.shard is None:
+        exists = Path(out).exists()
+        # A part without rows is written all the same: that it is there says that it is done. And
+        # an output whose last row has gone must not stay as it was.
+        if not len(self._journal) and self._request.shard is None and not exists:
             return
-        if Path(out).exists() and not self._journal.has_news:
+        if exists and not self._journal.has_news:
             return
         began = time.monotonic()
 
@@ -318,13 +310,13 @@ def _engine(
                 request, bundle, _CUDA_BATCH_SIZE, n_workers=_MAX_WORKERS, n_encoders=_CUDA_ENCODERS
             ),
         )
-        with on_cluster(sources, workers) as work:
-            yield work
+        with on_cluster(sources, workers) as (origin, stats, results):
+            yield origin, stats, while_there(sources, results)
         return
     encoder, settings = prepare(request, bundle, on_event)
     stats = Stats(min(settings.n_workers, len(sources)), settings.n_encoders)
     with contextlib.closing(outcomes(sources, encoder, settings, stats)) as results:
-        yield actual(encoder), stats, results
+        yield actual(encoder), stats, while_there(sources, results)
 
 
 def prepare(
@@ -379,19 +371,25 @@ def _settings(
     )
 
 
-def find_sources(request: Request, stdin: BinaryIO | None) -> list[Source]:
+def find_sources(
+    request: Request, stdin: BinaryIO | None, passed_over: Counter[str] | None = None
+) -> list[Source]:
     """What is to be embedded: sorted by row name; a list on stdin, for stdout, in its order.
+
+    Args:
+        passed_over: as for :func:`loev_cli.audio.find`.
 
     Raises:
         UsageError: as :func:`loev_cli.audio.find`.
         LoevError: there is nothing, save in a shard that happens to get nothing.
     """
-    sources = find(request.inputs, stdin=stdin, null=request.null)
+    passed_over = Counter() if passed_over is None else passed_over
+    sources = find(request.inputs, stdin=stdin, null=request.null, passed_over=passed_over)
     if not sources:
         searched = ["standard input" if given == STDIN else given for given in request.inputs]
         raise LoevError(
             f"no audio files in {', '.join(searched)}",
-            hint="folders are searched recursively",
+            hint="; ".join(["folders are searched recursively", *not_read(passed_over)]),
         )
     if request.shard is not None:
         sources = request.shard.of(sources)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from loev_cli.backends import Encoder
 from loev_cli.embed.reader import Window
-from loev_cli.errors import UsageError
+from loev_cli.errors import UsageError, starting
 
 _Vectors = dict[str, NDArray[np.float32]]
 
@@ -98,7 +98,9 @@ class Mapper:
         batch, places = self._batch, self._places
         self._batch, self._places = self._new_batch(), []
         windows = batch if self._pads else batch[:n_real]
-        self._under_way.append(_Batch(places, self._threads.submit(self._encode, windows)))
+        with starting("an encoder thread"):
+            vectors = self._threads.submit(self._encode, windows)
+        self._under_way.append(_Batch(places, vectors))
 
     def _encode(self, windows: NDArray[np.float32]) -> tuple[_Vectors, float]:
         # One thread on the CPU does all the work itself, so its CPU time is the honest figure.

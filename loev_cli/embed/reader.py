@@ -26,7 +26,7 @@ from loev_cli.audio import (
     Source,
     brought_here,
 )
-from loev_cli.errors import InputError
+from loev_cli.errors import InputError, starting
 from loev_cli.windows import Cut, WindowCutter
 
 _SILENCE_PEAK = 10 ** (-60 / 20)
@@ -70,12 +70,14 @@ class Idle:
 Item = Window | TrackEnd | TrackFailed | Idle
 
 
-class _StoppedError(Exception):
+class _NobodyReadsError(Exception):
     """Nobody reads the queue any more."""
 
 
 class Reader:
     """Iterates over the windows of all sources; a context manager that ends its processes.
+
+    Iterating raises :class:`loev_cli.errors.StoppedError` where no decoder can be started.
 
     Args:
         sources: the tracks; an item's ``track`` is its index here.
@@ -115,6 +117,7 @@ class Reader:
         self._queue: queue.Queue[Item] = queue.Queue(maxsize=n_ahead)
         self._stopping = threading.Event()
         self._turn = threading.Condition()
+        self._error: Exception | None = None
         self._n_begun = 0
         self._n_settled = 0
         self._n_tracks_ahead = len(sources) if n_tracks_ahead is None else n_tracks_ahead
@@ -126,8 +129,13 @@ class Reader:
         ]
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        try:
+            with starting("a decoder thread"):
+                for thread in self._threads:
+                    thread.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -143,6 +151,8 @@ class Reader:
     def __iter__(self) -> Iterator[Item]:
         n_finished = 0
         while n_finished < len(self._sources):
+            if self._error is not None:
+                raise self._error
             try:
                 item = self._queue.get(timeout=_POLL_S)
             except queue.Empty:
@@ -162,16 +172,19 @@ class Reader:
 
     def _check_alive(self) -> None:
         """A thread ends when no source is left; all gone and tracks missing would wait for ever."""
-        if self._queue.empty() and not any(thread.is_alive() for thread in self._threads):
+        any_alive = any(thread.is_alive() for thread in self._threads)
+        if not any_alive and self._queue.empty() and self._error is None:
             raise RuntimeError("the decoder threads ended before their tracks did")
 
     def _work(self, decoder: DecoderProcess) -> None:
-        with decoder:
-            while (track := self._next_track()) is not None:
-                try:
+        try:
+            with decoder:
+                while (track := self._next_track()) is not None:
                     self._put(self._read(decoder, track))
-                except _StoppedError:
-                    return
+        except _NobodyReadsError:
+            pass
+        except Exception as error:  # not of one file: who iterates is to know
+            self._error = error
 
     def _next_track(self) -> int | None:
         with self._turn:
@@ -230,4 +243,4 @@ class Reader:
                 with self._turn:
                     self.blocked_s += time.monotonic() - began
             return
-        raise _StoppedError
+        raise _NobodyReadsError

@@ -55,7 +55,13 @@ def staged(url: str) -> Iterator[Path]:
 
 
 def _local_of(url: str) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:  # a user without a home, as containers have
+        raise OutputError(
+            f"cannot write {url}: no folder to prepare it in",
+            hint="this user has no home folder: set XDG_CACHE_HOME",
+        ) from error
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]
     return cache / "loev" / "outputs" / digest / PurePosixPath(url).name
 

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from loev_cli import bundle as bundles
+from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.errors import InputError, OutputError, UsageError
 from loev_cli.evaluate.job import Event, Skipped, Stage
@@ -147,7 +148,7 @@ class Ears:
             listener.content,
             self._cache,
             max_track_s=self._config.max_track_s,
-            n_workers=os.cpu_count() or 1,
+            n_workers=usable_cpus(),
             on_progress=lambda done, total: self._tell(Stage("reading", done, total)),
         )
         for one in skipped:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from loev_cli import bundle as bundles
+from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.model import LoevModel, load_model, load_weights
 from loev_cli.train.checkpoint import FOLDER, LAST, best_or_last, load_checkpoint
@@ -130,7 +130,7 @@ def _load(
         trainer.make_batch.content,
         cache,
         max_track_s=config.max_track_s,
-        n_workers=(os.cpu_count() or 1) if n_workers is None else n_workers,
+        n_workers=usable_cpus() if n_workers is None else n_workers,
         on_progress=events.on_features,
     )
     if group.is_main and cache is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from loev_cli.bundle import Bundle
-from loev_cli.embed import Report, Request, embed
+from loev_cli.embed import Event, Report, Request, TrackDone, embed
 from loev_cli.writers import EmbeddingFile, read
 
 TOLERANCE = 1e-5
@@ -23,6 +24,20 @@ def embedded(
 ) -> tuple[EmbeddingFile, Report]:
     report = embed(request(bundle, out, *inputs, **options))
     return read(out), report
+
+
+def interrupted(asked: Request, after: int) -> None:
+    """Embed so many tracks, then be interrupted."""
+    n_left = after
+
+    def stop(event: Event) -> None:
+        nonlocal n_left
+        n_left -= isinstance(event, TrackDone)
+        if n_left == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(asked, on_event=stop)
 
 
 def assert_same(a: EmbeddingFile, b: EmbeddingFile) -> None:

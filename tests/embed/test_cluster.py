@@ -17,7 +17,7 @@ import pytest
 
 from loev_cli.bundle import Bundle
 from loev_cli.embed import Event, Request, TrackDone, embed
-from loev_cli.errors import InputError, LoevError, MissingExtraError
+from loev_cli.errors import InputError, LoevError, MissingExtraError, StoppedError
 from loev_cli.writers import read
 from tests.conftest import add_bad_files, in_process_of_its_own, write_audio
 from tests.embed.common import assert_same, embedded, request
@@ -31,7 +31,6 @@ needs_ray = pytest.mark.skipif(
 def ray() -> Iterator[None]:
     """Ray on this machine, with two cores, for all tests here."""
     ray = importlib.import_module("ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20
     )
@@ -141,6 +140,26 @@ def test_a_worker_that_is_killed_loses_nothing(ray: None, bundle: Bundle, tmp_pa
     assert killed
     assert (report.n_done, report.failures) == (64, ())
     assert_same(read(out), reference)
+
+
+@needs_ray
+def test_a_source_that_vanishes_stops_the_run(ray: None, bundle: Bundle, tmp_path: Path) -> None:
+    library = tmp_path / "in" / "library"
+    for i in range(40):
+        write_audio(library / f"{i:02}.wav", 0.5, seed=i)
+
+    def move(event: Event) -> None:
+        if isinstance(event, TrackDone) and library.exists():
+            library.rename(tmp_path / "away")
+
+    out = tmp_path / "x.npz"
+    with pytest.raises(StoppedError, match="library is gone"):
+        embed(request(bundle, out, library, engine="ray", workers=1), on_event=move)
+    assert not out.exists()
+    (tmp_path / "away").rename(library)
+    _, report = embedded(bundle, out, library, engine="ray")
+    assert report.n_rows == 40
+    assert 0 < report.n_done < 40
 
 
 @needs_ray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -14,7 +15,7 @@ import pytest
 from loev_cli.bundle import Bundle
 from loev_cli.writers import read
 from tests.conftest import command, environment, in_process_of_its_own, write_audio
-from tests.embed.common import assert_same, embedded, left_in
+from tests.embed.common import assert_same, embedded, interrupted, left_in, request
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX")
 
@@ -148,3 +149,52 @@ def test_a_full_disk_is_a_clear_error_and_keeps_what_is_done(
         assert n_tries < 20
     assert n_tries > 1
     assert_same(read(out), whole)
+
+
+@pytest.fixture
+def without_privileges() -> list[str]:
+    """Root may start as many processes as it likes: a command that makes it another user."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv to run as another user")
+    keeps = ("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override")
+    return ["setpriv", "--reuid", "54321", "--clear-groups", *keeps]
+
+
+@pytest.mark.parametrize("limit", ["-n", "-u"])
+def test_a_decoder_that_cannot_be_started_stops_the_run_and_loses_nothing(
+    bundle: Bundle, tmp_path: Path, without_privileges: list[str], limit: str
+) -> None:
+    """So few files, or processes, that the command itself starts, but not all that it needs."""
+    prefix = without_privileges if limit == "-u" else []
+    for i in range(5):
+        write_audio(tmp_path / "in" / f"{i}.wav", seed=i)
+    out = tmp_path / "x.npz"
+    interrupted(request(bundle, out, tmp_path / "in", workers=1), after=2)
+    for left in Path(f"{out}.journal").iterdir():
+        left.chmod(0o666)  # also for that other user
+    arguments = ["embed", tmp_path / "in", "--out", out]
+    line = shlex.join(command(*arguments, "--model", bundle.path, "--workers", "2"))
+    reasons = []
+    for number in range(2, 7) if limit == "-u" else range(12, 20, 2):
+        done = subprocess.run(
+            [*prefix, "bash", "-c", f"ulimit {limit} {number}; exec {line}"],
+            env=environment() | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        if done.returncode == 0:
+            break
+        *_, error = done.stderr.splitlines()
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert error.startswith(("loev: error: cannot start ", f"loev: error: cannot write {out}"))
+        kept = f"2 of 5 files are done and kept in {out}.journal, the same command goes on"
+        assert error.endswith(kept) or "cannot write" in error
+        assert not out.exists()
+        reasons.append(error)
+    assert any("cannot start a decoder" in reason for reason in reasons), reasons
+    done_now = in_process_of_its_own(*arguments, "--model", bundle.path)
+    assert (done_now.code, len(read(out).paths)) == (0, 5)

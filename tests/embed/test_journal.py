@@ -17,7 +17,7 @@ from loev_cli.embed.parts import Stamp
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.writers import Row, make_meta, read
 from tests.conftest import SUBSPACES, add_bad_files, make_bundle, write_audio
-from tests.embed.common import assert_same, embedded, left_in, request
+from tests.embed.common import assert_same, embedded, interrupted, left_in, request
 
 FORMATS = [".npz", ".parquet", ".jsonl"]
 every_format = pytest.mark.parametrize("extension", FORMATS)
@@ -29,20 +29,6 @@ def run(asked: Request) -> tuple[list[str], list[str]]:
     embed(asked, on_event=events.append)
     done = sorted(event.path for event in events if isinstance(event, TrackDone))
     return done, [event.text for event in events if isinstance(event, Notice)]
-
-
-def interrupted(asked: Request, after: int) -> None:
-    """Embed so many tracks, then be interrupted."""
-    n_left = after
-
-    def stop(event: Event) -> None:
-        nonlocal n_left
-        n_left -= isinstance(event, TrackDone)
-        if n_left == 0:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        embed(asked, on_event=stop)
 
 
 @every_format
