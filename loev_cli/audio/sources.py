@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from loev_cli.errors import UsageError
 from loev_cli.remote import RemoteFile, describe, files_below, is_url
+from loev_cli.row_names import row_name
 
 # What a folder is searched for. A file named outright is taken whatever it is called.
 # fmt: off
@@ -140,16 +141,16 @@ def _sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Sou
     if must_exist:
         _check_exists(path)
     if not os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where it may not look)
-        yield Source(_row_name(given), str(path))
+        yield Source(row_name(given), str(path))
         return
     root = given.rstrip("/" + os.sep) or given[:1]
     for file in _walk(path):
         if file == path:  # the input itself cannot be read
-            yield Source(_row_name(root), str(file))
+            yield Source(row_name(root), str(file))
             continue
         relative = str(file.relative_to(path))
         full = f"{root}/{relative}" if root != "/" else f"/{relative}"
-        yield Source(_row_name(full if prefixed else relative), str(file))
+        yield Source(row_name(full if prefixed else relative), str(file))
 
 
 def _remote_sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Iterator[Source]:
@@ -165,7 +166,7 @@ def _remote_sources_of(given: str, *, must_exist: bool, prefixed: bool) -> Itera
         if file.url == given:
             yield Source(given, given, file)
         elif _is_audio_name(relative):
-            yield Source(file.url if prefixed else relative, file.url, file)
+            yield Source(file.url if prefixed else row_name(relative), file.url, file)
 
 
 def _is_audio_name(relative: str) -> bool:
@@ -223,13 +224,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError as error:
         return entry.is_symlink() and error.errno != errno.ELOOP
-
-
-def _row_name(path: str) -> str:
-    """``/`` separated and valid Unicode."""
-    return spell_out(path.replace(os.sep, "/"))
-
-
-def spell_out(text: str) -> str:
-    """Valid Unicode: the bytes of file names that are no UTF-8 are spelled ``\\xNN``."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

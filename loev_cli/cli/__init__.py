@@ -6,6 +6,7 @@ Command modules import nothing heavy before they run, so that ``loev --help`` is
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -13,8 +14,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from loev_cli import __version__
-from loev_cli.cli._boundary import exit_code_of, leave, native_noise_silenced, signals_raise
+from loev_cli.cli._boundary import exit_code_of, leave, signals_raise
 from loev_cli.cli._console import stop_logging
+from loev_cli.cli._streams import standard_streams
+
+_FEWEST_COLUMNS = 20
 
 # (module, function): the command is called like the function. Order is that of the help.
 COMMANDS = [
@@ -76,12 +80,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
-    with native_noise_silenced(enabled=not debug), signals_raise():
+    _forget_useless_width()
+    with standard_streams(silence_libraries=not debug), signals_raise():
         code = exit_code_of(lambda: _invoke(argv), debug=debug)
     stop_logging()
     if arguments is None:  # a process of our own
         leave(code)
     sys.exit(code)
+
+
+def _forget_useless_width() -> None:
+    """Help and tables take their width from COLUMNS; where nothing fits into it, from elsewhere."""
+    width = os.environ.get("COLUMNS", "")
+    if not (width.isdecimal() and int(width) >= _FEWEST_COLUMNS):
+        os.environ.pop("COLUMNS", None)
 
 
 def _invoke(argv: list[str]) -> None:

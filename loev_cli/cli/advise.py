@@ -253,7 +253,7 @@ def _say(advice: Advice, html: Path, *, quiet: bool) -> None:
     from loev_cli.cli._table import table
     from loev_cli.experiments import advise_words as words
 
-    show(table(*words.table(advice.verdicts)))
+    show(table(*words.table(advice.verdicts)), raw=True)
     show("")
     if not quiet:
         for note in advice.notes:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loev_cli.audio import spell_out
 from loev_cli.errors import InputError, OutputError, Stage
+from loev_cli.row_names import spell_out
 from loev_cli.writers import AtomicFile
 
 FAILURES_SUFFIX = ".failures.jsonl"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -36,6 +36,7 @@ from loev_cli.writers import (
     make_meta,
     open_writer,
 )
+from loev_cli.writers.replacing import check_no_input, read_inputs
 
 _CPU_BATCH_SIZE = 2
 _CUDA_BATCH_SIZE = 64
@@ -79,7 +80,7 @@ def embed(
     if not request.overwrite:
         check_replaceable(out, planned)
     sources = find_sources(request, stdin)
-    _check_is_no_input(out, sources)
+    _check_is_no_input(out, request.inputs, sources)
     if out == STDOUT:
         return _to_stdout(request, bundle, planned, sources, stdout, on_event)
     with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
@@ -253,7 +254,7 @@ def annotate(
     request = replace(request, out=STDOUT, annotate=True, subspaces=read)
     planned_meta(request, bundle)
     sources = find_sources(request, stdin)
-    _check_is_no_input(out, sources)
+    _check_is_no_input(out, request.inputs, sources)
     on_event(RunStarted(len(sources), n_kept=0))
     with _engine(request, bundle, sources, on_event) as (_, stats, results):
         report = _hand_over(request, sources, stats, results, on_row, on_event)
@@ -414,15 +415,12 @@ def hop_n_samples(bundle: Bundle, hop_s: float | None) -> int:
     return hop_n_samples
 
 
-def _check_is_no_input(out: str, sources: Sequence[Source]) -> None:
+def _check_is_no_input(out: str, inputs: Sequence[str], sources: Sequence[Source]) -> None:
     """Embedding a file must never be the end of it, whatever is to be overwritten."""
-    if out == STDOUT or not Path(out).exists():
-        return
-    taken = Path(out).stat()
-    for source in sources:
-        with contextlib.suppress(OSError):  # not there: its own failure, later
-            if os.path.samestat(source.file.stat(), taken):
-                raise UsageError(f"{out} is one of the inputs", hint="choose another --out")
+    if out != STDOUT:
+        lists = [each for each in read_inputs(inputs) if isinstance(each, int)]
+        here = (source.location for source in sources if source.remote is None)
+        check_no_input(Path(out), itertools.chain(lists, here))
 
 
 def _stamp(source: Source) -> Stamp | None:

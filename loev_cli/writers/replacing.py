@@ -1,0 +1,101 @@
+"""What a command may write over: the one rule for every output of every command.
+
+A file or folder that exists is replaced only if it is an earlier output of the same command, or
+``--overwrite`` insists; an input of the run is never replaced, whatever insists. Files are compared
+by what they are and not by name, so links and other spellings count. docs/outputs.md says how each
+command recognizes its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from loev_cli.errors import UsageError
+from loev_cli.writers.atomic import check_target
+
+_STDIN_DESCRIPTOR = 0
+
+
+def never(out: Path) -> bool:
+    """For commands that replace nothing unless ``--overwrite`` insists."""
+    return False
+
+
+def check_place(
+    out: Path,
+    *,
+    inputs: Iterable[str | Path | int] = (),
+    is_earlier: Callable[[Path], bool] = never,
+    overwrite: bool = False,
+    is_folder: bool = False,
+) -> None:
+    """Check, before the work, that an output may be written to ``out``.
+
+    Args:
+        inputs: everything the run reads: paths, or descriptors (0 is standard input).
+        is_earlier: whether what is at ``out`` is an earlier output of the same command.
+        overwrite: replace what is no earlier output, too.
+        is_folder: the output is a folder.
+
+    Raises:
+        UsageError: ``out`` is an input, of the other kind, or no earlier output; or its folder is
+            missing.
+        OutputError: it cannot be written there.
+    """
+    check_no_input(out, inputs)
+    check_target(out, is_folder=is_folder)
+    if not overwrite and not _is_empty(out) and not is_earlier(out):
+        raise UsageError(
+            f"will not replace {out}: it is no earlier output of this command",
+            hint="choose another --out, or replace it with --overwrite",
+        )
+
+
+def check_no_input(out: Path, inputs: Iterable[str | Path | int]) -> None:
+    """Check that replacing ``out`` would destroy none of the inputs.
+
+    That is: ``out`` is none of them, no file in one that is a folder, no folder that one lies in.
+
+    Raises:
+        UsageError: it would.
+    """
+    try:
+        taken = out.stat()
+    except (OSError, ValueError):
+        return
+    for each in inputs:
+        # An input that is not there: its own failure, later.
+        with contextlib.suppress(OSError, ValueError):
+            found = os.stat(each)  # noqa: PTH116  (it takes descriptors)
+            if os.path.samestat(found, taken):
+                raise UsageError(f"{out} is one of the inputs", hint="choose another --out")
+            if isinstance(each, int):
+                continue
+            if stat.S_ISDIR(taken.st_mode) and _lies_in(each, out):
+                raise UsageError(
+                    f"{out} contains {each}, one of the inputs", hint="choose another --out"
+                )
+            if stat.S_ISDIR(found.st_mode) and _lies_in(out, each):
+                raise UsageError(
+                    f"{out} is part of {each}, one of the inputs", hint="choose another --out"
+                )
+
+
+def _lies_in(path: str | Path, folder: str | Path) -> bool:
+    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(folder), ""))  # noqa: PTH118
+
+
+def read_inputs(given: Iterable[str]) -> list[str | int]:
+    """Inputs as typed, with ``-`` as the descriptor of standard input."""
+    return [_STDIN_DESCRIPTOR if each == "-" else each for each in given]
+
+
+def _is_empty(out: Path) -> bool:
+    """Whether nothing is there: no file, one without a byte, or a folder without an entry."""
+    if out.is_dir():
+        return not any(out.iterdir())
+    return not out.exists() or out.stat().st_size == 0
