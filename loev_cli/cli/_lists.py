@@ -88,12 +88,17 @@ CsvSafe = Annotated[
 Record = dict[str, Any]
 
 
-def format_of(asked: ListFormat | None, out: str) -> ListFormat:
+def format_of(asked: ListFormat | None, out: str, inputs: Iterable[str | Path]) -> ListFormat:
     """The format asked for, else that of the extension of ``out``, else a table.
 
     Raises:
-        UsageError: the extension is that of no list, or of another format than asked for.
+        UsageError: ``out`` is an input; its extension is that of no list, or of another format
+            than asked for.
     """
+    if out != STDOUT:
+        from loev_cli.writers.replacing import check_no_input
+
+        check_no_input(Path(out), inputs)  # which says more than what its extension is
     suffix = "" if out == STDOUT else Path(out).suffix
     if not suffix:
         return asked or ListFormat.TABLE

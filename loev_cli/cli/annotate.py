@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,7 +77,7 @@ def annotate(
 
     if debug:
         log_to_stderr()
-    chosen = lists.format_of(list_format, out)
+    chosen = lists.format_of(list_format, out, [each for each in inputs if not Path(each).is_dir()])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
     request = job.Request(
         inputs=inputs,

@@ -60,7 +60,7 @@ def dedup(
     if debug:
         log_to_stderr()
     options.refuse_repeats(context)
-    chosen = lists.format_of(list_format, out)
+    chosen = lists.format_of(list_format, out, [emb])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
     library = open_library(emb)
     with lists.ListWriter(

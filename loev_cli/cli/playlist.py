@@ -76,7 +76,7 @@ def playlist(
     if debug:
         log_to_stderr()
     options.refuse_repeats(context)
-    chosen = lists.format_of(list_format, out)
+    chosen = lists.format_of(list_format, out, [emb])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
     library = open_library(emb)
     found = find_query(seed, library.paths, emb)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.cluster import Workers, on_cluster
 from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
-from loev_cli.embed.failures import Failure, describe, write_failures
+from loev_cli.embed.failures import Failure, check_failures_place, describe, write_failures
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.request import Request
@@ -80,9 +79,12 @@ def embed(
     if not request.overwrite:
         check_replaceable(out, planned)
     sources = find_sources(request, stdin)
-    _check_is_no_input(out, request.inputs, sources)
     if out == STDOUT:
         return _to_stdout(request, bundle, planned, sources, stdout, on_event)
+    # Embedding a file must never be the end of it, whatever is to be overwritten.
+    inputs = _read_by(request, sources)
+    check_no_input(Path(out), inputs)
+    check_failures_place(out, inputs, overwrite=request.overwrite)
     with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
         return _Run(request, bundle, planned, sources, journal, on_event).carry_out()
 
@@ -254,7 +256,8 @@ def annotate(
     request = replace(request, out=STDOUT, annotate=True, subspaces=read)
     planned_meta(request, bundle)
     sources = find_sources(request, stdin)
-    _check_is_no_input(out, request.inputs, sources)
+    if out != STDOUT:
+        check_no_input(Path(out), _read_by(request, sources))
     on_event(RunStarted(len(sources), n_kept=0))
     with _engine(request, bundle, sources, on_event) as (_, stats, results):
         report = _hand_over(request, sources, stats, results, on_row, on_event)
@@ -415,12 +418,10 @@ def hop_n_samples(bundle: Bundle, hop_s: float | None) -> int:
     return hop_n_samples
 
 
-def _check_is_no_input(out: str, inputs: Sequence[str], sources: Sequence[Source]) -> None:
-    """Embedding a file must never be the end of it, whatever is to be overwritten."""
-    if out != STDOUT:
-        lists = [each for each in read_inputs(inputs) if isinstance(each, int)]
-        here = (source.location for source in sources if source.remote is None)
-        check_no_input(Path(out), itertools.chain(lists, here))
+def _read_by(request: Request, sources: Sequence[Source]) -> list[str | int]:
+    """Every file that the request reads; 0 is a list on stdin."""
+    lists = [each for each in read_inputs(request.inputs) if isinstance(each, int)]
+    return [*lists, *(source.location for source in sources if source.remote is None)]
 
 
 def _stamp(source: Source) -> Stamp | None:

@@ -26,6 +26,7 @@ from loev_cli.search.library import Vectors
 from loev_cli.windows import MeanPool
 from loev_cli.writers import AGREEING_KEYS, Meta, Row, check_agree, read_meta, rows
 from loev_cli.writers.meta import POOLED, keeps_windows, to_json
+from loev_cli.writers.replacing import check_no_input
 from loev_cli.writers.tables import Tabulator
 
 with needs_extra("loev index", "db"):
@@ -85,6 +86,7 @@ def index(
             else or the embeddings of another model or with other settings.
         OutputError: the folder cannot be written.
     """
+    check_no_input(db.table_of(folder), [emb])
     meta = _pooled_meta(read_meta(emb))
     old = _existing(folder, meta, emb, overwrite=overwrite)
     on_step(f"reading {emb}")

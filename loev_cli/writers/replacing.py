@@ -20,16 +20,11 @@ from loev_cli.writers.atomic import check_target
 _STDIN_DESCRIPTOR = 0
 
 
-def never(out: Path) -> bool:
-    """For commands that replace nothing unless ``--overwrite`` insists."""
-    return False
-
-
 def check_place(
     out: Path,
     *,
     inputs: Iterable[str | Path | int] = (),
-    is_earlier: Callable[[Path], bool] = never,
+    is_earlier: Callable[[Path], bool] | None = None,
     overwrite: bool = False,
     is_folder: bool = False,
 ) -> None:
@@ -37,7 +32,8 @@ def check_place(
 
     Args:
         inputs: everything the run reads: paths, or descriptors (0 is standard input).
-        is_earlier: whether what is at ``out`` is an earlier output of the same command.
+        is_earlier: whether what is at ``out`` is an earlier output of the same command; None for
+            commands that replace nothing unless told to.
         overwrite: replace what is no earlier output, too.
         is_folder: the output is a folder.
 
@@ -48,17 +44,40 @@ def check_place(
     """
     check_no_input(out, inputs)
     check_target(out, is_folder=is_folder)
-    if not overwrite and not _is_empty(out) and not is_earlier(out):
+    check_earlier(out, is_earlier, overwrite=overwrite)
+
+
+def check_earlier(
+    out: Path, is_earlier: Callable[[Path], bool] | None, *, overwrite: bool | None
+) -> None:
+    """The part of :func:`check_place` that asks who made what is there.
+
+    Args:
+        overwrite: None for commands without this option.
+
+    Raises:
+        UsageError: somebody else.
+    """
+    if overwrite or _is_empty(out):
+        return
+    if is_earlier is None:
+        raise UsageError(f"{out} exists", hint="--overwrite replaces it")
+    if not is_earlier(out):
         raise UsageError(
             f"will not replace {out}: it is no earlier output of this command",
-            hint="choose another --out, or replace it with --overwrite",
+            hint="choose another --out" + ("" if overwrite is None else ", or add --overwrite"),
         )
 
 
-def check_no_input(out: Path, inputs: Iterable[str | Path | int]) -> None:
+def check_no_input(
+    out: Path, inputs: Iterable[str | Path | int], *, called: str = "inputs"
+) -> None:
     """Check that replacing ``out`` would destroy none of the inputs.
 
     That is: ``out`` is none of them, no file in one that is a folder, no folder that one lies in.
+
+    Args:
+        called: what the inputs are, for the error.
 
     Raises:
         UsageError: it would.
@@ -72,16 +91,16 @@ def check_no_input(out: Path, inputs: Iterable[str | Path | int]) -> None:
         with contextlib.suppress(OSError, ValueError):
             found = os.stat(each)  # noqa: PTH116  (it takes descriptors)
             if os.path.samestat(found, taken):
-                raise UsageError(f"{out} is one of the inputs", hint="choose another --out")
+                raise UsageError(f"{out} is one of the {called}", hint="choose another --out")
             if isinstance(each, int):
                 continue
             if stat.S_ISDIR(taken.st_mode) and _lies_in(each, out):
                 raise UsageError(
-                    f"{out} contains {each}, one of the inputs", hint="choose another --out"
+                    f"{out} contains {each}, one of the {called}", hint="choose another --out"
                 )
             if stat.S_ISDIR(found.st_mode) and _lies_in(out, each):
                 raise UsageError(
-                    f"{out} is part of {each}, one of the inputs", hint="choose another --out"
+                    f"{out} is part of {each}, one of the {called}", hint="choose another --out"
                 )
 
 
