@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from loev_cli import __version__
-from loev_cli.cli._boundary import exit_code_of, leave, signals_raise
+from loev_cli.cli._boundary import check_working_folder, exit_code_of, leave, signals_raise
 from loev_cli.cli._console import stop_logging
 from loev_cli.cli._streams import standard_streams
 
@@ -97,6 +97,8 @@ def _forget_useless_width() -> None:
 
 
 def _invoke(argv: list[str]) -> None:
+    if not {"--help", "-h", "--version"} & set(argv):
+        check_working_folder()
     # Not app(): it would answer interrupts, broken pipes and usage errors in its own way.
     command = typer.main.get_command(build_app())
     # A command that writes down how it was called finds the words in the context's obj.

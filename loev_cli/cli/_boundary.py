@@ -58,7 +58,8 @@ def exit_code_of(command: Callable[[], None], *, debug: bool) -> int:
         _report(_describe_usage(error), debug)
         return int(getattr(error, "exit_code", EXIT_FAILED))
     except Exception as error:
-        _report(_describe_unexpected(error, debug), debug)
+        detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        _report(detail if debug else f"{detail} (run again with --debug for the traceback)", debug)
         return EXIT_FAILED
 
 
@@ -68,20 +69,15 @@ def _report(message: str, debug: bool) -> None:
     say(f"loev: error: {message}")
 
 
-def _describe_unexpected(error: Exception, debug: bool) -> str:
-    if isinstance(error, FileNotFoundError) and error.filename is None and _is_adrift():
-        return f"the working folder {os.environ.get('PWD', '')} was removed (cd to one that is there)"
-    detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return detail if debug else f"{detail} (run again with --debug for the traceback)"
-
-
-def _is_adrift() -> bool:
-    """Whether the folder we work in is gone."""
+def check_working_folder() -> None:
+    """Raises LoevError where the folder that we work in is gone, in which libraries die unheard."""
     try:
         os.getcwd()  # noqa: PTH109
-    except FileNotFoundError:
-        return True
-    return False
+    except FileNotFoundError as error:
+        folder = os.environ.get("PWD", "")
+        raise LoevError(
+            f"the working folder {folder} was removed", hint="change to one that is there"
+        ) from error
 
 
 def _describe_usage(error: Any) -> str:
