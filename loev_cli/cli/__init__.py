@@ -18,7 +18,7 @@ from loev_cli.cli._boundary import check_working_folder, exit_code_of, leave, si
 from loev_cli.cli._console import stop_logging
 from loev_cli.cli._streams import standard_streams
 
-_FEWEST_COLUMNS = 20
+_COLUMNS = range(20, 10_000)
 
 # (module, function): the command is called like the function. Order is that of the help.
 COMMANDS = [
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _forget_useless_width() -> None:
     """Help and tables take their width from COLUMNS; where nothing fits into it, from elsewhere."""
     width = os.environ.get("COLUMNS", "")
-    if not (width.isdecimal() and int(width) >= _FEWEST_COLUMNS):
+    if not (width.isdecimal() and len(width) < 6 and int(width) in _COLUMNS):
         os.environ.pop("COLUMNS", None)
 
 
