@@ -86,26 +86,35 @@ def check_no_input(
         taken = out.stat()
     except (OSError, ValueError):
         return
+    is_folder = stat.S_ISDIR(taken.st_mode)
+    contents = _below(out) if is_folder else frozenset()
     for each in inputs:
         # An input that is not there: its own failure, later.
         with contextlib.suppress(OSError, ValueError):
             found = os.stat(each)  # noqa: PTH116  (it takes descriptors)
             if os.path.samestat(found, taken):
                 raise UsageError(f"{out} is one of the {called}", hint="choose another --out")
-            if isinstance(each, int):
-                continue
-            if stat.S_ISDIR(taken.st_mode) and _lies_in(each, out):
+            if (found.st_dev, found.st_ino) in contents:
                 raise UsageError(
                     f"{out} contains {each}, one of the {called}", hint="choose another --out"
                 )
-            if stat.S_ISDIR(found.st_mode) and _lies_in(out, each):
-                raise UsageError(
-                    f"{out} is part of {each}, one of the {called}", hint="choose another --out"
-                )
+            if not is_folder and stat.S_ISDIR(found.st_mode):
+                folder = os.path.join(os.path.realpath(str(each)), "")  # noqa: PTH118
+                if os.path.realpath(out).startswith(folder):
+                    raise UsageError(
+                        f"{out} is part of {each}, one of the {called}", hint="choose another --out"
+                    )
 
 
-def _lies_in(path: str | Path, folder: str | Path) -> bool:
-    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(folder), ""))  # noqa: PTH118
+def _below(folder: Path) -> frozenset[tuple[int, int]]:
+    """Device and inode of all that is in a folder: there may be a million inputs to look up."""
+    found = set()
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with contextlib.suppress(OSError):
+                status = os.stat(os.path.join(parent, name))  # noqa: PTH116, PTH118
+                found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
 
 
 def read_inputs(given: Iterable[str]) -> list[str | int]:
