@@ -7,10 +7,9 @@ import copy
 import io
 import json
 import logging
-import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,12 @@ from loev_cli.bundle import (
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.model import LoevModel
 from loev_cli.model.layers import fold_weights
+from loev_cli.writers.atomic import AtomicFolder
+from loev_cli.writers.replacing import check_place
 
 OPSET_VERSION = 18
+# All that a bundle may contain.
+_FILES = {CONFIG_FILE, WEIGHTS_FILE, ONNX_FILE, ANNOTATIONS_FILE, CARD_FILE}
 _READOUT = "readout."  # how the names of their parts begin in a graph
 
 Weighted = tuple[Readout, NDArray[np.float32], NDArray[np.float32]]
@@ -106,12 +109,12 @@ def add_readouts(
         readouts: name -> readout, its weight (n, D) and its bias (n,).
         fitted: what they were fitted to and what they are worth, kept in ``config.json``.
         card: text of the model card.
-        out: may be ``bundle`` itself, with ``overwrite``.
+        out: not ``bundle`` itself.
 
     Raises: as :func:`export_bundle`, and
         BundleError: the bundle's files are missing or damaged.
     """
-    with _new_bundle(out, overwrite=overwrite) as draft:
+    with _new_bundle(out, overwrite=overwrite, inputs=[bundle.path]) as draft:
         shutil.copyfile(bundle.verified(WEIGHTS_FILE), draft / WEIGHTS_FILE)
         weights: dict[str, NDArray[np.float32]] = {}
         for key, (_, weight, bias) in readouts.items():
@@ -167,33 +170,37 @@ def with_readouts(graph: onnx.ModelProto, readouts: Mapping[str, Weighted]) -> o
     return graph
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
+def check_out(out: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
     """Whether a bundle may be made at ``out``.
 
     Raises:
-        UsageError: something is there and ``overwrite`` was not asked for, or its parent is not.
+        UsageError: something is there and ``overwrite`` was not asked for, or it is no bundle,
+            which nothing replaces; an input lies there; or its parent is missing.
+        OutputError: it cannot be written there.
     """
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists", hint="choose another --out or add --overwrite")
-    if not out.parent.is_dir():
-        raise UsageError(f"no folder {out.parent}", hint="create it first")
+    check_place(out, inputs=inputs, overwrite=overwrite, is_folder=True)
+    if not out.is_dir():
+        return
+    foreign = {file.name for file in out.iterdir() if not file.name.startswith(".")} - _FILES
+    if foreign:
+        raise UsageError(
+            f"will not replace {out}: it contains {min(foreign)}, which is no part of a model",
+            hint="choose another --out, or remove it yourself",
+        )
 
 
 @contextmanager
-def _new_bundle(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def _new_bundle(out: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
     """A folder to fill, which becomes ``out`` unless something is raised."""
-    check_out(out, overwrite=overwrite)
-    draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    check_out(out, overwrite=overwrite, inputs=inputs)
+    folder = AtomicFolder(out)
     try:
-        draft.mkdir()
-        yield draft
-        if out.exists():
-            shutil.rmtree(out)
-        draft.rename(out)
+        yield folder.folder
+        folder.commit()
     except OSError as error:
         raise OutputError(f"cannot write bundle {out}: {error}") from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        folder.abort()
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:

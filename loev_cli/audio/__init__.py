@@ -12,7 +12,7 @@ DecoderProcess does decode and probe in another process, where a file cannot do 
 from loev_cli.audio.copies import brought_here
 from loev_cli.audio.decoding import Decoding, FileInfo, decode, load, probe
 from loev_cli.audio.isolation import DEFAULT_TIMEOUT_S, DecoderProcess, RemoteDecoding
-from loev_cli.audio.sources import AUDIO_EXTENSIONS, STDIN, Source, find, spell_out
+from loev_cli.audio.sources import AUDIO_EXTENSIONS, STDIN, Source, find
 from loev_cli.audio.tags import TAGS, read_tags
 
 __all__ = [
@@ -31,5 +31,4 @@ __all__ = [
     "load",
     "probe",
     "read_tags",
-    "spell_out",
 ]

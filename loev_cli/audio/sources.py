@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 from loev_cli.errors import UsageError
 from loev_cli.remote import RemoteFile, describe, files_below, is_url
+from loev_cli.row_names import row_name
 
 # What a folder is searched for. A file named outright is taken whatever it is called.
 # fmt: off
@@ -195,16 +196,16 @@ def _sources_of(
     if must_exist:
         _check_exists(path)
     if not os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where it may not look)
-        yield Source(_row_name(given), str(path))
+        yield Source(row_name(given), str(path))
         return
     root = given.rstrip("/" + os.sep) or given[:1]
     for file in _walk(path, passed_over):
         if file == path:  # the input itself cannot be read
-            yield Source(_row_name(root), str(file))
+            yield Source(row_name(root), str(file))
             continue
         relative = str(file.relative_to(path))
         full = f"{root}/{relative}" if root != "/" else f"/{relative}"
-        yield Source(_row_name(full if prefixed else relative), str(file))
+        yield Source(row_name(full if prefixed else relative), str(file))
 
 
 def _remote_sources_of(
@@ -224,7 +225,7 @@ def _remote_sources_of(
         elif any(part.startswith(".") for part in PurePosixPath(relative).parts):
             continue
         elif PurePosixPath(relative).suffix.lower() in AUDIO_EXTENSIONS:
-            yield Source(file.url if prefixed else relative, file.url, file)
+            yield Source(file.url if prefixed else row_name(relative), file.url, file)
         else:
             passed_over[_extension(relative)] += 1
 
@@ -299,13 +300,3 @@ def _extension(name: str) -> str:
     """Of a file name, in lower case; empty if it has none that looks like one."""
     suffix = PurePosixPath(name).suffix.lower()
     return suffix if suffix[1:].isalnum() and len(suffix) < _LONGEST_EXTENSION else ""
-
-
-def _row_name(path: str) -> str:
-    """``/`` separated and valid Unicode."""
-    return spell_out(path.replace(os.sep, "/"))
-
-
-def spell_out(text: str) -> str:
-    """Valid Unicode: the bytes of file names that are no UTF-8 are spelled ``\\xNN``."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -6,6 +6,7 @@ Command modules import nothing heavy before they run, so that ``loev --help`` is
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -13,8 +14,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from loev_cli import __version__
-from loev_cli.cli._boundary import exit_code_of, leave, native_noise_silenced, signals_raise
+from loev_cli.cli._boundary import check_working_folder, exit_code_of, leave, signals_raise
 from loev_cli.cli._console import stop_logging
+from loev_cli.cli._streams import standard_streams
+
+_COLUMNS = range(20, 10_000)
 
 # (module, function): the command is called like the function. Order is that of the help.
 COMMANDS = [
@@ -76,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
-    with native_noise_silenced(enabled=not debug), signals_raise():
+    _forget_useless_width()
+    with standard_streams(silence_libraries=not debug), signals_raise():
         code = exit_code_of(lambda: _invoke(argv), debug=debug)
     stop_logging()
     if arguments is None:  # a process of our own
@@ -84,7 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+def _forget_useless_width() -> None:
+    """Help and tables take their width from COLUMNS; where nothing fits into it, from elsewhere."""
+    width = os.environ.get("COLUMNS", "")
+    if not (width.isdecimal() and len(width) < 6 and int(width) in _COLUMNS):
+        os.environ.pop("COLUMNS", None)
+
+
 def _invoke(argv: list[str]) -> None:
+    if not {"--help", "-h", "--version"} & set(argv):
+        check_working_folder()
     # Not app(): it would answer interrupts, broken pipes and usage errors in its own way.
     command = typer.main.get_command(build_app())
     # A command that writes down how it was called finds the words in the context's obj.

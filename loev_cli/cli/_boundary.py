@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import io
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from loev_cli.cli._console import say
+from loev_cli.cli._streams import StdoutClosedError
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM, LoevError
 
 # Typer carries its own copy of click or, before 0.20, uses click itself; this is the class of
@@ -49,9 +49,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool) -> int:
         hints = getattr(interrupt, "__notes__", [])
         say("; ".join([f"loev: interrupted ({interrupt.signal.name})", *hints]))
         return _SIGNALS[interrupt.signal]
-    except BrokenPipeError:
-        # The reader of our output has seen enough. Python would complain again at exit.
-        _discard_stdout()
+    except StdoutClosedError:
         return EXIT_DONE
     except LoevError as error:
         _report("; ".join([str(error), *getattr(error, "__notes__", [])]), debug)
@@ -67,8 +65,19 @@ def exit_code_of(command: Callable[[], None], *, debug: bool) -> int:
 
 def _report(message: str, debug: bool) -> None:
     if debug:
-        say(traceback.format_exc().rstrip(), raw=True)
+        say(traceback.format_exc().rstrip(), keep_lines=True)
     say(f"loev: error: {message}")
+
+
+def check_working_folder() -> None:
+    """Raises LoevError where the folder that we work in is gone, in which libraries die unheard."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError as error:
+        folder = os.environ.get("PWD", "")
+        raise LoevError(
+            f"the working folder {folder} was removed", hint="change to one that is there"
+        ) from error
 
 
 def _describe_usage(error: Any) -> str:
@@ -98,51 +107,6 @@ def signals_raise() -> Iterator[None]:
     finally:
         for each, old in previous.items():
             signal.signal(each, old)
-
-
-@contextlib.contextmanager
-def native_noise_silenced(*, enabled: bool) -> Iterator[None]:
-    """Keep what C libraries print on stderr from the user; Python's own stderr goes on.
-
-    libsndfile's MP3 decoder and ONNX Runtime print warnings straight to file descriptor 2. It is
-    pointed at nothing for the whole run, rather than around each call, since decoding happens in
-    threads and a descriptor belongs to all of them.
-    """
-    if not enabled or sys.stderr is None:
-        yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    os.close(nothing)
-    previous = sys.stderr
-    if _descriptor_of(previous) == 2:
-        sys.stderr = os.fdopen(
-            os.dup(kept), "w", buffering=1, encoding=previous.encoding, errors="backslashreplace"
-        )
-    try:
-        yield
-    finally:
-        if sys.stderr is not previous:
-            sys.stderr.close()
-            sys.stderr = previous
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _descriptor_of(stream: Any) -> int | None:
-    try:
-        return int(stream.fileno())
-    except (OSError, io.UnsupportedOperation, AttributeError, ValueError):
-        return None
-
-
-def _discard_stdout() -> None:
-    with contextlib.suppress(OSError, ValueError):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
-        os.close(nothing)
 
 
 def leave(code: int) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -14,24 +15,50 @@ _EVENTS = {
     "loev: warning": "warning",
     "loev: interrupted": "interrupted",
 }
-_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+# What moves a terminal's cursor, colors or reorders its text, or hides in it: C0 and C1 controls,
+# line and paragraph separators, marks and overrides of direction, invisible tags.
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
 
 
-def say(text: str, *, raw: bool = False) -> None:
-    """One line on stderr. Control characters, as file names may hold them, are spelled out."""
-    if sys.stderr is None:  # closed by the caller; print() would take stdout instead
-        return
+def escaped(text: str, *, keep_lines: bool = False) -> str:
+    """Text as it may be shown to a person: characters that would do something are spelled out.
+
+    File names, tags and model cards may contain anything; ``\\x1b[2J`` is shown, not obeyed.
+
+    Args:
+        keep_lines: the text is of several lines, which stay.
+    """
+    if keep_lines:
+        return "\n".join(escaped(line) for line in text.split("\n"))
+    return UNPRINTABLE.sub(lambda found: _spelled(ord(found[0])), text)
+
+
+def _spelled(code: int) -> str:
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def say(text: str, *, keep_lines: bool = False) -> None:
+    """One line on stderr, or several, escaped."""
     if _LOG.in_json:
         event = next((e for start, e in _EVENTS.items() if text.startswith(start)), "message")
         tell(event, text=text)
         return
-    print(text if raw else text.translate(_CONTROL_CHARACTERS), file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # print() would take stdout instead
+        print(escaped(text, keep_lines=keep_lines), file=sys.stderr, flush=True)
 
 
-def show(text: str) -> None:
-    """Asked-for data: a line on stdout. What its encoding lacks is spelled out."""
+def show(text: str, *, raw: bool = False) -> None:
+    """Asked-for data: lines on stdout, escaped unless ``raw``. What its encoding lacks is spelled
+    out."""
     if sys.stdout is None:  # closed by the caller
         return
+    if not raw:
+        text = escaped(text, keep_lines=True)
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
@@ -65,6 +92,11 @@ def stdin_bytes() -> BinaryIO | None:
 def stdout_bytes() -> BinaryIO | None:
     """Standard output as bytes; None if the caller closed it."""
     return None if sys.stdout is None else sys.stdout.buffer
+
+
+def stdout_is_terminal() -> bool:
+    """Whether a person sees stdout, so that nothing in it may act on the terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def on_terminal() -> bool:

@@ -40,7 +40,7 @@ def fit_and_write(
         export_checkpoint: checkpoint and folder -> bundle.
         command: how we were called, for the record.
     """
-    export.check_out(out, overwrite=overwrite)
+    export.check_out(out, overwrite=overwrite, inputs=[source, *manifests, *embeddings])
     manifest = read_manifests(manifests)
     n_failed = 0
 

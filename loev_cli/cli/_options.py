@@ -79,15 +79,6 @@ Precision = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
-ListOut = Annotated[
-    Path | None,
-    typer.Option(
-        help="Write there instead of to stdout.",
-        metavar="FILE",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
-]
 Cache = Annotated[
     Path | None,
     typer.Option(

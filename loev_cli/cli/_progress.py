@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from loev_cli.cli._console import on_terminal, say
+from loev_cli.cli._console import escaped, on_terminal, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -32,7 +32,7 @@ class StageDisplay:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 console=Console(file=sys.stderr),
@@ -57,7 +57,7 @@ class StageDisplay:
     def _stage(self, name: str, done: int, total: int | None) -> None:
         if self._bar:
             if name not in self._tasks:
-                self._tasks[name] = self._bar.add_task(name, total=total)
+                self._tasks[name] = self._bar.add_task(escaped(name), total=total)
             self._bar.update(self._tasks[name], completed=done)
         elif not self._quiet and name not in self._begun:
             self._begun.add(name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-import sys
+
+from loev_cli.cli._console import escaped, stdout_is_terminal
 
 
-def table(header: list[str], rows: list[list[str]], *, drawn: bool = True) -> str:
-    """A table as text, drawn with lines if stdout is a terminal, unless that is not wanted."""
-    if not drawn or sys.stdout is None or not sys.stdout.isatty():
+def table(header: list[str], rows: list[list[str]], *, drawn: bool | None = None) -> str:
+    """A table as text, its cells escaped, drawn with lines: by default if stdout is a terminal."""
+    header, rows = [*map(escaped, header)], [[*map(escaped, row)] for row in rows]
+    if not (stdout_is_terminal() if drawn is None else drawn):
         lines = [header, *rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
         return "\n".join(
@@ -21,7 +23,7 @@ def table(header: list[str], rows: list[list[str]], *, drawn: bool = True) -> st
 
     grid = Table()
     for name in header:
-        grid.add_column(name, overflow="fold")  # a path that is cut short is of no use
+        grid.add_column(Text(name), overflow="fold")  # a path that is cut short is of no use
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     text = io.StringIO()

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from loev_cli.cli._console import clock
+from loev_cli.cli._console import clock, escaped
 from loev_cli.train.metrics import Progress as StepProgress
 from loev_cli.train.metrics import mean_losses
 
@@ -60,7 +60,7 @@ class TrainDisplay:
     def tracks(self, n_train: int, n_val: int, skipped: list[Skipped]) -> None:
         """Decoding is over."""
         for item in skipped:
-            self.console.print(f"skipped: {item.error}", style="yellow", markup=False)
+            self.console.print(f"skipped: {escaped(item.error)}", style="yellow", markup=False)
         validated = f"{n_val} to validate on" if n_val else "none to validate on"
         self.console.print(
             f"{n_train} tracks, {len(skipped)} skipped, {validated}", markup=False, highlight=False

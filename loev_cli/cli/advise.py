@@ -187,14 +187,13 @@ def advise(
     The last line on stdout is what to give 'loev train'.
     """
     with needs_extra("loev advise", "all"):
-        from loev_cli.evaluate.page import check_out
         from loev_cli.experiments import advise as job
         from loev_cli.experiments import advise_report as report
 
     if debug:
         log_to_stderr()
     check_budget(steps, minutes)
-    check_out(out, overwrite=True)  # what is there is gone on with
+    report.check_out(out, inputs=[data, *(labels or [])], overwrite=overwrite)
     request = job.Request(
         data=data,
         labels=labels or (),
@@ -253,7 +252,7 @@ def _say(advice: Advice, html: Path, *, quiet: bool) -> None:
     from loev_cli.cli._table import table
     from loev_cli.experiments import advise_words as words
 
-    show(table(*words.table(advice.verdicts)))
+    show(table(*words.table(advice.verdicts)), raw=True)
     show("")
     if not quiet:
         for note in advice.notes:

@@ -194,14 +194,13 @@ def compare(
     Example: loev compare --data manifest.csv --minutes 120 --out comparison
     """
     with needs_extra("loev compare", "train,eval"):
-        from loev_cli.evaluate.page import check_out
         from loev_cli.experiments import compare as job
         from loev_cli.experiments import report
 
     if debug:
         log_to_stderr()
     check_budget(steps, minutes)
-    check_out(out, overwrite=True)  # what is there is gone on with
+    report.check_out(out, inputs=[*data, *(against or [])], overwrite=overwrite)
     named = {
         "steps": steps,
         "minutes": minutes,

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli import _playlist as lists
 from loev_cli.cli._console import log_to_stderr, on_terminal, plural, say
 
 
@@ -42,16 +42,11 @@ def dedup(
         ),
     ] = "invariant",
     where: options.Where = None,
-    list_format: Annotated[
-        lists.GroupFormat | None,
-        typer.Option(
-            "--format",
-            help="Default: what --out is called after, or a table.",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    out: options.ListOut = None,
+    list_format: lists.Format = None,
+    out: lists.Out = lists.STDOUT,
+    overwrite: lists.Overwrite = False,
+    csv_safe: lists.CsvSafe = False,
+    root: options.Root = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -65,30 +60,35 @@ def dedup(
     if debug:
         log_to_stderr()
     options.refuse_repeats(context)
-    lists.check_out(out)
+    chosen = lists.format_of(list_format, out, [emb])
+    lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
     library = open_library(emb)
-    with _progress(quiet=quiet) as on_rows:
-        members = find_duplicates(library, by=by, threshold=threshold, where=where, on_rows=on_rows)
-    records: list[dict[str, Any]] = [
-        {
-            "group": member.group,
-            "path": member.path,
-            "duration_s": round(member.duration_s, 3),
-            **member.distances,
-        }
-        for member in members
-    ]
-    chosen = lists.format_of(list_format, out)
-    if chosen == lists.GroupFormat.JSONL:
-        text = lists.as_jsonl(records)
-    elif chosen == lists.GroupFormat.CSV:
-        text = lists.as_csv(records, ["group", "path", "duration_s", *library.subspaces])
-    else:
-        text = lists.as_table(records)
-    lists.write(text, out)
+    with lists.ListWriter(
+        "dedup",
+        chosen,
+        out,
+        inputs=[emb],
+        overwrite=overwrite,
+        header=["group", "path", "duration_s", *library.subspaces],
+        root=root,
+        csv_safe=csv_safe,
+    ) as listed:
+        with _progress(quiet=quiet) as on_rows:
+            members = find_duplicates(
+                library, by=by, threshold=threshold, where=where, on_rows=on_rows
+            )
+        for member in members:
+            record: dict[str, Any] = {
+                "group": member.group,
+                "path": member.path,
+                "duration_s": round(member.duration_s, 3),
+                **member.distances,
+            }
+            listed.add(record, member.duration_s)
+        listed.finish()
     if not quiet:
         n_groups = members[-1].group if members else 0
-        target = f" -> {out}" if out is not None else ""
+        target = f" -> {out}" if out != lists.STDOUT else ""
         say(
             f"{plural(n_groups, 'group')} of {plural(len(members), 'track')} within {threshold:g} "
             f"by {by}, of {plural(len(library), 'track')}{target}"

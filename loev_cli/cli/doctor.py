@@ -40,7 +40,7 @@ def doctor(
     """
     findings = [*_versions(), *_audio(), *_models(), *_devices()]
     if as_json:
-        show(json.dumps([asdict(finding) for finding in findings], indent=2))
+        show(json.dumps([asdict(finding) for finding in findings], indent=2), raw=True)
     else:
         from loev_cli.cli._table import table
 
@@ -49,7 +49,8 @@ def doctor(
             table(
                 ["topic", "what", "", "detail"],
                 [[f.topic, f.name, marks[f.ok], f.detail] for f in findings],
-            )
+            ),
+            raw=True,
         )
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(EXIT_FAILED)

@@ -151,7 +151,7 @@ def evaluate(
 
     if debug:
         log_to_stderr()
-    report.check_out(out, overwrite=overwrite)
+    report.check_out(out, overwrite=overwrite, inputs=[*data, *(embeddings or [])])
     request = job.Request(
         data=data,
         model=model,

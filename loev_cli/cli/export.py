@@ -142,10 +142,11 @@ def export_trained(
 ) -> Bundle:
     """The bundle ``out`` of a run's checkpoint; says so."""
     with needs_extra("loev export", "train"):
-        from loev_cli.export import export_bundle
+        from loev_cli.export import check_out, export_bundle
         from loev_cli.train import pipeline
         from loev_cli.train.card import model_card
 
+    check_out(out, overwrite=overwrite, inputs=[checkpoint])
     trained = pipeline.read_checkpoint(checkpoint)
     model_name = name or out.name
     bundle = export_bundle(
@@ -167,9 +168,10 @@ def _export_mulooc(
     checkpoint: Path, out: Path, name: str, augs: str | None, overwrite: bool, quiet: bool
 ) -> None:
     with needs_extra("loev export", "train"):
-        from loev_cli.export import export_bundle
+        from loev_cli.export import check_out, export_bundle
         from loev_cli.model import mulooc
 
+    check_out(out, overwrite=overwrite, inputs=[checkpoint])
     weights = mulooc.read_mulooc(checkpoint)
     heads = "pitch,tempo" if augs is None and weights.n_heads > 1 else augs or ""
     model = mulooc.build_mulooc(

@@ -31,7 +31,7 @@ def models(
 
     if name is None:
         described = [_describe(bundle) for bundle in bundles.shipped()]
-        show(json.dumps(described, indent=2) if as_json else _table(described))
+        show(json.dumps(described, indent=2) if as_json else _table(described), raw=True)
         return
     bundle = bundles.find(name)
     card = bundle.path / bundles.CARD_FILE
@@ -40,7 +40,10 @@ def models(
         if card.is_file()
         else "(this model has no card)"
     )
-    show(json.dumps(_describe(bundle) | {"card": text}, indent=2) if as_json else text.rstrip())
+    if as_json:
+        show(json.dumps(_describe(bundle) | {"card": text}, indent=2), raw=True)
+    else:
+        show(text.rstrip().expandtabs())
 
 
 def _describe(bundle: Bundle) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli import _playlist as lists
 from loev_cli.cli._console import clock, log_to_stderr, plural, say
 from loev_cli.errors import UsageError
 
@@ -57,16 +57,10 @@ def playlist(
         ),
     ] = "invariant",
     where: options.Where = None,
-    list_format: Annotated[
-        lists.ListFormat | None,
-        typer.Option(
-            "--format",
-            help="Default: what --out is called after, or a table.",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    out: options.ListOut = None,
+    list_format: lists.Format = None,
+    out: lists.Out = lists.STDOUT,
+    overwrite: lists.Overwrite = False,
+    csv_safe: lists.CsvSafe = False,
     root: options.Root = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -82,40 +76,41 @@ def playlist(
     if debug:
         log_to_stderr()
     options.refuse_repeats(context)
-    chosen = lists.format_of(list_format, out)
+    chosen = lists.format_of(list_format, out, [emb])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
-    lists.check_out(out)
     library = open_library(emb)
     found = find_query(seed, library.paths, emb)
     if not isinstance(found, RowQuery):
         raise UsageError(f"--seed {seed} is not among the tracks of {emb}", hint="embed it first")
     kept = [name.strip() for name in keep.split(",")]
-    steps = build_playlist(library, found.row, minutes=minutes, keep=kept, drift=drift, where=where)
-    records: list[dict[str, Any]] = [
-        {
-            "position": step.position,
-            "path": step.path,
-            "start": clock(step.start_s),
-            "duration_s": round(step.duration_s, 3),
-            **step.kept,
-            drift: step.drifted,
-            "step": step.moved,
-        }
-        for step in steps
-    ]
-    if chosen == lists.ListFormat.M3U:
-        text = lists.as_m3u(records, [step.duration_s for step in steps], root)
-    elif chosen == lists.ListFormat.JSONL:
-        text = lists.as_jsonl(records)
-    elif chosen == lists.ListFormat.CSV:
-        text = lists.as_csv(records, list(records[0]))
-    else:
-        text = lists.as_table(records)
-    lists.write(text, out)
+    with lists.ListWriter(
+        "playlist",
+        chosen,
+        out,
+        inputs=[emb],
+        overwrite=overwrite,
+        root=root,
+        csv_safe=csv_safe,
+    ) as listed:
+        steps = build_playlist(
+            library, found.row, minutes=minutes, keep=kept, drift=drift, where=where
+        )
+        for step in steps:
+            record: dict[str, Any] = {
+                "position": step.position,
+                "path": step.path,
+                "start": clock(step.start_s),
+                "duration_s": round(step.duration_s, 3),
+                **step.kept,
+                drift: step.drifted,
+                "step": step.moved,
+            }
+            listed.add(record, step.duration_s)
+        listed.finish()
     if not quiet:
         total_s = steps[-1].start_s + steps[-1].duration_s
         short = total_s < 60 * minutes - max(step.duration_s for step in steps)
-        target = f" -> {out}" if out is not None else ""
+        target = f" -> {out}" if out != lists.STDOUT else ""
         say(
             f"{plural(len(steps), 'track')}, {clock(total_s)}"
             f"{', all that could be had' if short else ''}{target}"

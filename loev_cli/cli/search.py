@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli import _playlist as lists
 from loev_cli.cli._console import log_to_stderr, plural, say, stdin_bytes
 from loev_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, LoevError, UsageError
 
@@ -102,16 +102,10 @@ def search(
             rich_help_panel=options.SEARCHING,
         ),
     ] = False,
-    list_format: Annotated[
-        lists.ListFormat | None,
-        typer.Option(
-            "--format",
-            help="Default: what --out is called after, or a table.",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    out: options.ListOut = None,
+    list_format: lists.Format = None,
+    out: lists.Out = lists.STDOUT,
+    overwrite: lists.Overwrite = False,
+    csv_safe: lists.CsvSafe = False,
     root: options.Root = None,
     model: Annotated[
         str | None,
@@ -133,15 +127,15 @@ def search(
     """
     from loev_cli.search.ask import open_asker
     from loev_cli.search.query import parse_weights
+    from loev_cli.writers.replacing import read_inputs
 
     if debug:
         log_to_stderr()
     options.refuse_repeats(context)
     if by is not None and weights is not None:
         raise UsageError("--by and --weights exclude each other", hint="--by x is --weights x=1")
-    chosen = lists.format_of(list_format, out)
+    chosen = lists.format_of(list_format, out, [emb, *queries])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U and like_but is None)
-    lists.check_out(out)
     parsed = None if weights is None else parse_weights(weights)
     asker = open_asker(
         emb,
@@ -158,15 +152,38 @@ def search(
     asked = list(_queries(queries, null=null))
     if not asked:
         raise UsageError("no query", hint="stdin was empty")
-    answers, n_failed = _ask(asker, asked)
-    if not answers:
-        raise typer.Exit(EXIT_FAILED)
-    text = _written(answers, chosen, asker.subspaces, several=len(asked) > 1, root=root)
-    lists.write(text, out)
+    several = len(asked) > 1
+    with lists.ListWriter(
+        "search",
+        chosen,
+        out,
+        inputs=[
+            *(emb, *read_inputs(queries), *asked),
+            *([] if root is None else [root / text for text in asked]),
+        ],
+        overwrite=overwrite,
+        header=[*(["query"] if several else []), "rank", "path", "score", *asker.subspaces],
+        root=root,
+        csv_safe=csv_safe,
+    ) as listed:
+        answers, n_failed = _ask(asker, asked)
+        if not answers:
+            raise typer.Exit(EXIT_FAILED)
+        for answer in answers:
+            for hit, duration_s in zip(answer.hits, answer.durations_s, strict=True):
+                record: dict[str, Any] = {
+                    **({"query": answer.query} if several else {}),
+                    "rank": hit.rank,
+                    "path": hit.path,
+                    "score": hit.score,
+                    **hit.distances,
+                }
+                listed.add(record, duration_s)
+        listed.finish()
     if not quiet:
         for note in asker.notes:
             say(note)
-        if out is not None:
+        if out != lists.STDOUT:
             n_hits = sum(len(answer.hits) for answer in answers)
             say(f"{plural(n_hits, 'track')} -> {out}")
     if n_failed:
@@ -200,28 +217,3 @@ def _ask(asker: Asker, asked: list[str]) -> tuple[list[Answer], int]:
             n_failed += 1
             say(f"loev: error: {error}")
     return answers, n_failed
-
-
-def _written(
-    answers: list[Answer], chosen: str, subspaces: list[str], *, several: bool, root: Path | None
-) -> str:
-    records: list[dict[str, Any]] = [
-        {
-            **({"query": answer.query} if several else {}),
-            "rank": hit.rank,
-            "path": hit.path,
-            "score": hit.score,
-            **hit.distances,
-        }
-        for answer in answers
-        for hit in answer.hits
-    ]
-    if chosen == lists.ListFormat.JSONL:
-        return lists.as_jsonl(records)
-    if chosen == lists.ListFormat.CSV:
-        header = [*(["query"] if several else []), "rank", "path", "score", *subspaces]
-        return lists.as_csv(records, header)
-    if chosen == lists.ListFormat.M3U:
-        durations_s = [s for answer in answers for s in answer.durations_s]
-        return lists.as_m3u(records, durations_s, root)
-    return lists.as_table(records)

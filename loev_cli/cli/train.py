@@ -240,10 +240,12 @@ def train(
         "seed": seed,
     }
     with needs_extra("loev train", "train"):
+        from loev_cli import export
         from loev_cli.cli._train_display import TrainDisplay
         from loev_cli.train import pipeline
         from loev_cli.train.checkpoint import FOLDER, LAST
         from loev_cli.train.distributed import is_main_process
+        from loev_cli.train.pipeline import BUNDLE
     if resume and config is None and (out / pipeline.CONFIG_FILE).exists():
         config = str(out / pipeline.CONFIG_FILE)
     settings = settings_of(config, set_ or [], named)
@@ -252,6 +254,10 @@ def train(
     if dry_run:
         _show_plan(settings, out, device)
         return
+    read = [each for each in (settings.data, config, init) if each is not None]
+    pipeline.check_out(out, inputs=read, resume=resume)
+    if (out / BUNDLE).exists():
+        export.check_out(out / BUNDLE, inputs=read, overwrite=True)
     try:
         with TrainDisplay(quiet=quiet or not is_main_process()) as display:
             checkpoint = pipeline.run(
@@ -271,9 +277,7 @@ def train(
             interrupt.add_note(f"go on from {out} with the same command and --resume")
         raise
     if checkpoint is not None:
-        export_trained(
-            checkpoint, out / "bundle", name=name or out.name, overwrite=True, quiet=quiet
-        )
+        export_trained(checkpoint, out / BUNDLE, name=name or out.name, overwrite=True, quiet=quiet)
 
 
 def _cache(folder: Path | None, max_gb: float | None) -> Cache:

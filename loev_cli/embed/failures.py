@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loev_cli.audio import spell_out
 from loev_cli.errors import InputError, OutputError, Stage
+from loev_cli.row_names import spell_out
 from loev_cli.writers import AtomicFile
+from loev_cli.writers.replacing import check_earlier, check_no_input
 
 FAILURES_SUFFIX = ".failures.jsonl"
 
@@ -45,6 +46,17 @@ def read_failures(out: str) -> list[Failure]:
         return [Failure(**json.loads(line)) for line in text.splitlines()]
     except (OSError, ValueError, TypeError):
         return []
+
+
+def check_failures_place(out: str, inputs: Iterable[str | Path | int], *, overwrite: bool) -> None:
+    """Check, before the work, that a list of failures may be written beside the output ``out``.
+
+    Raises:
+        UsageError: what is there is an input, or no such list.
+    """
+    path = Path(out + FAILURES_SUFFIX)
+    check_no_input(path, inputs)
+    check_earlier(path, lambda _: bool(read_failures(out)), overwrite=overwrite)
 
 
 def write_failures(out: str, failures: Sequence[Failure]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.cluster import Workers, on_cluster
 from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone, not_read
-from loev_cli.embed.failures import Failure, describe, write_failures
+from loev_cli.embed.failures import Failure, check_failures_place, describe, write_failures
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.presence import Lookout, drop_what_is_gone, while_there
@@ -38,6 +37,7 @@ from loev_cli.writers import (
     make_meta,
     open_writer,
 )
+from loev_cli.writers.replacing import check_no_input, read_inputs
 
 _CPU_BATCH_SIZE = 2
 _CUDA_BATCH_SIZE = 64
@@ -82,10 +82,12 @@ def embed(
         check_replaceable(out, planned)
     passed_over: Counter[str] = Counter()
     sources = find_sources(request, stdin, passed_over)
-    _check_is_no_input(out, sources)
     if out == STDOUT:
         report = _to_stdout(request, bundle, planned, sources, stdout, on_event)
     else:
+        inputs = _read_by(request, sources)
+        check_no_input(Path(out), inputs)  # not even with --overwrite
+        check_failures_place(out, inputs, overwrite=request.overwrite)
         with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
             report = _Run(request, bundle, planned, sources, journal, on_event).carry_out()
     return replace(report, passed_over=dict(passed_over))
@@ -245,7 +247,8 @@ def annotate(
     request = replace(request, out=STDOUT, annotate=True, subspaces=read)
     planned_meta(request, bundle)
     sources = find_sources(request, stdin)
-    _check_is_no_input(out, sources)
+    if out != STDOUT:
+        check_no_input(Path(out), _read_by(request, sources))
     on_event(RunStarted(len(sources), n_kept=0))
     with _engine(request, bundle, sources, on_event) as (_, stats, results):
         report = _hand_over(request, sources, stats, results, on_row, on_event)
@@ -416,15 +419,10 @@ def hop_n_samples(bundle: Bundle, hop_s: float | None) -> int:
     return hop_n_samples
 
 
-def _check_is_no_input(out: str, sources: Sequence[Source]) -> None:
-    """Embedding a file must never be the end of it, whatever is to be overwritten."""
-    if out == STDOUT or not Path(out).exists():
-        return
-    taken = Path(out).stat()
-    for source in sources:
-        with contextlib.suppress(OSError):  # not there: its own failure, later
-            if os.path.samestat(source.file.stat(), taken):
-                raise UsageError(f"{out} is one of the inputs", hint="choose another --out")
+def _read_by(request: Request, sources: Sequence[Source]) -> list[str | int]:
+    """Every file that the request reads; 0 is a list on stdin."""
+    lists = [each for each in read_inputs(request.inputs) if isinstance(each, int)]
+    return [*lists, *(source.location for source in sources if source.remote is None)]
 
 
 def _stamp(source: Source) -> Stamp | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loev_cli.embed.failures import read_failures, write_failures
+from loev_cli.embed.failures import check_failures_place, read_failures, write_failures
 from loev_cli.embed.journal import Journal, stamps_of
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.shards import Shard, parse_shard
@@ -28,6 +28,7 @@ from loev_cli.writers import (
     read_meta,
     rows,
 )
+from loev_cli.writers.replacing import check_earlier, check_no_input
 
 # Parts may have been made on machines of different kinds.
 _MACHINE_KEYS = ("backend", "device", "precision", "loev_version")
@@ -71,15 +72,13 @@ def merge(
     if out == STDOUT:
         raise UsageError("parts are merged into a file", hint="name a file with --out")
     check_output(out)
+    check_no_input(Path(out), parts, called="parts")
+    check_failures_place(out, parts, overwrite=overwrite)
     metas = {part: read_meta(Path(part)) for part in parts}
     check_agree(metas, keys=(*AGREEING_KEYS, "subspaces", "tags", ANNOTATIONS))
     if not allow_missing:
         _check_complete(metas, shards)
-    if Path(out).exists():
-        if any(Path(out).samefile(part) for part in parts):
-            raise UsageError(f"{out} is one of the parts", hint="choose another --out")
-        if not overwrite:
-            raise UsageError(f"{out} exists", hint="--overwrite replaces it")
+    check_earlier(Path(out), None, overwrite=overwrite)
     meta = _joined_meta(list(metas.values()))
     n_rows, n_repeated = 0, 0
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from typing import TypedDict
 
-from loev_cli.audio import STDIN, Source, spell_out
+from loev_cli.audio import STDIN, Source
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.request import Request
 from loev_cli.errors import InputError, StoppedError
 from loev_cli.remote import is_url
+from loev_cli.row_names import path_of_row
 from loev_cli.writers import Row
 
 _N_GONE = 5
 _N_FOLDERS = 64
-_SPELLED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 Results = Iterator[tuple[int, Row | InputError]]
 
@@ -116,7 +115,7 @@ class Lookout:
     def row(self, path: str) -> Sight:
         """Of a row whose name is not among the sources of the run."""
         if not is_url(self._root) and not is_url(path):
-            return self._file(os.path.join(self._root, path))  # noqa: PTH118
+            return self._file(os.path.join(self._root, path_of_row(path)))  # noqa: PTH118
         url = path if is_url(path) else f"{self._root.rstrip('/')}/{path}"
         # What a URL that was given contains has been listed.
         is_below = any(url.startswith(f"{given.rstrip('/')}/") for given in self._urls)
@@ -129,12 +128,10 @@ class Lookout:
     def _file(self, place: str) -> Sight:
         folder, name = os.path.split(place)
         names = self._names_in(folder)
-        if names is None and "\\x" in folder:
-            names = self._names_in(_unspelled(folder))
         if names is None:
             return Sight.UNKNOWN
         # The second question is for file systems on which names have several spellings.
-        is_there = spell_out(name) in names or os.path.lexists(place)
+        is_there = name in names or os.path.lexists(place)
         return Sight.THERE if is_there else Sight.ABSENT
 
 
@@ -194,12 +191,6 @@ def drop_what_is_gone(
 
 def _names_in(folder: str) -> frozenset[str] | None:
     try:
-        return frozenset(map(spell_out, os.listdir(folder or os.curdir)))  # noqa: PTH208
+        return frozenset(os.listdir(folder or os.curdir))  # noqa: PTH208
     except (OSError, ValueError):
         return None
-
-
-def _unspelled(path: str) -> str:
-    """The name on disk of which :func:`loev_cli.audio.spell_out` makes ``path``."""
-    raw = _SPELLED_BYTE.sub(lambda match: bytes([int(match[1], 16)]), path.encode())
-    return os.fsdecode(raw)

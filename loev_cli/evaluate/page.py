@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.evaluate import figures
+from loev_cli.writers.replacing import check_no_input
 
 HTML_FILE = "report.html"
 JSON_FILE = "results.json"
@@ -111,18 +112,55 @@ class Page:
         return stem if stem not in self.drawn else f"{stem}_{len(self.drawn)}"
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
+def check_out(
+    out: Path,
+    *,
+    overwrite: bool,
+    inputs: Iterable[str | Path] = (),
+    files: Sequence[str] = (HTML_FILE, JSON_FILE),
+    command: str | None = None,
+    unfinished: Sequence[str] = (),
+) -> None:
     """Whether a report may be written to folder ``out``.
 
+    Args:
+        overwrite: replace a report in it, whoever made it.
+        inputs: what the run reads.
+        files: that are written into it.
+        command: takes up what it has left in ``out``; None for one that needs an empty folder.
+        unfinished: what an unfinished run of ``command`` may have left, the first for certain.
+
     Raises:
-        UsageError: it is a file, holds something already, or its own folder is missing.
+        UsageError: it is a file, holds something else, or its own folder is missing; an input
+            would be replaced.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, not a folder")
     if not out.parent.is_dir():
         raise UsageError(f"cannot write {out}: no folder {out.parent}", hint="create it first")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
+    # Folders are searched for audio, which none of these files is.
+    here = [each for each in inputs if not Path(each).is_dir()]
+    for name in files:
+        check_no_input(out / name, here)
+    if overwrite or not out.is_dir() or not any(out.iterdir()):
+        return
+    if command is None:
         raise UsageError(f"{out} is not empty", hint="--overwrite replaces a report in it")
+    if not _is_report_of(command, out / JSON_FILE):
+        left = {file.name for file in out.iterdir() if not file.name.startswith(".")}
+        if not (left <= {*unfinished} and {*unfinished[:1]} <= left):
+            raise UsageError(
+                f"will not write to {out}: it is not empty, and was not made by 'loev {command}'",
+                hint="choose another --out, or --overwrite what is there",
+            )
+
+
+def _is_report_of(command: str, file: Path) -> bool:
+    try:
+        made_by = json.loads(file.read_text(encoding="utf-8"))["command"].split()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    return bool(made_by[:2] == ["loev", command])
 
 
 def document(page: Page, *, title: str, heading: str, facts: Sequence[str], command: str) -> str:
@@ -169,8 +207,11 @@ def write_report(
             for name, figure in drawn.items():
                 figures.save_png(figure, folder / f"{name}.png")
             out.mkdir(exist_ok=True)
-            # The page last: it is there when all is.
-            for file in sorted(folder.iterdir(), key=lambda f: f.name == html_file):
+            # The results first, by which the folder is known as ours; the page last: it is there
+            # when all is.
+            for file in sorted(
+                folder.iterdir(), key=lambda f: (f.name == html_file, f.name != JSON_FILE)
+            ):
                 shutil.move(file, out / file.name)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error

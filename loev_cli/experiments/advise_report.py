@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,17 +12,35 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from loev_cli.evaluate import figures
-from loev_cli.evaluate.page import Page, document, write_report
+from loev_cli.evaluate import page as pages
+from loev_cli.evaluate.page import JSON_FILE, Page, document, write_report
 from loev_cli.evaluate.statistics import Estimate
 from loev_cli.evaluate.words import shown
 from loev_cli.experiments import advise_words as words
-from loev_cli.experiments.advise import Advice
+from loev_cli.experiments.advise import PROBES_FOLDER, RUNS_FOLDER, VECTORS_FOLDER, Advice
 from loev_cli.experiments.advise_verdict import Verdict, of_label
+from loev_cli.experiments.budget import PLAN_FILE, TRIAL_FOLDER
 
 HTML_FILE = "advise.html"
 MARKDOWN_FILE = "advise.md"
 _COLOUR_OF = dict(zip(("keep", "not needed", "undecided"), figures.COLOURS, strict=False))
 _MOST_SKIPPED = 20
+
+
+def check_out(out: Path, *, inputs: Iterable[str | Path], overwrite: bool) -> None:
+    """Whether advice may go into folder ``out``; what is there of it is taken up.
+
+    Raises:
+        UsageError: as :func:`loev_cli.evaluate.page.check_out`.
+    """
+    pages.check_out(
+        out,
+        overwrite=overwrite,
+        inputs=inputs,
+        files=(HTML_FILE, JSON_FILE, MARKDOWN_FILE, PLAN_FILE),
+        command="advise",
+        unfinished=(VECTORS_FOLDER, PROBES_FOLDER, RUNS_FOLDER, PLAN_FILE, TRIAL_FOLDER),
+    )
 
 
 def write(advice: Advice, out: Path) -> None:

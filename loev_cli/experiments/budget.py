@@ -19,6 +19,7 @@ from loev_cli.experiments.runs import Run, RunEvent, train_runs
 from loev_cli.train.metrics import METRICS_FILE
 
 PLAN_FILE = "plan.json"
+TRIAL_FOLDER = "trial"
 _TRIAL_STEPS = 6
 _WARM_STEPS = 2  # pay for setting up
 _MARGIN = 0.95
@@ -54,7 +55,7 @@ def steps_within(
     decided = _decided(out / PLAN_FILE, asked)
     if decided is not None:
         return decided
-    trial = out / "trial"
+    trial = out / TRIAL_FOLDER
     runs = [replace(m, config=replace(m.config, steps=_TRIAL_STEPS, minutes=None)) for m in methods]
     train_runs(
         runs, trial, n_parallel=n_parallel, device=device, cache=cache, overwrite=True,

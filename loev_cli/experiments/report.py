@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from loev_cli.evaluate import figures
-from loev_cli.evaluate.page import HTML_FILE, Page, document, write_report
+from loev_cli.evaluate import page as pages
+from loev_cli.evaluate.page import HTML_FILE, JSON_FILE, Page, document, write_report
 from loev_cli.evaluate.statistics import Estimate
 from loev_cli.evaluate.words import shown
 from loev_cli.experiments import words
+from loev_cli.experiments.budget import PLAN_FILE, TRIAL_FOLDER
+from loev_cli.experiments.compare import RUNS
 from loev_cli.experiments.comparison import CHOSEN, INVARIANT, OWN, Comparison, Entry
+from loev_cli.experiments.judging import CHANGES, EMBEDDINGS, EXCERPTS, PROBES
+from loev_cli.experiments.pretraining import PRETRAINING_FILE
 
-__all__ = ["HTML_FILE", "MARKDOWN_FILE", "write"]
+__all__ = ["HTML_FILE", "MARKDOWN_FILE", "check_out", "write"]
 
 MARKDOWN_FILE = "compare.md"
 _RULES = {
@@ -23,6 +28,25 @@ _RULES = {
     "all": "all together",
 }
 _MOST_SKIPPED = 20
+
+
+def check_out(out: Path, *, inputs: Iterable[str | Path], overwrite: bool) -> None:
+    """Whether a comparison may go into folder ``out``; one that is there is taken up.
+
+    Raises:
+        UsageError: as :func:`loev_cli.evaluate.page.check_out`.
+    """
+    pages.check_out(
+        out,
+        overwrite=overwrite,
+        inputs=inputs,
+        files=(HTML_FILE, JSON_FILE, MARKDOWN_FILE, PRETRAINING_FILE, PLAN_FILE),
+        command="compare",
+        unfinished=(
+            *(PRETRAINING_FILE, PLAN_FILE, TRIAL_FOLDER, RUNS),
+            *(EMBEDDINGS, CHANGES, EXCERPTS, PROBES),
+        ),
+    )
 
 
 def write(comparison: Comparison, out: Path) -> None:

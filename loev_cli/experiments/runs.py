@@ -31,9 +31,8 @@ from loev_cli.train.config import TrainConfig, from_mapping, read_toml, to_toml
 from loev_cli.train.data import listing
 from loev_cli.train.loop import Trainer
 from loev_cli.train.metrics import METRICS_FILE
-from loev_cli.train.pipeline import CONFIG_FILE, pick_device
+from loev_cli.train.pipeline import BUNDLE, CONFIG_FILE, pick_device
 
-BUNDLE = "bundle"
 _POLL_EVERY_S = 0.2
 _LET_SAVE_S = 60.0  # a run that is told to stop writes a checkpoint first
 _TAIL_N_BYTES = 4096

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.row_names import path_of_row
 from loev_cli.search.find import FileQuery, RowQuery, find_query
 from loev_cli.search.library import Library, Vectors, check_subspace, open_library
 from loev_cli.search.like_but import Change, move, parse_change
@@ -178,7 +179,7 @@ class Asker:
     def _audio_of(self, found: RowQuery | FileQuery) -> Path | None:
         if isinstance(found, FileQuery):
             return found.file
-        file = None if self._root is None else self._root / found.path
+        file = None if self._root is None else self._root / path_of_row(found.path)
         return file if file is not None and file.is_file() else None
 
     def can_go_on(self, error: LoevError) -> bool:

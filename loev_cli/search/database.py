@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from loev_cli.errors import LoevError, needs_extra
 from loev_cli.search.find import FileQuery, RowQuery, find_query
-from loev_cli.search.library import FEWEST_FOR_A_MEAN, Vectors, check_subspace
+from loev_cli.search.library import Distinct, Vectors, check_subspace
 from loev_cli.search.query import Hit, Query, ranked
 from loev_cli.search.where import parse_where
 from loev_cli.writers.meta import Meta, damaged, from_json, not_ours
@@ -315,9 +315,9 @@ def centres_text(centres: Mapping[str, Vectors]) -> bytes:
     return json.dumps({name: centre.tolist() for name, centre in centres.items()}).encode()
 
 
-def centre_of(total: NDArray[np.float64], n_rows: int) -> Vectors:
+def centre_of(total: NDArray[np.float64], n_rows: int, distinct: Distinct) -> Vectors:
     """The mean of rows by their sum (D,); as in :mod:`loev_cli.search.library`."""
-    if n_rows < FEWEST_FOR_A_MEAN:
+    if not distinct.enough_for_a_mean:
         return np.zeros(len(total), np.float32)
     return (total / n_rows).astype(np.float32)
 

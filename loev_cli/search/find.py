@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from loev_cli.errors import UsageError, nearest
+from loev_cli.row_names import row_name, spell_out
 
 _MAX_N_NAMED = 3
 _MAX_N_COMPARED = 20_000
@@ -33,9 +34,9 @@ class FileQuery:
     @property
     def rows(self) -> frozenset[str]:
         """Every path that a row of this very file may have: the ends of its whole path."""
-        parts = PurePosixPath(_spelled_out(self.file.absolute().as_posix())).parts
+        parts = PurePosixPath(row_name(self.file.absolute().as_posix())).parts
         tails = {"/".join(parts[i:]) for i in range(1, len(parts))}
-        return frozenset({*tails, str(PurePosixPath(*parts)), _spelled_out(str(self.file))})
+        return frozenset({*tails, str(PurePosixPath(*parts)), row_name(str(self.file))})
 
 
 def find_query(text: str, paths: Sequence[str], source: Path) -> RowQuery | FileQuery:
@@ -52,14 +53,21 @@ def find_query(text: str, paths: Sequence[str], source: Path) -> RowQuery | File
     """
     if not text:
         raise UsageError("an empty query", hint="the path of a track, or of an audio file")
-    file, text = Path(text), _spelled_out(text)
-    wanted = PurePosixPath(text).parts  # without ./ and doubled slashes
+    # As the row is called, or as the file is, which differ where a name is no UTF-8.
+    file, called, text = Path(text), row_name(text), spell_out(text)
+    tails = [PurePosixPath(each).parts for each in dict.fromkeys([text, called])]
+    last = tuple(tail[-1] for tail in tails if tail)  # parts are without ./ and doubled slashes
     ends: list[int] = []
+    of_file: int | None = None
     for row, path in enumerate(paths):
         if path == text:
             return RowQuery(path, row)
-        if wanted and path.endswith(wanted[-1]) and _is_tail(wanted, PurePosixPath(path).parts):
+        if path == called:
+            of_file = row
+        if path.endswith(last) and any(_is_tail(t, PurePosixPath(path).parts) for t in tails):
             ends.append(row)
+    if of_file is not None:
+        return RowQuery(called, of_file)
     if len(ends) == 1:
         return RowQuery(paths[ends[0]], ends[0])
     if _is_file(file):
@@ -83,11 +91,6 @@ def _nearest(text: str, paths: Sequence[str]) -> str:
     near = nearest(name, of_name)
     whole = of_name[near] if near else nearest(text, paths)
     return f"did you mean '{whole}'?" if whole else ""
-
-
-def _spelled_out(text: str) -> str:
-    """As ``loev embed`` names rows: bytes that are no UTF-8 as ``\\xNN``."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _is_tail(short: tuple[str, ...], long: tuple[str, ...]) -> bool:

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from loev_cli.errors import OutputError, UsageError, needs_extra
 from loev_cli.search import database as db
-from loev_cli.search.library import Vectors
+from loev_cli.search.library import Distinct, Vectors
 from loev_cli.windows import MeanPool
 from loev_cli.writers import AGREEING_KEYS, Meta, Row, check_agree, read_meta, rows
 from loev_cli.writers.meta import POOLED, keeps_windows, to_json
+from loev_cli.writers.replacing import check_no_input
 from loev_cli.writers.tables import Tabulator
 
 with needs_extra("loev index", "db"):
@@ -85,6 +86,7 @@ def index(
             else or the embeddings of another model or with other settings.
         OutputError: the folder cannot be written.
     """
+    check_no_input(db.table_of(folder), [emb])
     meta = _pooled_meta(read_meta(emb))
     old = _existing(folder, meta, emb, overwrite=overwrite)
     on_step(f"reading {emb}")
@@ -202,16 +204,21 @@ def _survey(emb: Path, meta: Meta) -> _Survey:
     digests: dict[str, int] = {}
     sums = {name: np.zeros(dim) for name, dim in meta["subspaces"].items()}
     squares = dict.fromkeys(sums, 0.0)
+    distinct = {name: Distinct() for name in sums}
     for row in _pooled_rows(emb):
         digests[row.path] = _digest(row)
         for name, x in row.vectors.items():
             sums[name] += x
             squares[name] += float(np.dot(x, x))
+            if not distinct[name].enough_for_a_mean:
+                distinct[name].add(x[None])
     n = max(1, len(digests))
     for name, total in sums.items():
         if not np.isfinite(total).all():
             raise UsageError(f"{emb}: '{name}' holds NaN or infinite values")
-    centres = {name: db.centre_of(total, len(digests)) for name, total in sums.items()}
+    centres = {
+        name: db.centre_of(total, len(digests), distinct[name]) for name, total in sums.items()
+    }
     variances = {
         name: max(0.0, squares[name] / n - float(np.square(total / n).sum()))
         for name, total in sums.items()

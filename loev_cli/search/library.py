@@ -2,7 +2,7 @@
 
 Searching is by angle about the mean. Of a subspace's vectors x, as the file has them,
 
-    centre  c = the mean of all rows' x; 0 in a library of fewer than 10 tracks
+    centre  c = the mean of all rows' x; 0 in a library of fewer than 10 distinct tracks
     length  |x - c|
     vector  (x - c) / |x - c|, which is what :attr:`Library.vectors` holds; 0 where x = c
 
@@ -27,8 +27,11 @@ from loev_cli.writers import FOLDERS, Columns, Meta, keeps_windows, open_columns
 Vectors = NDArray[np.float32]
 
 # The mean of a handful of tracks says more about them than about the subspace; the model has taken
-# off the mean of what it was trained on already.
-FEWEST_FOR_A_MEAN = 10
+# off the mean of what it was trained on already. Copies count once: about the mean of nothing but
+# copies of one track, all that is left of each is noise.
+_FEWEST_FOR_A_MEAN = 10
+# Cosine distance up to which two vectors are the same but for rounding.
+_SAME = 1e-5
 _SHORTEST = 1e-12
 _BLOCK_N_ROWS = 8192
 
@@ -193,12 +196,39 @@ def subspace_of(x: Vectors, name: str, centre: Vectors | None = None) -> Subspac
             centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
         if not np.isfinite(centre).all():
             raise UsageError(f"{name} holds NaN or infinite values")
-        if len(x) < FEWEST_FOR_A_MEAN:
+        distinct = Distinct()
+        for start in range(0, len(x), _BLOCK_N_ROWS):
+            if distinct.enough_for_a_mean:
+                break
+            distinct.add(x[start : start + _BLOCK_N_ROWS])
+        if not distinct.enough_for_a_mean:
             centre = np.zeros_like(centre)
     vectors, lengths = _unit(x, centre)
     if not np.isfinite(lengths).all():
         raise UsageError(f"{name} holds NaN or infinite values")
     return Subspace(vectors, lengths, centre)
+
+
+class Distinct:
+    """Counts the distinct vectors of a subspace as they come, up to as many as a mean needs."""
+
+    def __init__(self) -> None:
+        self._found: list[Vectors] = []
+
+    @property
+    def enough_for_a_mean(self) -> bool:
+        """Whether so many have come that the mean of all rows is about the subspace."""
+        return len(self._found) >= _FEWEST_FOR_A_MEAN
+
+    def add(self, x: Vectors) -> None:
+        """Rows (n, D) as the model gives them. One of length 0 has no direction and counts not."""
+        rest, lengths = _unit(x, np.zeros(x.shape[1], np.float32))
+        rest = rest[lengths > _SHORTEST]
+        for each in self._found:
+            rest = rest[rest @ each < 1 - _SAME]
+        while len(rest) and not self.enough_for_a_mean:
+            self._found.append(rest[0])
+            rest = rest[rest @ rest[0] < 1 - _SAME]
 
 
 def _unit(x: Vectors, centre: Vectors) -> tuple[Vectors, Vectors]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ from loev_cli.train.distributed import Group, local_rank, process_group, started
 from loev_cli.train.loop import Trainer, model_spec
 from loev_cli.train.metrics import METRICS_FILE, VALIDATION_FILE, Progress
 from loev_cli.train.validation import Validation
+from loev_cli.writers.replacing import check_earlier, check_no_input
 
 CONFIG_FILE = "config.toml"
 SKIPPED_FILE = "skipped.jsonl"
 CURVES_FILE = "curves.png"
+BUNDLE = "bundle"
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,36 @@ def run(
             return None
         draw_curves(out / METRICS_FILE, out / VALIDATION_FILE, out / CURVES_FILE)
         return best_or_last(out)
+
+
+def check_out(out: Path, *, inputs: Iterable[str | Path], resume: bool) -> None:
+    """Whether a run may go into folder ``out``; an unfinished one that is there begins anew.
+
+    Args:
+        inputs: what the run reads: its list, its config, weights to start from.
+
+    Raises:
+        UsageError: something else is there by the names of a run's files, or one of the inputs.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, not a folder")
+    if resume:
+        return
+    # Folders are searched for audio, which none of these files is.
+    here = [each for each in inputs if not Path(each).is_dir()]
+    is_ours = _is_config_of_run(out / CONFIG_FILE)
+    for name in (CONFIG_FILE, SKIPPED_FILE, METRICS_FILE, VALIDATION_FILE, CURVES_FILE):
+        check_no_input(out / name, here)
+        check_earlier(out / name, lambda _: is_ours, overwrite=None)
+
+
+def _is_config_of_run(file: Path) -> bool:
+    """Whether ``loev train`` wrote it: it is complete, and word for word as it writes one."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        return to_toml(from_mapping(TrainConfig, tomllib.loads(text))) == text
+    except (OSError, ValueError, UsageError):
+        return False
 
 
 def _open_run(out: Path, config: TrainConfig) -> None:

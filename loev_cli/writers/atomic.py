@@ -145,6 +145,8 @@ def check_target(path: Path, *, is_folder: bool = False) -> None:
             raise UsageError(f"{path} is a folder, not a file")
         if path.exists() and is_folder and not path.is_dir():
             raise UsageError(f"{path} is a file, not a folder")
+        if path.exists() and not is_folder and not path.is_file():
+            raise OutputError(f"cannot write {path}: it is a device or a pipe, not a regular file")
         if not path.parent.is_dir():
             raise UsageError(
                 f"cannot write {path}: no folder {path.parent}", hint="create it first"

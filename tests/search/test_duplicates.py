@@ -15,8 +15,9 @@ from loev_cli.cli.dedup import dedup
 from loev_cli.errors import UsageError
 from loev_cli.search.duplicates import DEFAULT_THRESHOLD, find_duplicates
 from loev_cli.search.library import Library, open_library, subspace_of
+from loev_cli.writers import Row, open_writer
 from tests.conftest import Loev
-from tests.search.common import DIMS, write_library
+from tests.search.common import DIMS, meta, write_library
 
 
 def library_of(x: np.ndarray, n_blocks: int = 1) -> Library:
@@ -131,3 +132,41 @@ def test_the_command(tmp_path: Path, loev: Loev) -> None:
     for arguments in (["--by", "temp"], ["--threshold", "2"], ["--where", "x"]):
         done = loev("dedup", emb, *arguments)
         assert (done.code, done.out, len(done.lines)) == (2, "", 1)
+
+
+@pytest.mark.parametrize("n", [2, 9, 10, 50])
+@pytest.mark.parametrize("noise", [0.0, 1e-5])
+def test_copies_are_found_among_nothing_but_copies(tmp_path: Path, n: int, noise: float) -> None:
+    """The mean of copies of one track is that track: about it nothing is left of any of them."""
+    rng = np.random.default_rng(0)
+    track = {name: rng.standard_normal(dim) for name, dim in DIMS.items()}
+    with open_writer(str(tmp_path / "x.jsonl"), meta()) as writer:
+        for i in range(n):
+            vectors = {
+                name: (x + noise * rng.uniform(-1, 1, len(x))).astype(np.float32)
+                for name, x in track.items()
+            }
+            writer.add(Row(f"{i:02}.wav", 30.0, False, vectors))
+        writer.commit()
+    library = open_library(tmp_path / "x.jsonl")
+    for by in DIMS:
+        members = find_duplicates(library, by=by, threshold=0.01)
+        assert [member.group for member in members] == [1] * n
+        assert max(member.distances[by] for member in members) < 1e-5
+
+
+def test_a_mean_takes_ten_distinct_tracks(tmp_path: Path) -> None:
+    for n_distinct in (9, 10):
+        write_library(tmp_path / "x.npz", 400, n_distinct=n_distinct)
+        centre = open_library(tmp_path / "x.npz").subspaces["invariant"].centre
+        assert centre.any() == (n_distinct == 10)
+
+
+def test_a_database_of_copies_is_centered_as_the_file_is(tmp_path: Path) -> None:
+    pytest.importorskip("lance")
+    from loev_cli.search.indexing import index
+
+    write_library(tmp_path / "x.npz", 40, n_distinct=1)
+    index(tmp_path / "x.npz", tmp_path / "db")
+    members = find_duplicates(open_library(tmp_path / "db"), by="invariant")
+    assert len(members) == 40

@@ -7,13 +7,12 @@ with every symbolic link followed, lies in the real audio folder.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from loev_cli.audio import AUDIO_EXTENSIONS
+from loev_cli.row_names import path_of_row
 
 # What today's browsers play, and the type to call it by. Everything else is decoded for them.
 TYPES = {
@@ -28,7 +27,6 @@ TYPES = {
     ".aac": "audio/aac",
     ".weba": "audio/webm",
 }
-_SPELLED_BYTE = re.compile(r"\\x([0-9a-f]{2})")
 _N_SAMPLED = 100
 
 
@@ -61,7 +59,7 @@ class AudioFiles:
             raise NotServedError("has no name of an audio file")
         try:
             root = self.root.resolve(strict=True)
-            file = self._existing(path)
+            file = (self.root / path_of_row(path)).resolve(strict=True)
         except (OSError, ValueError, RuntimeError) as error:  # a NUL, a loop of links, no such file
             raise NotServedError(f"is not in {self.root}") from error
         if not file.is_relative_to(root):
@@ -83,15 +81,6 @@ class AudioFiles:
             found += 1
         return found, len(rows)
 
-    def _existing(self, path: str) -> Path:
-        try:
-            return (self.root / path).resolve(strict=True)
-        except FileNotFoundError:
-            as_bytes = _unspelled(path)
-            if as_bytes == path:
-                raise
-            return (self.root / as_bytes).resolve(strict=True)
-
 
 def is_playable(file: Path) -> bool:
     """Whether browsers play the file as it is."""
@@ -103,9 +92,3 @@ def guess_root(source: Path, paths: Sequence[str]) -> Path:
     has more of the rows; of equals the first."""
     candidates = [source.absolute().parent, Path.cwd()]
     return max(candidates, key=lambda root: AudioFiles(root, paths).n_found()[0])
-
-
-def _unspelled(path: str) -> str:
-    r"""A name as the system has it: bytes that ``loev embed`` spelled ``\xNN`` are bytes again."""
-    raw = _SPELLED_BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), path)
-    return path if os.name == "nt" else raw

@@ -1,0 +1,326 @@
+"""Lists of tracks for people and programs: table, JSON lines, CSV, M3U."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+
+from loev_cli.cli import _options as options
+from loev_cli.cli._console import UNPRINTABLE, say, show, stdout_bytes, stdout_is_terminal
+from loev_cli.errors import OutputError, UsageError
+from loev_cli.row_names import path_of_row
+
+if TYPE_CHECKING:
+    from loev_cli.writers import AtomicFile
+
+STDOUT = "-"
+_N_DECIMALS = 4
+_FORMULA = ("=", "+", "-", "@", "\t")
+_N_BYTES_LOOKED_AT = 1 << 16
+
+
+class ListFormat(StrEnum):
+    TABLE = "table"
+    JSONL = "jsonl"
+    CSV = "csv"
+    M3U = "m3u"
+
+
+_OF_EXTENSION = {
+    ".txt": ListFormat.TABLE,
+    ".jsonl": ListFormat.JSONL,
+    ".csv": ListFormat.CSV,
+    ".m3u": ListFormat.M3U,
+    ".m3u8": ListFormat.M3U,
+}
+
+# What the lists of a command have in common, in this order. The first column is the first of a
+# line, save for the query of several searches.
+_COLUMNS = {
+    "search": ["rank", "path", "score"],
+    "dedup": ["group", "path", "duration_s"],
+    "playlist": ["position", "path", "start", "duration_s", "step"],
+}
+
+Format = Annotated[
+    ListFormat | None,
+    typer.Option(
+        "--format",
+        help="Default: by the extension of --out (.txt is a table), on stdout a table.",
+        show_default=False,
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+Out = Annotated[
+    str,
+    typer.Option(
+        help="A .txt, .csv, .jsonl, .m3u or .m3u8 file; - is stdout.",
+        metavar="FILE",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace an --out that is no earlier output of this command.",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+CsvSafe = Annotated[
+    bool,
+    typer.Option(
+        "--csv-safe",
+        help="Put an apostrophe before CSV cells that a spreadsheet would take for formulas: text "
+        "that begins with =, +, -, @ or a tab.",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+
+Record = dict[str, Any]
+
+
+def format_of(asked: ListFormat | None, out: str, inputs: Iterable[str | Path]) -> ListFormat:
+    """The format asked for, else that of the extension of ``out``, else a table.
+
+    Raises:
+        UsageError: ``out`` is an input; its extension is that of no list, or of another format
+            than asked for.
+    """
+    if out != STDOUT:
+        from loev_cli.writers.replacing import check_no_input
+
+        check_no_input(Path(out), inputs)  # which says more than what its extension is
+    suffix = "" if out == STDOUT else Path(out).suffix
+    if not suffix:
+        return asked or ListFormat.TABLE
+    found = _OF_EXTENSION.get(suffix.lower())
+    if found is None:
+        raise UsageError(
+            f"{out}: '{suffix}' is no format of lists",
+            hint=f"{', '.join(_OF_EXTENSION)}, or - for stdout",
+        )
+    if asked is not None and asked != found:
+        raise UsageError(f"{out}: --format {asked.value} is not what '{suffix}' is for")
+    return found
+
+
+def check_root(root: Path | None, *, unused: bool) -> None:
+    """Raises UsageError where ``--root`` is no folder, or nothing would look at it."""
+    if root is None:
+        return
+    if unused:
+        raise UsageError("--root is for playlists and --like-but", hint="add --format m3u")
+    if not root.is_dir():
+        raise UsageError(f"--root: no folder {root}")
+
+
+class ListWriter:
+    """Writes the tracks of a command in a format; a context manager that leaves no partial file.
+
+    JSON lines, CSV and M3U come line by line as tracks are added, a table when all are there.
+
+    Args:
+        command: that makes the list, such as ``search``.
+        chosen: the format.
+        out: a file, or ``-`` for stdout.
+        inputs: what the run reads, which ``out`` must not be: paths, or descriptors.
+        overwrite: ``out`` may be something else than an earlier list of the command.
+        header: of a CSV without any track.
+        root: folder that goes before paths in a playlist.
+        csv_safe: cells of a CSV that look like formulas get an apostrophe.
+        table: records -> a table's header and rows.
+
+    Raises:
+        UsageError, OutputError: nothing may or can be written to ``out``.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        chosen: ListFormat,
+        out: str,
+        *,
+        inputs: Iterable[str | Path | int],
+        overwrite: bool,
+        header: Sequence[str] = (),
+        root: Path | None = None,
+        csv_safe: bool = False,
+        table: Callable[[Sequence[Record]], tuple[list[str], list[list[str]]]] | None = None,
+    ) -> None:
+        self._command = command
+        self._format = chosen
+        self._header: Sequence[str] = header
+        self._root = root
+        self._csv_safe = csv_safe
+        self._as_table = table or as_table
+        self._records: list[Record] = []
+        self._begun = False
+        self._file: AtomicFile | None = None
+        if out == STDOUT:
+            return
+        from loev_cli.writers.atomic import AtomicFile
+        from loev_cli.writers.replacing import check_place
+
+        check_place(
+            Path(out),
+            inputs=inputs,
+            is_earlier=lambda file: is_list_of(command, file),
+            overwrite=overwrite,
+        )
+        self._file = AtomicFile(Path(out))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.abort()
+            self._file = None
+
+    def add(self, record: Record, duration_s: float) -> None:
+        """One track; its record has a ``path``, and the keys of the records before."""
+        match self._format:
+            case ListFormat.TABLE:
+                self._records.append(record)
+            case ListFormat.JSONL:
+                self._write(json.dumps(record, ensure_ascii=False, allow_nan=False))
+            case ListFormat.CSV:
+                self._begin(list(record))
+                self._write(csv_line(list(record.values()), safe=self._csv_safe))
+            case ListFormat.M3U:
+                self._begin([])
+                self._write_entry(str(record["path"]), duration_s)
+
+    def finish(self) -> None:
+        """All tracks are there: the file appears."""
+        if self._format is ListFormat.TABLE and self._records:
+            from loev_cli.cli._table import table
+
+            drawn = self._file is None and stdout_is_terminal()
+            self._write(table(*self._as_table(self._records), drawn=drawn), is_safe=True)
+        elif self._format is ListFormat.CSV:
+            self._begin(self._header)
+        elif self._format is ListFormat.M3U:
+            self._begin([])
+            self._write(_marker(self._command))
+        if self._file is not None:
+            with _writing(self._file.name):
+                self._file.commit()
+            self._file = None
+
+    def _begin(self, header: Sequence[str]) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        self._write("#EXTM3U" if self._format is ListFormat.M3U else csv_line(header, safe=False))
+
+    def _write_entry(self, row_name: str, duration_s: float) -> None:
+        """An entry of an extended M3U. A path with a line break in it cannot be listed."""
+        path = path_of_row(row_name)
+        entry = path if self._root is None else str(self._root / path)
+        if "\n" in entry or "\r" in entry:
+            say(f"loev: warning: left out of the playlist, a line break in its name: {row_name}")
+            return
+        self._write(f"#EXTINF:{round(duration_s)},{Path(path).stem}")
+        self._write(f"./{entry}" if entry.startswith("#") else entry)
+
+    def _write(self, text: str, *, is_safe: bool = False) -> None:
+        """A line, or a table, which is safe to show."""
+        if self._file is not None:
+            with _writing(self._file.name):
+                self._file.stream.write(_encoded(text))
+        elif is_safe or stdout_is_terminal():
+            if self._format is ListFormat.JSONL:  # escapes that JSON knows
+                text = UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+            show(text, raw=is_safe)
+        elif (stream := stdout_bytes()) is not None:
+            stream.write(_encoded(text))
+            stream.flush()
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8, and bytes of file names that are none as they are."""
+    return text.encode("utf-8", "surrogateescape") + b"\n"
+
+
+def csv_line(values: Sequence[Any], *, safe: bool) -> str:
+    """One line of a CSV, without its end.
+
+    Args:
+        safe: put an apostrophe before text that a spreadsheet would take for a formula.
+    """
+    cells = [
+        f"'{value}" if safe and isinstance(value, str) and value.startswith(_FORMULA) else value
+        for value in values
+    ]
+    text = io.StringIO()
+    # Before Python 3.13 a lone \r is quoted only where it is part of the line's end.
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n")
+
+
+def as_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; ``path`` comes last, where its length disturbs nothing."""
+    names = [name for name in records[0] if name != "path"] + ["path"]
+    return names, [[_cell(record.get(name)) for name in names] for record in records]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.{_N_DECIMALS}f}"
+    return "" if value is None else str(value)
+
+
+def is_list_of(command: str, file: Path) -> bool:
+    """Whether a file is a list that ``command`` wrote: by the columns that a CSV, a table or JSON
+    lines begin with, or by the last line of an M3U."""
+    if command not in _COLUMNS:
+        return False
+    try:
+        with file.open("rb") as stream:
+            first = stream.readline(_N_BYTES_LOOKED_AT).decode("utf-8").rstrip("\r\n")
+            marker = f"{_marker(command)}\n".encode()
+            stream.seek(max(0, file.stat().st_size - len(marker)))
+            if first == "#EXTM3U":
+                return stream.read() == marker
+        if first.startswith("{"):
+            return _are_columns_of(command, list(json.loads(first)))
+        if _are_columns_of(command, next(csv.reader([first]))):
+            return True
+        names = first.split()
+        return names[-1:] == ["path"] and _are_columns_of(command, names, path_is_last=True)
+    except (OSError, ValueError, csv.Error, RecursionError):
+        return False
+
+
+def _are_columns_of(command: str, names: list[str], *, path_is_last: bool = False) -> bool:
+    if path_is_last:
+        expected = [name for name in _COLUMNS[command] if name != "path"]
+    else:
+        expected = _COLUMNS[command]
+    if names[:1] == ["query"] and command == "search":
+        names = names[1:]
+    rest = iter(names)
+    return names[:1] == expected[:1] and all(name in rest for name in expected)
+
+
+def _marker(command: str) -> str:
+    # A comment for players, which pass over what they do not know.
+    return f"#EXT-X-MADE-BY:loev {command}"
+
+
+@contextlib.contextmanager
+def _writing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {name}: {error.strerror or error}") from error
