@@ -9,9 +9,11 @@ from pathlib import Path
 
 from loev_cli.audio import spell_out
 from loev_cli.errors import InputError, OutputError, Stage
-from loev_cli.writers import AtomicFile
+from loev_cli.files.own import check_own
+from loev_cli.writers.atomic import writing_own
 
 FAILURES_SUFFIX = ".failures.jsonl"
+_HINT = "the embedding file is not affected"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,19 @@ def read_failures(out: str) -> list[Failure]:
         return []
 
 
+def check_failures(out: str) -> None:
+    """Check, before any work, that the list beside the output ``out`` can be replaced.
+
+    Raises:
+        OutputError: a link or something else than a regular file is there.
+    """
+    path = Path(out + FAILURES_SUFFIX)
+    try:
+        check_own(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write_failures(out: str, failures: Sequence[Failure]) -> None:
     """Put the list beside the output ``out``; without failures an earlier list is removed.
 
@@ -58,17 +73,8 @@ def write_failures(out: str, failures: Sequence[Failure]) -> None:
         if not failures:
             path.unlink(missing_ok=True)
             return
-        file = AtomicFile(path)
-        try:
-            for failure in failures:
-                line = json.dumps(asdict(failure), ensure_ascii=False)
-                file.stream.write(line.encode() + b"\n")
-            file.commit()
-        except BaseException:
-            file.abort()
-            raise
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="the embedding file is not affected",
-        ) from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", hint=_HINT) from error
+    with writing_own(path, hint=_HINT) as stream:
+        for failure in failures:
+            stream.write(json.dumps(asdict(failure), ensure_ascii=False).encode() + b"\n")

@@ -18,7 +18,7 @@ from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.cluster import Workers, on_cluster
 from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone
-from loev_cli.embed.failures import Failure, describe, write_failures
+from loev_cli.embed.failures import Failure, check_failures, describe, write_failures
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.request import Request
@@ -82,6 +82,7 @@ def embed(
     _check_is_no_input(out, sources)
     if out == STDOUT:
         return _to_stdout(request, bundle, planned, sources, stdout, on_event)
+    check_failures(out)
     with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
         return _Run(request, bundle, planned, sources, journal, on_event).carry_out()
 

@@ -31,7 +31,9 @@ from typing import Any
 from loev_cli.embed.lock import Lock
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.writers import AtomicFile, Meta, Row, difference, fingerprint, rows
+from loev_cli.files.own import check_own, own, own_folder
+from loev_cli.writers import Meta, Row, difference, fingerprint, rows
+from loev_cli.writers.atomic import write_own
 
 JOURNAL_SUFFIX = ".journal"
 FORMAT_VERSION = 1
@@ -80,7 +82,7 @@ class Journal:
         self._synced = time.monotonic()
         self._is_ours = False
         with _writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
+            own_folder(self.folder)
         self._lock = Lock(self.folder / _LOCK_FILE, what=str(out))
         try:
             with _writing(self.folder):
@@ -214,6 +216,8 @@ class Journal:
 
     def _open(self, overwrite: bool) -> None:
         self._remove_leftovers()
+        for file in (self.folder / _STATE_FILE, *self._files(_PART), *self._files(_INDEX)):
+            check_own(file)
         identity = _identity(self.out)
         state = self._read_state(overwrite)
         if state is not None and state["fingerprint"] != self._fingerprint:
@@ -244,7 +248,8 @@ class Journal:
     def _read_state(self, overwrite: bool) -> dict[str, Any] | None:
         file = self.folder / _STATE_FILE
         try:
-            state = json.loads(file.read_bytes())
+            with open(file, "rb", opener=own) as stream:
+                state = json.loads(stream.read())
             version = int(state["format_version"])
             if version > FORMAT_VERSION:
                 raise UsageError(
@@ -275,13 +280,10 @@ class Journal:
             "origin": self.origin,
             "discards": self._discards,
         }
-        file = AtomicFile(self.folder / _STATE_FILE)
-        try:
-            file.stream.write(json.dumps(state, ensure_ascii=False, indent=1).encode() + b"\n")
-            file.commit()
-        except BaseException:
-            file.abort()
-            raise
+        write_own(
+            self.folder / _STATE_FILE,
+            json.dumps(state, ensure_ascii=False, indent=1).encode() + b"\n",
+        )
 
     def _read_index(self, identity: str) -> None:
         """Which file each row of the output is of; what is not known is embedded again."""
@@ -362,7 +364,7 @@ class Journal:
             for file in list(folder.iterdir()):
                 if not leftover.fullmatch(file.name):
                     continue
-                if file.is_dir():
+                if file.is_dir() and not file.is_symlink():
                     shutil.rmtree(file)
                 else:
                     file.unlink(missing_ok=True)
@@ -390,7 +392,7 @@ def stamps_of(out: Path, meta: Meta) -> dict[str, Stamp]:
     try:
         with contextlib.closing(Part(file, _owner(fingerprint(meta)))) as index:
             return {place.path: place.stamp for place in index.places() if place.stamp}
-    except (OSError, ForeignError):
+    except (OSError, OutputError, ForeignError):
         return {}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loev_cli.embed.failures import read_failures, write_failures
+from loev_cli.embed.failures import check_failures, read_failures, write_failures
 from loev_cli.embed.journal import Journal, stamps_of
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.shards import Shard, parse_shard
@@ -80,6 +80,7 @@ def merge(
             raise UsageError(f"{out} is one of the parts", hint="choose another --out")
         if not overwrite:
             raise UsageError(f"{out} exists", hint="--overwrite replaces it")
+    check_failures(out)
     meta = _joined_meta(list(metas.values()))
     n_rows, n_repeated = 0, 0
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from loev_cli.errors import UsageError
+from loev_cli.files.own import own
 from loev_cli.writers import Row
 
 _MAGIC = b"LOEVROW1"
@@ -123,13 +124,14 @@ class Part:
 
     Raises:
         ForeignError: it is not a part, or not of this owner.
+        OutputError: it is a link, or not a regular file.
         OSError: it cannot be read.
     """
 
     def __init__(self, file: Path, owner: bytes) -> None:
         self.file = file
         self.torn: str | None = None
-        self._stream = file.open("rb")
+        self._stream = open(file, "rb", opener=own)  # noqa: SIM115
         header = self._stream.read(_HEADER_N_BYTES)
         if header != _MAGIC + owner:
             self._stream.close()
