@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from loev_cli.errors import BundleError, UsageError
+from loev_cli.files.protobuf import external_tensor
 
 FORMAT_VERSION = 1
 DEFAULT_MODEL = "loevpp-small"
@@ -86,12 +87,17 @@ class Bundle:
         """The model's identity: SHA-256 of its ``model.safetensors``, whichever backend runs it."""
         return str(self.config["files"][WEIGHTS_FILE]["sha256"])
 
+    @property
+    def onnx_sha256(self) -> str:
+        """SHA-256 of its ``model.onnx``: what the ONNX backend runs."""
+        return str(self.config["files"][ONNX_FILE]["sha256"])
+
     def verified(self, filename: str) -> Path:
         """Path of one of the bundle's weight files, after checking its size and SHA-256.
 
         Raises:
-            BundleError: the file is missing, cannot be read, or is not the one ``config.json``
-                describes.
+            BundleError: the file is missing, cannot be read, is not the one ``config.json``
+                describes, or is a graph that keeps values in further files.
         """
         file = self.path / filename
         expected = self.config["files"].get(filename)
@@ -112,7 +118,22 @@ class Bundle:
                 f"{file} is damaged: its checksum is not the one in {CONFIG_FILE}",
                 hint="copy the bundle again or reinstall loev-cli",
             )
+        if filename == ONNX_FILE:
+            _check_is_whole(file)
         return file
+
+
+def _check_is_whole(onnx_file: Path) -> None:
+    """Raises BundleError where values of the graph are in files that no checksum covers."""
+    try:
+        tensor = external_tensor(onnx_file)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{onnx_file} is not an ONNX model: {error}") from error
+    if tensor is not None:
+        raise BundleError(
+            f"{onnx_file} keeps {tensor!r} in another file, which no checksum covers",
+            hint="export the model again, with its weights inside",
+        )
 
 
 def file_record(file: Path) -> dict[str, Any]:

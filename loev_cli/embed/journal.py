@@ -32,7 +32,7 @@ from loev_cli.embed.lock import Lock
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.files.own import check_own, own, own_folder
-from loev_cli.writers import Meta, Row, difference, fingerprint, rows
+from loev_cli.writers import ONNX_SHA256, Meta, Row, difference, fingerprint, rows
 from loev_cli.writers.atomic import write_own
 
 JOURNAL_SUFFIX = ".journal"
@@ -74,6 +74,7 @@ class Journal:
         self.folder = _folder_of(self.out)
         self._subspaces: dict[str, int] = meta["subspaces"]
         self._fingerprint = fingerprint(meta)
+        self._graph: str | None = meta.get(ONNX_SHA256)
         self._owner = _owner(self._fingerprint)
         self._parts: list[Part] = []
         self._places: dict[str, tuple[int, Place]] = {}
@@ -130,8 +131,11 @@ class Journal:
                 self._synced = time.monotonic()
 
     def note_origin(self, origin: Meta) -> None:
-        """Keep what the output's ``meta`` is to say of how rows were made on this machine."""
-        self.origin = origin
+        """Keep what the output's ``meta`` is to say of how rows were made on this machine.
+
+        The ONNX graph of earlier rows stays noted where torch makes the others.
+        """
+        self.origin = {k: v for k, v in self.origin.items() if k == ONNX_SHA256} | origin
         with _writing(self.folder):
             self._write_state()
 
@@ -220,14 +224,18 @@ class Journal:
             check_own(file)
         identity = _identity(self.out)
         state = self._read_state(overwrite)
-        if state is not None and state["fingerprint"] != self._fingerprint:
-            if not overwrite:
-                raise UsageError(
-                    f"{self.folder} holds rows made with other settings: "
-                    f"{difference(state['fingerprint'], self._fingerprint)}",
-                    hint="--overwrite discards them",
-                )
-            state = None
+        if state is not None:
+            theirs, ours = dict(state["fingerprint"]), dict(self._fingerprint)
+            if self._graph is not None and ONNX_SHA256 in state["origin"]:
+                theirs[ONNX_SHA256], ours[ONNX_SHA256] = state["origin"][ONNX_SHA256], self._graph
+            if theirs != ours:
+                if not overwrite:
+                    raise UsageError(
+                        f"{self.folder} holds rows made with other settings: "
+                        f"{difference(theirs, ours)}",
+                        hint="--overwrite discards them",
+                    )
+                state = None
         if overwrite and (state is None or state["discards"] != identity):
             self._clear()
             state = None

@@ -19,6 +19,7 @@ from loev_cli.errors import UsageError
 from loev_cli.writers import (
     AGREEING_KEYS,
     ANNOTATIONS,
+    ONNX_SHA256,
     STDOUT,
     Meta,
     Row,
@@ -31,6 +32,7 @@ from loev_cli.writers import (
 
 # Parts may have been made on machines of different kinds.
 _MACHINE_KEYS = ("backend", "device", "precision", "loev_version")
+_ORIGIN_KEYS = ("backend", "device", "precision", ONNX_SHA256)
 
 _TOLERANCE = 1e-5
 
@@ -101,7 +103,7 @@ def merge(
                 f"{journal.folder} holds rows of a run that was not finished",
                 hint="finish it with the same 'loev embed', or discard it with --overwrite",
             )
-        journal.note_origin({key: meta[key] for key in ("backend", "device", "precision")})
+        journal.note_origin({key: meta[key] for key in _ORIGIN_KEYS if key in meta})
         journal.settle(commit, stamps=_joined_stamps(metas))
     names = {failure.path: failure for part in parts for failure in read_failures(part)}
     write_failures(out, [names[path] for path in sorted(names)])
@@ -188,6 +190,9 @@ def _joined_meta(metas: Sequence[Meta]) -> Meta:
     for key in _MACHINE_KEYS:
         values = dict.fromkeys(str(other.get(key)) for other in metas)
         meta[key] = ", ".join(values)
+    for other in metas:
+        if ONNX_SHA256 in other:
+            meta[ONNX_SHA256] = other[ONNX_SHA256]
     meta["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     return meta
 

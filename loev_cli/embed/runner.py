@@ -20,7 +20,7 @@ from loev_cli.embed.reader import Idle, Reader, TrackEnd, TrackFailed, Window
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import InputError
 from loev_cli.interrupts import Interrupts
-from loev_cli.writers import Row
+from loev_cli.writers import ONNX_SHA256, Row
 
 # In order, a track must not get further ahead of the slowest than this: its row waits in memory.
 _TRACKS_AHEAD = 256
@@ -53,7 +53,10 @@ class Settings:
 
 def actual(encoder: Encoder) -> dict[str, str]:
     """What the open model adds to the ``meta`` of rows that it makes."""
-    return {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
+    meta = {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
+    if encoder.backend == "onnx":
+        meta[ONNX_SHA256] = encoder.bundle.onnx_sha256
+    return meta
 
 
 def outcomes(
@@ -90,11 +93,14 @@ def outcomes(
         file_timeout_s=settings.file_timeout_s,
         tags=settings.tags,
     )
-    mapper = Mapper(encoder, settings.batch_size, settings.n_encoders)
+    interrupts = Interrupts()
+    mapper = Mapper(
+        encoder, settings.batch_size, settings.n_encoders, while_waiting=interrupts.check
+    )
     began = time.monotonic()
     # A signal is heard between two items: between taking a lock and being ready to give it back
     # its exception would leave decoders or encoders waiting without end.
-    with Interrupts() as interrupts, mapper, reader:
+    with interrupts, mapper, reader:
         for item in reader:
             interrupts.check()
             match item:

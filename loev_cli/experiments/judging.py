@@ -34,7 +34,7 @@ from loev_cli.evaluate.vectors import Ear, Vectors, read_embeddings, with_concat
 from loev_cli.experiments.excerpts import Excerpts
 from loev_cli.experiments.kept_probes import read_or_keep
 from loev_cli.files.own import make_own_folder
-from loev_cli.writers import read_meta
+from loev_cli.writers import is_made_by, read_meta
 from loev_cli.writers.atomic import writing_own
 
 EMBEDDINGS, CHANGES, EXCERPTS, PROBES = "embeddings", "changes", "excerpts", "probes"
@@ -115,7 +115,7 @@ def embed_all(
 
 
 def _is_of_another(file: Path, bundle: Path) -> bool:
-    return file.exists() and read_meta(file)["model_sha256"] != bundles.load(bundle).sha256
+    return file.exists() and not is_made_by(read_meta(file), bundles.load(bundle))
 
 
 def hear_all(

@@ -21,6 +21,7 @@ from loev_cli.errors import UsageError
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target, as_column
 from loev_cli.writers.meta import (
     ANNOTATIONS,
+    ONNX_SHA256,
     Meta,
     annotation_columns,
     check_agree,
@@ -187,13 +188,17 @@ def _row(record: dict[str, Any]) -> Row:
 def _agreeing_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Every line, and where it begins; lines may be those of several runs, concatenated."""
     meta: Meta | None = None
+    previous: Meta | None = None
     for number, (offset, record) in enumerate(_records(path), start=1):
         meta = meta or record["meta"]
-        if record["meta"] != meta:
-            check_agree({f"{path} line 1": meta, f"line {number}": record["meta"]})
+        if record["meta"] not in (meta, previous):
+            previous = record["meta"]
+            check_agree({f"{path} line 1": meta, f"line {number}": previous})
             for key in ("subspaces", "tags", ANNOTATIONS):
-                if record["meta"].get(key) != meta.get(key):
+                if previous.get(key) != meta.get(key):
                     raise UsageError(f"{path} line {number} has other {key} than line 1")
+            if ONNX_SHA256 in previous:
+                meta = {ONNX_SHA256: previous[ONNX_SHA256], **meta}
         yield offset, record
 
 

@@ -20,6 +20,8 @@ TAG_PREFIX = "tag_"
 ANNOTATIONS = "annotations"
 POOLED = "mean"
 PER_WINDOW = "none"
+# SHA-256 of the graph, where ONNX made the rows. Files of before it was kept do not have it.
+ONNX_SHA256 = "onnx_sha256"
 
 # Files that differ in one of these hold vectors that cannot be compared.
 AGREEING_KEYS = ("model_sha256", "window_s", "hop_s", "pooling")
@@ -63,6 +65,8 @@ def make_meta(
         "precision": precision,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if backend in ("auto", "onnx"):
+        meta[ONNX_SHA256] = bundle.onnx_sha256
     if shard is not None:
         meta["shard"] = shard
     if tags:
@@ -76,6 +80,7 @@ def fingerprint(meta: Meta) -> dict[str, Any]:
     """What decides a row's values and which rows there are; not where and when it was made.
 
     ``annotations`` is in it only where there are some: journals of before they were stay ours.
+    ``onnx_sha256`` is not in it, since not all rows have one: see :func:`check_agree`.
     """
     settings = {key: meta.get(key) for key in _SETTINGS_KEYS}
     if ANNOTATIONS in meta:
@@ -174,24 +179,34 @@ def damaged(path: Path, error: BaseException) -> UsageError:
 def check_agree(metas: Mapping[str, Meta], *, keys: Iterable[str] = AGREEING_KEYS) -> None:
     """Check that files (name -> meta) may be mixed: same model, window, hop and pooling.
 
+    Those that say which ONNX graph made them must say the same. Rows of torch and of earlier
+    versions of loev do not say it, and may be mixed with either.
+
     Raises:
         UsageError: naming the first two that differ, and how.
     """
     names = list(metas)
-    for name in names[1:]:
-        for key in keys:
-            first, other = metas[names[0]].get(key), metas[name].get(key)
-            if first != other:
-                label, first, other = _readable(key, metas[names[0]], metas[name])
-                raise UsageError(
-                    f"{names[0]} and {name} do not agree on {label}: {first} and {other}"
-                )
+    pairs = [(names[0], name, key) for name in names[1:] for key in keys]
+    named = [name for name in names if ONNX_SHA256 in metas[name]]
+    pairs += [(named[0], name, ONNX_SHA256) for name in named[1:]]
+    for first, other, key in pairs:
+        if metas[first].get(key) != metas[other].get(key):
+            label, theirs, ours = _readable(key, metas[first], metas[other])
+            raise UsageError(f"{first} and {other} do not agree on {label}: {theirs} and {ours}")
+
+
+def is_made_by(meta: Meta, bundle: Bundle) -> bool:
+    """Whether the model in ``bundle`` made a file, as far as the file says."""
+    graph = meta.get(ONNX_SHA256, bundle.onnx_sha256)
+    return (meta["model_sha256"], graph) == (bundle.sha256, bundle.onnx_sha256)
 
 
 def _readable(key: str, first: Meta, other: Meta) -> tuple[str, Any, Any]:
     if key == ANNOTATIONS:
         said = [_annotations_in_short(meta.get(key)) for meta in (first, other)]
         return key, said[0], said[1]
+    if key == ONNX_SHA256:
+        return "model.onnx", str(first[key])[:12], str(other[key])[:12]
     if key != "model_sha256":
         return key, first.get(key), other.get(key)
     named = [f"{meta['model']} ({str(meta[key])[:12]})" for meta in (first, other)]
