@@ -9,10 +9,12 @@ from pathlib import Path
 
 from loev_cli.audio import spell_out
 from loev_cli.errors import InputError, OutputError, Stage
+from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
 from loev_cli.files.own import check_own
 from loev_cli.writers.atomic import writing_own
 
 FAILURES_SUFFIX = ".failures.jsonl"
+_MAX_N_BYTES = 256 << 20  # of a million files
 _HINT = "the embedding file is not affected"
 
 
@@ -43,10 +45,12 @@ def describe(path: str, error: InputError) -> Failure:
 def read_failures(out: str) -> list[Failure]:
     """What the list beside the output ``out`` says; nothing if there is none, or none of ours."""
     try:
-        text = Path(out + FAILURES_SUFFIX).read_text(encoding="utf-8")
-        return [Failure(**json.loads(line)) for line in text.splitlines()]
-    except (OSError, ValueError, TypeError):
+        text = read_bytes(Path(out + FAILURES_SUFFIX), _MAX_N_BYTES).decode()
+        failures = [Failure(**parse_json(line)) for line in text.splitlines()]
+    except (OSError, *DATA_ERRORS):
         return []
+    are_texts = all(isinstance(x, str) for one in failures for x in vars(one).values())
+    return failures if are_texts else []
 
 
 def check_failures(out: str) -> None:

@@ -31,6 +31,7 @@ from typing import Any
 from loev_cli.embed.lock import Lock
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
 from loev_cli.errors import OutputError, UsageError
+from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
 from loev_cli.files.own import check_own, own, own_folder
 from loev_cli.writers import ONNX_SHA256, Meta, Row, difference, fingerprint, rows
 from loev_cli.writers.atomic import write_own
@@ -44,6 +45,7 @@ _PART = re.compile(r"part-(\d{6,})\.rows")
 _INDEX = re.compile(r"index-([0-9a-f]{32})\.rows")
 _END_N_BYTES = 1 << 16
 _SYNC_EVERY_S = 5.0
+_MAX_STATE_N_BYTES = 4 << 20
 _MAX_PARTS = 50  # each is an open file; a job that is preempted again and again leaves many
 
 
@@ -256,8 +258,7 @@ class Journal:
     def _read_state(self, overwrite: bool) -> dict[str, Any] | None:
         file = self.folder / _STATE_FILE
         try:
-            with open(file, "rb", opener=own) as stream:
-                state = json.loads(stream.read())
+            state = parse_json(read_bytes(file, _MAX_STATE_N_BYTES, opener=own))
             version = int(state["format_version"])
             if version > FORMAT_VERSION:
                 raise UsageError(
@@ -273,7 +274,7 @@ class Journal:
             problem = "has rows but does not say with which settings they were made"
             if overwrite or not (self._files(_PART) or self._files(_INDEX)):
                 return None
-        except (ValueError, KeyError, TypeError):
+        except DATA_ERRORS:
             problem = f"is not a journal of loev, or damaged: {_STATE_FILE} cannot be read"
             if overwrite:
                 return None

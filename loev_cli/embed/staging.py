@@ -22,11 +22,13 @@ from pathlib import Path, PurePosixPath
 
 from loev_cli.embed.failures import FAILURES_SUFFIX
 from loev_cli.errors import OutputError
+from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
 from loev_cli.files.own import check_own, own_folder
 from loev_cli.remote import RemoteError, RemoteFile, describe, download, remove, upload
 from loev_cli.writers.atomic import write_own
 
 _UPLOADED_FILE = "uploaded.json"
+_MAX_N_BYTES = 1 << 20
 _TRIAL_SUFFIX = ".loev-trial"
 
 
@@ -98,6 +100,6 @@ def _put(local: Path, url: str) -> None:
 
 def _noted(local: Path) -> RemoteFile | None:
     try:
-        return RemoteFile(**json.loads((local.parent / _UPLOADED_FILE).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return RemoteFile(**parse_json(read_bytes(local.parent / _UPLOADED_FILE, _MAX_N_BYTES)))
+    except (OSError, *DATA_ERRORS):
         return None

@@ -10,8 +10,9 @@ from typing import Any
 
 from loev_cli import __version__
 from loev_cli.annotations import COLUMNS, Annotator
-from loev_cli.bundle import Bundle
+from loev_cli.bundle import MAX_DIM, Bundle
 from loev_cli.errors import UsageError
+from loev_cli.files.bounded import in_one_line, parse_json
 
 FORMAT_VERSION = 1
 Meta = dict[str, Any]
@@ -28,6 +29,8 @@ AGREEING_KEYS = ("model_sha256", "window_s", "hop_s", "pooling")
 # Rows that differ in one of these, or in the above, do not belong in one output.
 _SETTINGS_KEYS = (*AGREEING_KEYS, "subspaces", "precision", "shard", "tags")
 _REQUIRED_KEYS = ("format_version", "model", "subspaces", *AGREEING_KEYS)
+_KINDS = {"model": str, "subspaces": dict, "model_sha256": str, "pooling": str}
+_MAX_N_CHARACTERS = 1 << 20
 
 
 def make_meta(
@@ -135,7 +138,9 @@ def from_json(text: str | bytes, *, name: str) -> Meta:
         UsageError: it is not loev's, lacks a key, or is of a newer format.
     """
     try:
-        meta = json.loads(text)
+        if len(text) > _MAX_N_CHARACTERS:
+            raise ValueError("it is too long")
+        meta = parse_json(text)
     except ValueError as error:
         raise not_ours(name) from error
     return checked(meta, name=name)
@@ -151,8 +156,12 @@ def checked(meta: Any, *, name: str) -> Meta:
             hint="pip install --upgrade loev-cli",
         )
     missing = [key for key in _REQUIRED_KEYS if key not in meta]
-    if missing or not isinstance(meta["subspaces"], dict):
-        raise UsageError(f"{name} is damaged: its meta has no {', '.join(missing) or 'subspaces'}")
+    wrong = [key for key, kind in _KINDS.items() if not isinstance(meta.get(key), kind)]
+    if missing or wrong:
+        raise UsageError(f"{name} is damaged: its meta has no {', '.join(missing or wrong)}")
+    dims = meta["subspaces"].values()
+    if not all(isinstance(dim, int) and 0 < dim <= MAX_DIM for dim in dims):
+        raise UsageError(f"{name} is damaged: a subspace needs a dimension of 1 to {MAX_DIM}")
     tags = meta.get("tags", [])
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise UsageError(f"{name} is damaged: its meta has no list of tags")
@@ -173,7 +182,7 @@ def not_ours(name: str) -> UsageError:
 def damaged(path: Path, error: BaseException) -> UsageError:
     """The error for an embedding file that cannot be read to its end; one line, whatever the
     library says."""
-    return UsageError(f"{path} is damaged: {' '.join(str(error).split()) or type(error).__name__}")
+    return UsageError(f"{path} is damaged: {in_one_line(error)}")
 
 
 def check_agree(metas: Mapping[str, Meta], *, keys: Iterable[str] = AGREEING_KEYS) -> None:
