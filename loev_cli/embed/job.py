@@ -373,6 +373,7 @@ def _settings(
         n_workers=n_workers,
         n_encoders=n_encoders,
         file_timeout_s=request.file_timeout_s,
+        download_limits=request.download_limits,
     )
 
 
