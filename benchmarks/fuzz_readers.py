@@ -7,6 +7,11 @@ hang there is one failed file, and counted), embedding files of each format, mod
 journal of a run. Seeds are made here; each round takes one, mutates it (bits, bytes, lengths,
 truncation, blocks moved, doubled or from another seed) and reads it.
 
+Attacks are kinds of their own, made with intent and then, half of them, mutated too: arrays that
+claim more than the file has (`npz bomb`), nesting (`nested json`: lines, meta, config.json), values
+of a graph in other files (`external data`), and links in the place of a journal's files (`journal
+link`; what they point to must stay as it was).
+
 Allowed: the content, or a LoevError. A finding is any other exception, a read that takes longer
 than 20 s, memory beyond 1 GB, and any unpickling, which an audit hook watches for. Readers run in
 a child process of their own: if it dies, the input that did it is a finding too. Findings are
@@ -48,6 +53,7 @@ class Kind:
 
     name: str
     seeds: list[Path]
+    attack: Callable[[Path, random.Random], None] | None = None
     counts: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
 
@@ -61,7 +67,12 @@ def make_seeds(folder: Path) -> list[Kind]:
         Kind("audio", list(audio_seeds(folder / "audio"))),
         *embedding_seeds(folder / "embeddings"),
         Kind("bundle", [bundle_seed(folder / "bundle")]),
-        Kind("journal", list(journal_seeds(folder / "journal"))),
+        Kind("journal", journals := list(journal_seeds(folder / "journal"))),
+        Kind("npz bomb", sorted((folder / "embeddings").glob("*.npz")), npz_bomb),
+        Kind("nested json", [*sorted((folder / "embeddings").glob("*.jsonl"))], nested_json),
+        Kind("nested config", [folder / "bundle"], nested_config),
+        Kind("external data", [folder / "bundle"], external_data),
+        Kind("journal link", journals, journal_link),
     ]
 
 
@@ -176,6 +187,100 @@ def finish(journal: Any, meta: dict[str, Any]) -> None:
     journal.settle(commit)
 
 
+# ---------------------------------------------------------------- attacks
+
+
+def npz_bomb(file: Path, chance: random.Random) -> None:
+    """An array that claims many values, or has them: zeros, of which a compressed GB is 1 MB."""
+    import io
+    import zipfile
+
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    name = chance.choice([*members, "more.npy"])
+    n = chance.choice([10**7, 10**8, 10**9, 2**31, 2**63, 10**30])
+    shape = chance.choice([(n,), (n, 3), (3, n), (n, 0), (1,) * 30 + (n,)])
+    descr = chance.choice(["<f4", "<U1", f"<U{min(n, 2**28)}", "|b1", "<i8", "|O", "<c16"])
+    stream = io.BytesIO()
+    header = {"descr": descr, "fortran_order": chance.random() < 0.2, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    if chance.random() < 0.2:  # few: they take a second to make
+        stream.write(bytes(min(300 << 20, 4 * n)))
+    method = chance.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+    if len(stream.getvalue()) > 1 << 20:
+        method = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for other, content in (members | {name: stream.getvalue()}).items():
+            archive.writestr(other, content)
+
+
+def nested(chance: random.Random) -> str:
+    depth = chance.choice([10, 40, 900, 10_000, 200_000])
+    head, tail = chance.choice([("[", "]"), ('{"a":', "}"), ('[{"":', "}]")])
+    return head * depth + "1" + tail * depth
+
+
+def nested_json(file: Path, chance: random.Random) -> None:
+    lines = file.read_text().splitlines()
+    at = chance.randrange(len(lines))
+    record = json.loads(lines[at])
+    within = chance.choice([record, record["meta"], record["meta"]["subspaces"]])
+    within[chance.choice([*within, "more"])] = "@"
+    odd = chance.choice([nested(chance), "9" * 5000, "1e999", "-1", "null", '"\\ud800"'])
+    lines[at] = json.dumps(record).replace('"@"', odd)
+    file.write_text("\n".join(lines) + "\n")
+
+
+def nested_config(folder: Path, chance: random.Random) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    within = chance.choice([config, config["encoder"], config["subspaces"], config["files"]])
+    within[chance.choice([*within, "more"])] = "@"
+    odd = chance.choice([nested(chance), "9" * 5000, "1e999", "-1", "null", "10" * 9])
+    file.write_text(json.dumps(config).replace('"@"', odd))
+
+
+def external_data(folder: Path, chance: random.Random) -> None:
+    """A tensor somewhere in the graph whose values are elsewhere, and checksums that fit."""
+    import onnx
+
+    from tests import test_onnx_safety as places
+    from tests.conftest import write_config
+
+    model = onnx.load(folder / "model.onnx")
+    names = [name for name in vars(places) if name.startswith("in_")]
+    getattr(places, chance.choice([*names, "without_location", "without_flag"]))(model)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    write_config(folder)
+
+
+def journal_link(folder: Path, chance: random.Random) -> None:
+    """A link of either kind, or a file, in the place of one of the journal's own."""
+    (folder / "victim").mkdir()
+    victim = folder / "victim" / "notes"
+    victim.write_bytes(VICTIM)
+    journal = folder / "x.npz.journal"
+    if chance.random() < 0.2:
+        shutil.rmtree(journal)
+        journal.symlink_to(victim.parent)
+        return
+    names = ["lock", "journal.json", "part-000001.rows", "part-000002.rows", "index-" + "0" * 32]
+    planted = journal / chance.choice([*names, *(file.name for file in journal.iterdir())])
+    planted.unlink(missing_ok=True)
+    match chance.randrange(4):
+        case 0:
+            planted.symlink_to(victim)
+        case 1:
+            planted.hardlink_to(victim)
+        case 2:
+            planted.symlink_to(folder / "victim" / "made")
+        case 3:
+            planted.mkdir()
+
+
+VICTIM = b"not loev's\n"
+
+
 # ---------------------------------------------------------------- mutations
 
 
@@ -213,16 +318,25 @@ def mutated(content: bytes, others: list[bytes], chance: random.Random) -> bytes
     return bytes(data)
 
 
-def write_mutant(seed: Path, others: list[bytes], to: Path, chance: random.Random) -> Path:
+def write_mutant(kind: Kind, others: list[bytes], to: Path, chance: random.Random) -> Path:
     """A mutant of a file, or of a folder of which one file is mutated, under ``to``."""
     if to.exists():
         shutil.rmtree(to)
     to.mkdir()
+    seed = chance.choice(kind.seeds)
     mutant = to / seed.name
     if seed.is_file():
-        mutant.write_bytes(mutated(seed.read_bytes(), others, chance))
+        shutil.copyfile(seed, mutant)
+    else:
+        shutil.copytree(seed, mutant)
+    if kind.attack is not None:
+        kind.attack(mutant, chance)
+        # What is not mutated has to be refused, or leave others' files alone; large ones are slow.
+        if chance.random() < 0.5 or kind.name in ("external data", "journal link"):
+            return mutant
+    if seed.is_file():
+        mutant.write_bytes(mutated(mutant.read_bytes(), others, chance))
         return mutant
-    shutil.copytree(seed, mutant)
     files = sorted(f for f in mutant.rglob("*") if f.is_file() and f.name not in ("meta.json",))
     victim = chance.choice(files)
     victim.write_bytes(mutated(victim.read_bytes(), others, chance))
@@ -273,6 +387,20 @@ def read_journal(path: Path) -> str:
     return "read"
 
 
+def read_external(path: Path) -> str:
+    read_bundle(path)
+    raise AssertionError("values in another file were not seen")
+
+
+def read_link(path: Path) -> str:
+    victim = path / "victim" / "notes"
+    try:
+        return read_journal(path)
+    finally:
+        assert victim.read_bytes() == VICTIM, "a link was followed"
+        assert [file.name for file in victim.parent.iterdir()] == ["notes"], "a link was followed"
+
+
 def child() -> None:
     """Read the paths that come on stdin, one `kind<tab>path` a line, and say what came of each."""
     import resource
@@ -297,6 +425,9 @@ def child() -> None:
         "audio": lambda path: read_audio(path, decoder),
         "bundle": read_bundle,
         "journal": read_journal,
+        "nested config": read_bundle,
+        "external data": read_external,
+        "journal link": read_link,
     }
     for line in sys.stdin:
         kind, path = line.rstrip("\n").split("\t")
@@ -385,7 +516,7 @@ def main() -> int:
             # Audio is half of it: that is foreign code, and what anybody may have written.
             audio = [kind for kind in kinds if kind.name == "audio"]
             kind = chance.choice(audio if audio and chance.random() < 0.5 else kinds)
-            mutant = write_mutant(chance.choice(kind.seeds), others, Path(name) / "mutant", chance)
+            mutant = write_mutant(kind, others, Path(name) / "mutant", chance)
             began = time.monotonic()
             outcome = reader.read(kind.name, mutant)
             kind.slowest_s = max(kind.slowest_s, time.monotonic() - began)
@@ -412,7 +543,7 @@ def keep(mutant: Path, folder: Path, what: str, found: Counter[str]) -> None:
         return
     number = len(list(folder.glob("*"))) if folder.exists() else 0
     kept = folder / f"{number:04}"
-    shutil.copytree(mutant.parent, kept)
+    shutil.copytree(mutant.parent, kept, symlinks=True)
     (kept / "what.txt").write_text(what + "\n")
 
 

@@ -34,6 +34,7 @@ KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONIC
 
 TEMPO_TOLERANCE = 0.04  # of MIREX: a tempo this near is right
 _MAX_N_BINS = 10_000
+_MAX_NUMBER = 1e9
 _NAMES = ("subspace", "output")  # what a readout has beside numbers
 
 # Column -> what stands in it for a track without an answer, which tells its type too.
@@ -177,7 +178,7 @@ def open_annotator(bundle: Bundle) -> Annotator:
             if name in described["readouts"]
         }
         sha256 = str(bundle.config["files"][ANNOTATIONS_FILE]["sha256"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{problem}: {error}", hint="export the model again") from error
     if not readouts or any(not _is_sound(readout, bundle) for readout in readouts.values()):
         raise BundleError(problem, hint="export the model again")
@@ -211,10 +212,11 @@ def camelot(key: str) -> str:
 def _is_sound(readout: Readout, bundle: Bundle) -> bool:
     numbers = [value for name, value in vars(readout).items() if name not in _NAMES]
     return (
-        readout.subspace in bundle.subspaces
+        isinstance(readout.subspace, str)
+        and readout.subspace in bundle.subspaces
         and isinstance(readout.output, str)
         and readout.output not in bundle.subspaces
-        and all(isinstance(value, int | float) and value > 0 for value in numbers)
+        and all(isinstance(value, int | float) and 0 < value < _MAX_NUMBER for value in numbers)
         and isinstance(readout.n_logits, int)
         and readout.n_logits <= _MAX_N_BINS
     )

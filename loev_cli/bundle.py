@@ -14,12 +14,14 @@ weight files stand in ``config.json``; a file is checked against them before it 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loev_cli.errors import BundleError, UsageError
+from loev_cli.files.bounded import parse_json, read_bytes
+from loev_cli.files.protobuf import external_tensor
 
 FORMAT_VERSION = 1
 DEFAULT_MODEL = "loevpp-small"
@@ -29,6 +31,11 @@ WEIGHTS_FILE = "model.safetensors"
 ONNX_FILE = "model.onnx"
 ANNOTATIONS_FILE = "annotations.safetensors"
 CARD_FILE = "README.md"
+
+# Beyond what any model has, and small enough for every computer: sizes are allocated as they stand.
+MAX_DIM = 1 << 16
+_LARGEST = {"sample_rate_hz": 1_000_000, "window_n_samples": 1 << 25}
+_MAX_CONFIG_N_BYTES = 4 << 20
 
 _REQUIRED_KEYS: dict[str, type] = {
     "name": str,
@@ -86,12 +93,17 @@ class Bundle:
         """The model's identity: SHA-256 of its ``model.safetensors``, whichever backend runs it."""
         return str(self.config["files"][WEIGHTS_FILE]["sha256"])
 
+    @property
+    def onnx_sha256(self) -> str:
+        """SHA-256 of its ``model.onnx``: what the ONNX backend runs."""
+        return str(self.config["files"][ONNX_FILE]["sha256"])
+
     def verified(self, filename: str) -> Path:
         """Path of one of the bundle's weight files, after checking its size and SHA-256.
 
         Raises:
-            BundleError: the file is missing, cannot be read, or is not the one ``config.json``
-                describes.
+            BundleError: the file is missing, cannot be read, is not the one ``config.json``
+                describes, or is a graph that keeps values in further files.
         """
         file = self.path / filename
         expected = self.config["files"].get(filename)
@@ -112,7 +124,22 @@ class Bundle:
                 f"{file} is damaged: its checksum is not the one in {CONFIG_FILE}",
                 hint="copy the bundle again or reinstall loev-cli",
             )
+        if filename == ONNX_FILE:
+            _check_is_whole(file)
         return file
+
+
+def _check_is_whole(onnx_file: Path) -> None:
+    """Raises BundleError where values of the graph are in files that no checksum covers."""
+    try:
+        tensor = external_tensor(onnx_file)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot open {onnx_file}: not an ONNX model ({error})") from error
+    if tensor is not None:
+        raise BundleError(
+            f"{onnx_file} keeps {tensor!r} in another file, which no checksum covers",
+            hint="export the model again, with its weights inside",
+        )
 
 
 def file_record(file: Path) -> dict[str, Any]:
@@ -122,17 +149,18 @@ def file_record(file: Path) -> dict[str, Any]:
     return {"sha256": digest, "n_bytes": file.stat().st_size}
 
 
-def load(path: Path) -> Bundle:
+def load(path: str | os.PathLike[str]) -> Bundle:
     """Read and check the ``config.json`` of the bundle in folder ``path``.
 
     Raises:
         BundleError: no bundle there, an unreadable or incomplete config, or a newer format.
     """
+    path = Path(path)
     config_file = path / CONFIG_FILE
     if not config_file.is_file():
         raise BundleError(f"{path} is not a model bundle: it has no {CONFIG_FILE}")
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config = parse_json(read_bytes(config_file, _MAX_CONFIG_N_BYTES))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BundleError(f"cannot read {config_file}: {reason}") from error
@@ -156,11 +184,12 @@ def load(path: Path) -> Bundle:
 
 def _check_values(config: dict[str, Any], config_file: Path) -> None:
     subspaces = config["subspaces"]
-    if not subspaces or not all(isinstance(d, int) and d > 0 for d in subspaces.values()):
-        raise BundleError(f"{config_file} needs a positive dimension for every subspace")
-    for key in ("sample_rate_hz", "window_n_samples"):
-        if config[key] <= 0:
-            raise BundleError(f"{config_file} needs a positive '{key}'")
+    dims = subspaces.values()
+    if not subspaces or not all(isinstance(d, int) and 0 < d <= MAX_DIM for d in dims):
+        raise BundleError(f"{config_file} needs a dimension of 1 to {MAX_DIM} for every subspace")
+    for key, largest in _LARGEST.items():
+        if not 0 < config[key] <= largest:
+            raise BundleError(f"{config_file} needs a '{key}' of 1 to {largest}")
     if config["pooling"] != "mean":
         raise BundleError(
             f"{config_file} asks for pooling '{config['pooling']}', this loev knows 'mean'"
@@ -171,13 +200,14 @@ def _check_values(config: dict[str, Any], config_file: Path) -> None:
             raise BundleError(f"{config_file} records no checksum of {filename}")
 
 
-def find(model: str) -> Bundle:
+def find(model: str | os.PathLike[str]) -> Bundle:
     """The bundle a user means by ``model``: a folder that exists, or the name of a shipped one.
 
     Raises:
         UsageError: neither, naming what is shipped.
         BundleError: it is there but cannot be used.
     """
+    model = os.fspath(model)
     if model and Path(model).is_dir():
         return load(Path(model))
     shipped_folders = {folder.name: folder for folder in _shipped_folders()}

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loev_cli.errors import LoevError, MissingExtraError, UsageError, needs_extra
+from loev_cli.files.http import PrivateAddressError, get_client
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _HTTP = ("http://", "https://")
@@ -47,6 +49,17 @@ class RemoteFile:
     @property
     def name(self) -> str:
         return PurePosixPath(self.url.split("?", 1)[0]).name
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one file that is copied here: what is larger, or takes longer, counts as bad."""
+
+    max_n_bytes: int = 16_000_000_000
+    timeout_s: float = 3600.0
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class RemoteError(LoevError):
@@ -98,23 +111,63 @@ def exists(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def fetched(file: RemoteFile) -> Iterator[Path]:
+def fetched(file: RemoteFile, limits: Limits = DEFAULT_LIMITS) -> Iterator[Path]:
     """A copy on this machine, under its own name in a temporary folder that goes in the end.
 
     Raises:
-        RemoteError: it cannot be read, or the disk is full.
+        RemoteError: it cannot be read, is beyond the limits, or the disk is full.
     """
+    if file.size is not None:
+        _check_size(file.url, file.size, limits)
     with tempfile.TemporaryDirectory(prefix="loev-") as folder:
         copy = Path(folder) / (file.name or "file")
-        download(file.url, copy)
+        download(file.url, copy, limits)
         yield copy
 
 
-def download(url: str, to: Path) -> None:
-    """Raises as :func:`fetched`."""
+def download(url: str, to: Path, limits: Limits | None = None) -> None:
+    """Copy the file at ``url`` here; without limits however large it is.
+
+    Raises: as :func:`fetched`.
+    """
     with _talking_to(url):
         system, path = _open(url)
-        system.get_file(path, str(to))
+        if limits is None:
+            system.get_file(path, str(to))
+        else:
+            _download_within(limits, system, path, url, to)
+
+
+def _download_within(limits: Limits, system: Any, path: str, url: str, to: Path) -> None:
+    from fsspec.asyn import sync
+    from fsspec.callbacks import Callback
+    from fsspec.exceptions import FSTimeoutError
+
+    ends = time.monotonic() + limits.timeout_s
+
+    def check(value_of_size: int | None, value: int, **_: Any) -> None:
+        _check_size(url, max(value, value_of_size or 0), limits)
+        if time.monotonic() > ends:
+            raise TimeoutError
+
+    callback = Callback(hooks={"loev": check})
+    try:
+        if system.async_impl:  # ends a download of which nothing comes, too
+            get, to_file = system._get_file, str(to)
+            sync(system.loop, get, path, to_file, callback=callback, timeout=limits.timeout_s)
+        else:
+            system.get_file(path, str(to), callback=callback)
+    except (TimeoutError, FSTimeoutError) as error:
+        if time.monotonic() < ends:  # the server's silence, not the limit
+            raise
+        raise RemoteError(f"{url}: not here after {limits.timeout_s:g} s") from error
+
+
+def _check_size(url: str, n_bytes: int, limits: Limits) -> None:
+    if n_bytes > limits.max_n_bytes:
+        raise RemoteError(
+            f"{url}: larger than {limits.max_n_bytes} bytes, the most that is fetched of a file"
+        )
 
 
 def upload(file: Path, url: str) -> None:
@@ -139,7 +192,8 @@ def remove(url: str) -> None:
 def _open(url: str) -> tuple[Any, str]:
     with needs_extra(f"reading or writing {url.split('://', 1)[0]}://", "remote"):
         import fsspec
-    system, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    options = {"get_client": get_client} if url.startswith(_HTTP) else {}
+    system, path = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     return system, str(path)
 
 
@@ -157,14 +211,25 @@ def _talking_to(url: str) -> Iterator[None]:
     except LoevError:
         raise
     except FileNotFoundError as error:
+        if refusal := _refusal_in(error):  # whatever went wrong, fsspec says it found no file
+            raise RemoteError(f"{url}: {refusal}") from refusal
         raise RemoteError(f"{url}: no such file or folder") from error
     except OSError as error:
+        if refusal := _refusal_in(error):
+            raise RemoteError(f"{url}: {refusal}") from refusal
         raise RemoteError(f"{url}: {_in_short(error)}") from error
     except Exception as error:
         # Drivers have errors of their own, of no common class, and may not be installed.
         if type(error).__module__.partition(".")[0] not in _DRIVERS:
             raise
         raise RemoteError(f"{url}: {_in_short(error)}") from error
+
+
+def _refusal_in(error: BaseException | None) -> PrivateAddressError | None:
+    """That a request was not sent on, among the causes of an error."""
+    while error is not None and not isinstance(error, PrivateAddressError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _in_short(error: Exception) -> str:

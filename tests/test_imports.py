@@ -19,6 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Rows from the bottom up; a module imports from rows below its own, or from its own part.
 ROWS = [
     ["errors", "interrupts"],
+    ["files"],
     ["bundle", "remote"],
     ["annotations"],
     ["model", "audio", "windows"],

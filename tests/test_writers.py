@@ -225,7 +225,7 @@ def test_npz_is_as_the_contract_says(bundle: Bundle, tmp_path: Path) -> None:
     assert set(meta) == {
         *("format_version", "model", "model_sha256", "loev_version", "sample_rate_hz"),
         *("window_s", "hop_s", "pooling", "subspaces", "backend", "device", "precision"),
-        "created",
+        *("created", "onnx_sha256"),
     }
     assert meta["subspaces"] == DIMS
     assert meta["pooling"] == "mean"

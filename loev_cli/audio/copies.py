@@ -8,11 +8,11 @@ from pathlib import Path
 
 from loev_cli.audio.sources import Source
 from loev_cli.errors import InputError
-from loev_cli.remote import RemoteError, fetched
+from loev_cli.remote import DEFAULT_LIMITS, Limits, RemoteError, fetched
 
 
 @contextlib.contextmanager
-def brought_here(source: Source) -> Iterator[Path]:
+def brought_here(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[Path]:
     """The source's file on this machine: itself, or a copy that goes when it is done with.
 
     Raises:
@@ -23,7 +23,7 @@ def brought_here(source: Source) -> Iterator[Path]:
         yield source.file
         return
     try:
-        with fetched(source.remote) as copy:
+        with fetched(source.remote, limits) as copy:
             try:
                 yield copy
             except InputError as error:
@@ -34,4 +34,5 @@ def brought_here(source: Source) -> Iterator[Path]:
                     hint=error.hint,
                 ) from error
     except RemoteError as error:
-        raise InputError(str(error), stage="open", kind=type(error.__cause__).__name__) from error
+        kind = type(error.__cause__ or error).__name__
+        raise InputError(str(error), stage="open", kind=kind) from error

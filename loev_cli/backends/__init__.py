@@ -61,6 +61,10 @@ class Encoder(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """Let what :meth:`encode` computes in other threads end soon, by an error; for good."""
+        ...
+
 
 class _BackendModule(Protocol):
     def open_encoder(
@@ -159,6 +163,10 @@ class EncoderPool:
         finally:
             with self._lock:
                 self._n_under_way[index] -= 1
+
+    def stop(self) -> None:
+        for encoder in self._encoders:
+            encoder.stop()
 
 
 def select_subspaces(bundle: Bundle, names: Sequence[str] | None) -> dict[str, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ class OnnxEncoder:
     def encode(self, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         names = [*self.subspaces, *(self.annotator.outputs if self.annotator else ())]
         try:
-            vectors = self._session.run(names, {_INPUT: windows}, self._options)
+            vectors = self._run(names, windows)
         except _ORT_ERRORS as error:
             raise LoevError(
                 f"the ONNX backend failed on {self.device} with {len(windows)} windows: "
@@ -67,6 +69,25 @@ class OnnxEncoder:
                 hint="try a smaller --batch-size, or --device cpu",
             ) from error
         return dict(zip(names, vectors, strict=True))
+
+    def stop(self) -> None:
+        self._options.terminate = True
+
+    def _run(self, names: list[str], windows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Run the graph, which may be one that never ends: a signal must be able to end it.
+
+        Python hears signals in the main thread only, and not while that is in native code.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return list(self._session.run(names, {_INPUT: windows}, self._options))
+        with ThreadPoolExecutor(1, thread_name_prefix="encoder") as thread:
+            run = thread.submit(self._session.run, names, {_INPUT: windows}, self._options)
+            try:
+                return list(run.result())
+            except BaseException:
+                if not run.done():
+                    self.stop()
+                raise
 
 
 def open_encoder(
@@ -159,6 +180,8 @@ def _open_session(file: Path, providers: list[Any], n_threads: int | None) -> or
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = n_threads or usable_cpus()
     options.inter_op_num_threads = 1
+    # By its name, whatever its content says: only an ONNX file has been looked into.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # Spinning threads would take the cores that decode the next files.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

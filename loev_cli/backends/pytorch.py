@@ -67,6 +67,9 @@ class TorchEncoder:
                 hint="try a smaller --batch-size, or --device cpu",
             ) from error
 
+    def stop(self) -> None:
+        """Nothing to do: the module is our own code, which ends."""
+
     @contextlib.contextmanager
     def _numerics(self) -> Iterator[None]:
         """fp32 means fp32 (no TF32 in convolutions); fp16 and bf16 are autocast."""

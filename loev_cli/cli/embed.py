@@ -187,6 +187,24 @@ def embed(
             rich_help_panel=options.RUNNING,
         ),
     ] = 300.0,
+    max_download_gb: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="A file elsewhere counts as bad when it is larger.",
+            metavar="GB",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = 16.0,
+    download_timeout_s: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            help="A file elsewhere counts as bad when it takes longer to be fetched.",
+            metavar="SECONDS",
+            rich_help_panel=options.RUNNING,
+        ),
+    ] = 3600.0,
     stats: Annotated[
         bool,
         typer.Option(
@@ -207,6 +225,7 @@ def embed(
 
     from loev_cli import embed as job
     from loev_cli.cli import _embed_report as tell
+    from loev_cli.remote import Limits
 
     if log_json:
         say_in_json()
@@ -228,6 +247,7 @@ def embed(
         workers=workers,
         engine=engine.value,
         file_timeout_s=file_timeout_s,
+        download_limits=Limits(round(max_download_gb * 1e9), download_timeout_s),
         shard=None if shard is None else job.parse_shard(shard, os.environ),
         prune=prune,
         strict=strict,

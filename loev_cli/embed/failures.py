@@ -8,11 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from loev_cli.errors import InputError, OutputError, Stage
+from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
+from loev_cli.files.own import check_own
 from loev_cli.row_names import spell_out
-from loev_cli.writers import AtomicFile
+from loev_cli.writers.atomic import writing_own
 from loev_cli.writers.replacing import check_earlier, check_no_input
 
 FAILURES_SUFFIX = ".failures.jsonl"
+_MAX_N_BYTES = 256 << 20  # of a million files
+_HINT = "the embedding file is not affected"
 
 
 @dataclass(frozen=True)
@@ -42,19 +46,26 @@ def describe(path: str, error: InputError) -> Failure:
 def read_failures(out: str) -> list[Failure]:
     """What the list beside the output ``out`` says; nothing if there is none, or none of ours."""
     try:
-        text = Path(out + FAILURES_SUFFIX).read_text(encoding="utf-8")
-        return [Failure(**json.loads(line)) for line in text.splitlines()]
-    except (OSError, ValueError, TypeError):
+        text = read_bytes(Path(out + FAILURES_SUFFIX), _MAX_N_BYTES).decode()
+        failures = [Failure(**parse_json(line)) for line in text.splitlines()]
+    except (OSError, *DATA_ERRORS):
         return []
+    are_texts = all(isinstance(x, str) for one in failures for x in vars(one).values())
+    return failures if are_texts else []
 
 
-def check_failures_place(out: str, inputs: Iterable[str | Path | int], *, overwrite: bool) -> None:
-    """Check, before the work, that a list of failures may be written beside the output ``out``.
+def check_failures(out: str, inputs: Iterable[str | Path | int], *, overwrite: bool) -> None:
+    """Check, before any work, that a list of failures may be written beside the output ``out``.
 
     Raises:
+        OutputError: a link or something else than a regular file is there.
         UsageError: what is there is an input, or no such list.
     """
     path = Path(out + FAILURES_SUFFIX)
+    try:
+        check_own(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     check_no_input(path, inputs)
     check_earlier(path, lambda _: bool(read_failures(out)), overwrite=overwrite)
 
@@ -70,17 +81,8 @@ def write_failures(out: str, failures: Sequence[Failure]) -> None:
         if not failures:
             path.unlink(missing_ok=True)
             return
-        file = AtomicFile(path)
-        try:
-            for failure in failures:
-                line = json.dumps(asdict(failure), ensure_ascii=False)
-                file.stream.write(line.encode() + b"\n")
-            file.commit()
-        except BaseException:
-            file.abort()
-            raise
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="the embedding file is not affected",
-        ) from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", hint=_HINT) from error
+    with writing_own(path, hint=_HINT) as stream:
+        for failure in failures:
+            stream.write(json.dumps(asdict(failure), ensure_ascii=False).encode() + b"\n")

@@ -18,7 +18,7 @@ from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.cluster import Workers, on_cluster
 from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone, not_read
-from loev_cli.embed.failures import Failure, check_failures_place, describe, write_failures
+from loev_cli.embed.failures import Failure, check_failures, describe, write_failures
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.presence import Lookout, drop_what_is_gone, while_there
@@ -87,7 +87,7 @@ def embed(
     else:
         inputs = _read_by(request, sources)
         check_no_input(Path(out), inputs)  # not even with --overwrite
-        check_failures_place(out, inputs, overwrite=request.overwrite)
+        check_failures(out, inputs, overwrite=request.overwrite)
         with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
             report = _Run(request, bundle, planned, sources, journal, on_event).carry_out()
     return replace(report, passed_over=dict(passed_over))
@@ -371,6 +371,7 @@ def _settings(
         n_workers=n_workers,
         n_encoders=n_encoders,
         file_timeout_s=request.file_timeout_s,
+        download_limits=request.download_limits,
     )
 
 

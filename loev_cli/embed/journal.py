@@ -31,7 +31,10 @@ from typing import Any
 from loev_cli.embed.lock import Lock
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.writers import AtomicFile, Meta, Row, difference, fingerprint, rows
+from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
+from loev_cli.files.own import check_own, own, own_folder
+from loev_cli.writers import ONNX_SHA256, Meta, Row, difference, fingerprint, rows
+from loev_cli.writers.atomic import write_own
 
 JOURNAL_SUFFIX = ".journal"
 FORMAT_VERSION = 1
@@ -42,6 +45,7 @@ _PART = re.compile(r"part-(\d{6,})\.rows")
 _INDEX = re.compile(r"index-([0-9a-f]{32})\.rows")
 _END_N_BYTES = 1 << 16
 _SYNC_EVERY_S = 5.0
+_MAX_STATE_N_BYTES = 4 << 20
 _MAX_PARTS = 50  # each is an open file; a job that is preempted again and again leaves many
 
 
@@ -72,6 +76,7 @@ class Journal:
         self.folder = _folder_of(self.out)
         self._subspaces: dict[str, int] = meta["subspaces"]
         self._fingerprint = fingerprint(meta)
+        self._graph: str | None = meta.get(ONNX_SHA256)
         self._owner = _owner(self._fingerprint)
         self._parts: list[Part] = []
         self._places: dict[str, tuple[int, Place]] = {}
@@ -80,7 +85,7 @@ class Journal:
         self._synced = time.monotonic()
         self._is_ours = False
         with _writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
+            own_folder(self.folder)
         self._lock = Lock(self.folder / _LOCK_FILE, what=str(out))
         try:
             with _writing(self.folder):
@@ -128,8 +133,11 @@ class Journal:
                 self._synced = time.monotonic()
 
     def note_origin(self, origin: Meta) -> None:
-        """Keep what the output's ``meta`` is to say of how rows were made on this machine."""
-        self.origin = origin
+        """Keep what the output's ``meta`` is to say of how rows were made on this machine.
+
+        The ONNX graph of earlier rows stays noted where torch makes the others.
+        """
+        self.origin = {k: v for k, v in self.origin.items() if k == ONNX_SHA256} | origin
         with _writing(self.folder):
             self._write_state()
 
@@ -214,16 +222,22 @@ class Journal:
 
     def _open(self, overwrite: bool) -> None:
         self._remove_leftovers()
+        for file in (self.folder / _STATE_FILE, *self._files(_PART), *self._files(_INDEX)):
+            check_own(file)
         identity = _identity(self.out)
         state = self._read_state(overwrite)
-        if state is not None and state["fingerprint"] != self._fingerprint:
-            if not overwrite:
-                raise UsageError(
-                    f"{self.folder} holds rows made with other settings: "
-                    f"{difference(state['fingerprint'], self._fingerprint)}",
-                    hint="--overwrite discards them",
-                )
-            state = None
+        if state is not None:
+            theirs, ours = dict(state["fingerprint"]), dict(self._fingerprint)
+            if self._graph is not None and ONNX_SHA256 in state["origin"]:
+                theirs[ONNX_SHA256], ours[ONNX_SHA256] = state["origin"][ONNX_SHA256], self._graph
+            if theirs != ours:
+                if not overwrite:
+                    raise UsageError(
+                        f"{self.folder} holds rows made with other settings: "
+                        f"{difference(theirs, ours)}",
+                        hint="--overwrite discards them",
+                    )
+                state = None
         if overwrite and (state is None or state["discards"] != identity):
             self._clear()
             state = None
@@ -244,7 +258,7 @@ class Journal:
     def _read_state(self, overwrite: bool) -> dict[str, Any] | None:
         file = self.folder / _STATE_FILE
         try:
-            state = json.loads(file.read_bytes())
+            state = parse_json(read_bytes(file, _MAX_STATE_N_BYTES, opener=own))
             version = int(state["format_version"])
             if version > FORMAT_VERSION:
                 raise UsageError(
@@ -260,7 +274,7 @@ class Journal:
             problem = "has rows but does not say with which settings they were made"
             if overwrite or not (self._files(_PART) or self._files(_INDEX)):
                 return None
-        except (ValueError, KeyError, TypeError):
+        except DATA_ERRORS:
             problem = f"is not a journal of loev, or damaged: {_STATE_FILE} cannot be read"
             if overwrite:
                 return None
@@ -275,13 +289,10 @@ class Journal:
             "origin": self.origin,
             "discards": self._discards,
         }
-        file = AtomicFile(self.folder / _STATE_FILE)
-        try:
-            file.stream.write(json.dumps(state, ensure_ascii=False, indent=1).encode() + b"\n")
-            file.commit()
-        except BaseException:
-            file.abort()
-            raise
+        write_own(
+            self.folder / _STATE_FILE,
+            json.dumps(state, ensure_ascii=False, indent=1).encode() + b"\n",
+        )
 
     def _read_index(self, identity: str) -> None:
         """Which file each row of the output is of; what is not known is embedded again."""
@@ -362,7 +373,7 @@ class Journal:
             for file in list(folder.iterdir()):
                 if not leftover.fullmatch(file.name):
                     continue
-                if file.is_dir():
+                if file.is_dir() and not file.is_symlink():
                     shutil.rmtree(file)
                 else:
                     file.unlink(missing_ok=True)
@@ -390,7 +401,7 @@ def stamps_of(out: Path, meta: Meta) -> dict[str, Stamp]:
     try:
         with contextlib.closing(Part(file, _owner(fingerprint(meta)))) as index:
             return {place.path: place.stamp for place in index.places() if place.stamp}
-    except (OSError, ForeignError):
+    except (OSError, OutputError, ForeignError):
         return {}
 
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 
 from loev_cli.errors import OutputError
+from loev_cli.files.own import own
+
+_PID_N_BYTES = 20
+_PID = re.compile(rb"[0-9]{0,20}")  # what a lock file contains
 
 
 class Lock:
     """Holds a lock file until closed or the process ends; the file itself stays.
 
     Raises:
-        OutputError: another process holds it, or the file cannot be made.
+        OutputError: another process holds it, the file cannot be made, or it is not a lock of ours.
     """
 
     def __init__(self, file: Path, *, what: str) -> None:
         while True:
             try:
-                self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+                self._descriptor = own(file, os.O_RDWR | os.O_CREAT)
             except OSError as error:
                 raise OutputError(f"cannot write {file}: {error.strerror}") from error
             try:
@@ -29,7 +34,7 @@ class Lock:
                 os.close(self._descriptor)
                 raise OutputError(f"cannot lock {file}: {error.strerror}") from error
             if not is_ours:
-                holder = os.read(self._descriptor, 20).decode("ascii", "replace").strip()
+                holder = os.read(self._descriptor, _PID_N_BYTES).decode("ascii", "replace").strip()
                 os.close(self._descriptor)
                 raise OutputError(
                     f"another run is at work on {what} (process {holder or 'unknown'})",
@@ -38,6 +43,9 @@ class Lock:
             if self._is_still(file):
                 break
             os.close(self._descriptor)  # its holder removed it just before we got it
+        if not _PID.fullmatch(os.read(self._descriptor, _PID_N_BYTES + 1)):
+            os.close(self._descriptor)
+            raise OutputError(f"{file} is not a lock of loev", hint="remove it, or write elsewhere")
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.write(self._descriptor, str(os.getpid()).encode())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,6 +16,7 @@ from loev_cli.backends import Encoder
 from loev_cli.embed.reader import Window
 from loev_cli.errors import UsageError, starting
 
+_POLL_S = 0.1
 _Vectors = dict[str, NDArray[np.float32]]
 
 
@@ -44,12 +45,23 @@ class Mapper:
     the GPU computes. On CUDA a batch that is not full is filled up with zeros, because every new
     shape makes cuDNN choose its algorithms anew; on the CPU that would only be work for nothing.
 
+    Args:
+        while_waiting: called now and then while a batch takes long; what it raises ends the wait.
+
     Attributes:
         busy_s: seconds spent encoding so far, over all threads.
     """
 
-    def __init__(self, encoder: Encoder, batch_size: int, n_encoders: int = 1) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        batch_size: int,
+        n_encoders: int = 1,
+        *,
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
         self.busy_s = 0.0
+        self._while_waiting = while_waiting
         self._encoder = encoder
         self._n_samples = encoder.bundle.window_n_samples
         self._batch_size = batch_size
@@ -64,7 +76,9 @@ class Mapper:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is not None:  # nobody wants what is under way, and it may never end
+            self._encoder.stop()
         self._threads.shutdown(cancel_futures=True)
 
     def push(self, window: Window) -> Iterator[Encoded]:
@@ -111,6 +125,8 @@ class Mapper:
 
     def _take(self) -> Iterator[Encoded]:
         batch = self._under_way.popleft()
+        while not wait([batch.vectors], timeout=_POLL_S).done:
+            self._while_waiting()
         vectors, seconds = batch.vectors.result()
         self.busy_s += seconds
         for i, (track, start_n) in enumerate(batch.places):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loev_cli.embed.failures import check_failures_place, read_failures, write_failures
+from loev_cli.embed.failures import check_failures, read_failures, write_failures
 from loev_cli.embed.journal import Journal, stamps_of
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.shards import Shard, parse_shard
@@ -19,6 +19,7 @@ from loev_cli.errors import UsageError
 from loev_cli.writers import (
     AGREEING_KEYS,
     ANNOTATIONS,
+    ONNX_SHA256,
     STDOUT,
     Meta,
     Row,
@@ -32,6 +33,7 @@ from loev_cli.writers.replacing import check_earlier, check_no_input
 
 # Parts may have been made on machines of different kinds.
 _MACHINE_KEYS = ("backend", "device", "precision", "loev_version")
+_ORIGIN_KEYS = ("backend", "device", "precision", ONNX_SHA256)
 
 _TOLERANCE = 1e-5
 
@@ -73,7 +75,7 @@ def merge(
         raise UsageError("parts are merged into a file", hint="name a file with --out")
     check_output(out)
     check_no_input(Path(out), parts, called="parts")
-    check_failures_place(out, parts, overwrite=overwrite)
+    check_failures(out, parts, overwrite=overwrite)
     metas = {part: read_meta(Path(part)) for part in parts}
     check_agree(metas, keys=(*AGREEING_KEYS, "subspaces", "tags", ANNOTATIONS))
     if not allow_missing:
@@ -99,7 +101,7 @@ def merge(
                 f"{journal.folder} holds rows of a run that was not finished",
                 hint="finish it with the same 'loev embed', or discard it with --overwrite",
             )
-        journal.note_origin({key: meta[key] for key in ("backend", "device", "precision")})
+        journal.note_origin({key: meta[key] for key in _ORIGIN_KEYS if key in meta})
         journal.settle(commit, stamps=_joined_stamps(metas))
     names = {failure.path: failure for part in parts for failure in read_failures(part)}
     write_failures(out, [names[path] for path in sorted(names)])
@@ -186,6 +188,9 @@ def _joined_meta(metas: Sequence[Meta]) -> Meta:
     for key in _MACHINE_KEYS:
         values = dict.fromkeys(str(other.get(key)) for other in metas)
         meta[key] = ", ".join(values)
+    for other in metas:
+        if ONNX_SHA256 in other:
+            meta[ONNX_SHA256] = other[ONNX_SHA256]
     meta["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     return meta
 

@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from loev_cli.errors import UsageError
+from loev_cli.files.bounded import DATA_ERRORS, parse_json
+from loev_cli.files.own import own
 from loev_cli.writers import Row
 
 _MAGIC = b"LOEVROW1"
@@ -123,13 +125,14 @@ class Part:
 
     Raises:
         ForeignError: it is not a part, or not of this owner.
+        OutputError: it is a link, or not a regular file.
         OSError: it cannot be read.
     """
 
     def __init__(self, file: Path, owner: bytes) -> None:
         self.file = file
         self.torn: str | None = None
-        self._stream = file.open("rb")
+        self._stream = open(file, "rb", opener=own)  # noqa: SIM115
         header = self._stream.read(_HEADER_N_BYTES)
         if header != _MAGIC + owner:
             self._stream.close()
@@ -147,7 +150,7 @@ class Part:
                 head = _head(body)
                 stamp = Stamp(head["size"], head["mtime_ns"]) if "size" in head else None
                 place = Place(str(head["path"]), stamp, offset)
-            except (ValueError, KeyError, TypeError):
+            except DATA_ERRORS:
                 self.torn = f"the record at byte {offset} is damaged"
                 return
             yield place
@@ -157,31 +160,18 @@ class Part:
         """The row of a place that :meth:`places` gave.
 
         Raises:
-            UsageError: the file has changed since.
+            UsageError: the file has changed since, or the record is not one of a row.
         """
         body = self._body(place.offset)
         if body is None:
             raise UsageError(f"{self.file} has been damaged while it was in use")
-        head = _head(body)
-        start = _CHECKED.size + _CHECKED.unpack_from(body)[0]
-        values = np.frombuffer(body, "<f4", offset=start)
-        n_windows = head["n_windows"]
-        vectors, at = {}, 0
-        for name, dim in subspaces.items():
-            shape = (dim,) if n_windows is None else (n_windows, dim)
-            n_values = dim * (1 if n_windows is None else n_windows)
-            vectors[name] = values[at : at + n_values].reshape(shape).astype(np.float32, copy=False)
-            at += n_values
-        start_s = None if n_windows is None else values[at:].astype(np.float32, copy=False)
-        return Row(
-            head["path"],
-            head["duration_s"],
-            head["silent"],
-            vectors,
-            start_s,
-            head.get("tags", {}),
-            head.get("annotations", {}),
-        )
+        try:
+            return _row(body, subspaces)
+        except DATA_ERRORS as error:
+            raise UsageError(
+                f"{self.file} is damaged: the record at byte {place.offset} is not a row",
+                hint="--overwrite discards it",
+            ) from error
 
     def _body(self, offset: int) -> bytes | None:
         """The checksummed part of the record at ``offset``; None at the end or at damage."""
@@ -204,10 +194,33 @@ class Part:
         self._stream.close()
 
 
+def _row(body: bytes, subspaces: Mapping[str, int]) -> Row:
+    head = _head(body)
+    start = _CHECKED.size + _CHECKED.unpack_from(body)[0]
+    values = np.frombuffer(body, "<f4", offset=start)
+    n_windows = head["n_windows"]
+    vectors, at = {}, 0
+    for name, dim in subspaces.items():
+        shape = (dim,) if n_windows is None else (n_windows, dim)
+        n_values = dim * (1 if n_windows is None else n_windows)
+        vectors[name] = values[at : at + n_values].reshape(shape).astype(np.float32, copy=False)
+        at += n_values
+    start_s = None if n_windows is None else values[at:].astype(np.float32, copy=False)
+    return Row(
+        head["path"],
+        head["duration_s"],
+        head["silent"],
+        vectors,
+        start_s,
+        head.get("tags", {}),
+        head.get("annotations", {}),
+    )
+
+
 def _head(body: bytes) -> dict[str, Any]:
     (n_text,) = _CHECKED.unpack_from(body)
     text = body[_CHECKED.size : _CHECKED.size + n_text]
-    return dict(json.loads(text.decode("utf-8", "surrogatepass")))
+    return dict(parse_json(text.decode("utf-8", "surrogatepass")))
 
 
 def _to_bytes(values: Any) -> bytes:

@@ -21,6 +21,7 @@ from loev_cli.embed.job import find_sources, hop_n_samples, prepare
 from loev_cli.embed.request import Request
 from loev_cli.embed.runner import Settings
 from loev_cli.errors import InputError
+from loev_cli.remote import Limits
 from loev_cli.windows import count
 from loev_cli.writers import check_output
 
@@ -74,7 +75,7 @@ def dry_run(request: Request, *, stdin: BinaryIO | None = None) -> DryRun:
     with DecoderProcess(timeout_s=request.file_timeout_s) as decoder:
         for source in sources:
             try:
-                with brought_here(source) as file:
+                with brought_here(source, request.download_limits) as file:
                     info = decoder.probe(file)
             except InputError as error:
                 unreadable.append(describe(source.path, error))
@@ -85,7 +86,7 @@ def dry_run(request: Request, *, stdin: BinaryIO | None = None) -> DryRun:
             n_samples = max(1, round((info.duration_s or 0.0) * bundle.sample_rate_hz))
             n_windows += count(n_samples, bundle.window_n_samples, hop_n)
             n_tracks += 1
-        decode_s_per_s = _try_decoding(readable, decoder, bundle)
+        decode_s_per_s = _try_decoding(readable, decoder, bundle, request.download_limits)
     run_s = None
     if decode_s_per_s is not None:
         encoder, settings = prepare(request, bundle)
@@ -103,7 +104,7 @@ def dry_run(request: Request, *, stdin: BinaryIO | None = None) -> DryRun:
 
 
 def _try_decoding(
-    sources: Sequence[Source], decoder: DecoderProcess, bundle: Bundle
+    sources: Sequence[Source], decoder: DecoderProcess, bundle: Bundle, limits: Limits
 ) -> float | None:
     """CPU seconds that a second of audio takes to decode, by a few files from all over the list."""
     busy_s, audio_s = 0.0, 0.0
@@ -112,7 +113,7 @@ def _try_decoding(
         began, n_samples = time.monotonic(), 0
         try:
             with (
-                brought_here(source) as file,
+                brought_here(source, limits) as file,
                 contextlib.closing(
                     (decoding := decoder.decode(file, bundle.sample_rate_hz)).blocks
                 ) as blocks,

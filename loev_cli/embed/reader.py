@@ -27,6 +27,7 @@ from loev_cli.audio import (
     brought_here,
 )
 from loev_cli.errors import InputError, starting
+from loev_cli.remote import DEFAULT_LIMITS, Limits
 from loev_cli.windows import Cut, WindowCutter
 
 _SILENCE_PEAK = 10 ** (-60 / 20)
@@ -88,6 +89,7 @@ class Reader:
             begun; None: any distance.
         file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
         tags: read what the files say about themselves too.
+        download_limits: of a file that is fetched from elsewhere.
 
     Attributes:
         busy_s: CPU seconds spent decoding so far.
@@ -106,6 +108,7 @@ class Reader:
         n_tracks_ahead: int | None = None,
         file_timeout_s: float = DEFAULT_TIMEOUT_S,
         tags: bool = False,
+        download_limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.busy_s = 0.0
         self.blocked_s = 0.0
@@ -114,6 +117,7 @@ class Reader:
         self._window_n_samples = window_n_samples
         self._hop_n_samples = hop_n_samples
         self._tags = tags
+        self._download_limits = download_limits
         self._queue: queue.Queue[Item] = queue.Queue(maxsize=n_ahead)
         self._stopping = threading.Event()
         self._turn = threading.Condition()
@@ -209,7 +213,7 @@ class Reader:
             return TrackFailed(track, error)
 
     def _decode_and_cut(self, decoder: DecoderProcess, track: int) -> TrackEnd:
-        with brought_here(self._sources[track]) as file:
+        with brought_here(self._sources[track], self._download_limits) as file:
             return self._cut(track, decoder.decode(file, self._sample_rate_hz, tags=self._tags))
 
     def _cut(self, track: int, decoding: RemoteDecoding) -> TrackEnd:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from loev_cli import bundle as bundles
 from loev_cli.audio import DEFAULT_TIMEOUT_S
 from loev_cli.embed.shards import Shard
+from loev_cli.remote import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Request:
     workers: int | None = None
     engine: str = "local"
     file_timeout_s: float = DEFAULT_TIMEOUT_S
+    download_limits: Limits = DEFAULT_LIMITS
     shard: Shard | None = None
     prune: bool = False
     strict: bool = False

@@ -20,7 +20,8 @@ from loev_cli.embed.reader import Idle, Reader, TrackEnd, TrackFailed, Window
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import InputError
 from loev_cli.interrupts import Interrupts
-from loev_cli.writers import Row
+from loev_cli.remote import DEFAULT_LIMITS, Limits
+from loev_cli.writers import ONNX_SHA256, Row
 
 # In order, a track must not get further ahead of the slowest than this: its row waits in memory.
 _TRACKS_AHEAD = 256
@@ -39,6 +40,7 @@ class Settings:
         n_encoders: batches encoded at once; changes speed, not results.
         file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
         tags: keep what the files say about themselves.
+        download_limits: of a file that is fetched from elsewhere.
     """
 
     hop_n_samples: int
@@ -49,11 +51,15 @@ class Settings:
     n_encoders: int = 1
     file_timeout_s: float = DEFAULT_TIMEOUT_S
     tags: bool = False
+    download_limits: Limits = DEFAULT_LIMITS
 
 
 def actual(encoder: Encoder) -> dict[str, str]:
     """What the open model adds to the ``meta`` of rows that it makes."""
-    return {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
+    meta = {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
+    if encoder.backend == "onnx":
+        meta[ONNX_SHA256] = encoder.bundle.onnx_sha256
+    return meta
 
 
 def outcomes(
@@ -89,12 +95,16 @@ def outcomes(
         n_tracks_ahead=_TRACKS_AHEAD if settings.in_order else None,
         file_timeout_s=settings.file_timeout_s,
         tags=settings.tags,
+        download_limits=settings.download_limits,
     )
-    mapper = Mapper(encoder, settings.batch_size, settings.n_encoders)
+    interrupts = Interrupts()
+    mapper = Mapper(
+        encoder, settings.batch_size, settings.n_encoders, while_waiting=interrupts.check
+    )
     began = time.monotonic()
     # A signal is heard between two items: between taking a lock and being ready to give it back
     # its exception would leave decoders or encoders waiting without end.
-    with Interrupts() as interrupts, mapper, reader:
+    with interrupts, mapper, reader:
         for item in reader:
             interrupts.check()
             match item:

@@ -15,15 +15,20 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
 from loev_cli.embed.failures import FAILURES_SUFFIX
 from loev_cli.errors import OutputError
+from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
+from loev_cli.files.own import check_own, own_folder
 from loev_cli.remote import RemoteError, RemoteFile, describe, download, remove, upload
+from loev_cli.writers.atomic import write_own
 
 _UPLOADED_FILE = "uploaded.json"
+_MAX_N_BYTES = 1 << 20
 _TRIAL_SUFFIX = ".loev-trial"
 
 
@@ -36,7 +41,8 @@ def staged(url: str) -> Iterator[Path]:
     """
     local = _local_of(url)
     try:
-        local.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(local.parent, parents=True)
+        check_own(local)
         _try_writing(url, local.parent / _TRIAL_SUFFIX)
         _bring_up_to_date(url, local)
         yield local
@@ -67,7 +73,7 @@ def _local_of(url: str) -> Path:
 
 
 def _try_writing(url: str, trial: Path) -> None:
-    trial.touch()
+    write_own(trial, b"")
     upload(trial, url + _TRIAL_SUFFIX)
     remove(url + _TRIAL_SUFFIX)
     trial.unlink()
@@ -81,9 +87,10 @@ def _bring_up_to_date(url: str, local: Path) -> None:
         local.unlink(missing_ok=True)
         (local.parent / _UPLOADED_FILE).unlink()
     elif there.size is not None and there != noted:
-        aside = local.with_name(f".{local.name}.download")
-        download(url, aside)
-        aside.replace(local)
+        with tempfile.TemporaryDirectory(prefix=".download.", dir=local.parent) as folder:
+            aside = Path(folder) / local.name
+            download(url, aside)
+            aside.replace(local)
 
 
 def _put(local: Path, url: str) -> None:
@@ -94,11 +101,11 @@ def _put(local: Path, url: str) -> None:
     if is_older and describe(url) == noted:
         return
     upload(local, url)
-    note.write_text(json.dumps(asdict(describe(url))) + "\n")
+    write_own(note, json.dumps(asdict(describe(url))).encode() + b"\n")
 
 
 def _noted(local: Path) -> RemoteFile | None:
     try:
-        return RemoteFile(**json.loads((local.parent / _UPLOADED_FILE).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return RemoteFile(**parse_json(read_bytes(local.parent / _UPLOADED_FILE, _MAX_N_BYTES)))
+    except (OSError, *DATA_ERRORS):
         return None

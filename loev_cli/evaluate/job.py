@@ -23,7 +23,7 @@ from loev_cli.evaluate.vectors import (
     read_embeddings,
     with_concatenation,
 )
-from loev_cli.writers import read_meta
+from loev_cli.writers import is_made_by, read_meta
 
 PARTS = ("probes", "equivariance", "retrieval", "geometry")
 DEFAULT_N_CHANGED = 16
@@ -185,7 +185,7 @@ def _open_ear(request: Request) -> Ear | None:
     if request.embeddings:
         meta = read_meta(request.embeddings[0])
         subspaces = list(meta["subspaces"])
-        if meta["model_sha256"] != bundle.sha256:
+        if not is_made_by(meta, bundle):
             raise UsageError(
                 f"the embeddings were made by {meta['model']} ({meta['model_sha256'][:12]}), "
                 f"not by {bundle.name} ({bundle.sha256[:12]})",

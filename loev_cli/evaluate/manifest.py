@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.evaluate import labels
 from loev_cli.evaluate.labels import Column
+from loev_cli.files.bounded import in_one_line
 
 SPLITS = ("train", "val", "test")
 _NO_LABELS = ("path", "split", "group")
@@ -202,16 +203,15 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from loev_cli.files.parquet import PARQUET_ERRORS, read_table
 
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    _check_names(path, table.column_names)
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path} row {number}", {name: _as_text(value) for name, value in row.items()}
+        table = read_table(path)
+        _check_names(path, table.column_names)
+        for number, row in enumerate(table.to_pylist(), start=1):
+            yield f"{path} row {number}", {name: _as_text(value) for name, value in row.items()}
+    except PARQUET_ERRORS as error:
+        raise UsageError(f"cannot read {path}: {in_one_line(error)}") from error
 
 
 def _as_text(value: Any) -> str:

@@ -22,7 +22,7 @@ import torch
 from loev_cli import __version__
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
-from loev_cli.errors import OutputError, UsageError
+from loev_cli.errors import UsageError
 from loev_cli.evaluate import probes
 from loev_cli.evaluate.job import Skipped, Stage
 from loev_cli.evaluate.labels import Column
@@ -36,6 +36,7 @@ from loev_cli.experiments.budget import steps_within
 from loev_cli.experiments.kept_probes import read_or_keep
 from loev_cli.experiments.listening import Draw, draw_changes
 from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
+from loev_cli.files.own import make_own_folder
 from loev_cli.model import load_model
 from loev_cli.model.frontend import FrontendConfig
 from loev_cli.train.augment import EQUIVARIANT
@@ -181,7 +182,7 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
     splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
     for column in columns:
         probes.check_folds(column, splits.folds)
-    _make(request.out / PROBES_FOLDER)
+    make_own_folder(request.out / PROBES_FOLDER)
 
     def read(x: Vectors, column: Column, folds: Sequence[Fold]) -> Reading:
         return read_or_keep(request.out / PROBES_FOLDER, x, column, folds, PROBE, request.seed)
@@ -250,13 +251,6 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
         skipped=skipped,
         notes=[*checked.notes, *splits.notes],
     )
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def _timed(

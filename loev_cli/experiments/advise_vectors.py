@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,16 +20,18 @@ from numpy.typing import NDArray
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
-from loev_cli.errors import InputError, OutputError, UsageError
+from loev_cli.errors import InputError, UsageError
 from loev_cli.evaluate.job import Event, Skipped, Stage
 from loev_cli.evaluate.manifest import Manifest
 from loev_cli.evaluate.vectors import CONCATENATION, with_concatenation
 from loev_cli.experiments.advise_evidence import Vectors, compact
 from loev_cli.experiments.listening import Draw, Listener, Subspaces
+from loev_cli.files.own import make_own_folder
 from loev_cli.model import load_model
 from loev_cli.model.frontend import FrontendConfig
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Cache, Listed, Track, default_cache, load_tracks
+from loev_cli.writers.atomic import writing_own
 
 
 class Ears:
@@ -177,11 +178,6 @@ def _read(file: Path) -> tuple[Subspaces, NDArray[np.int64]] | None:
 
 
 def _write(file: Path, heard: Subspaces, places: NDArray[np.int64]) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, places=places, **heard)
-        draft.replace(file)
-    except OSError as error:
-        raise OutputError(f"cannot write {file.parent}: {error.strerror or error}") from error
+    make_own_folder(file.parent)
+    with writing_own(file) as stream:
+        np.savez(stream, allow_pickle=False, places=places, **heard)

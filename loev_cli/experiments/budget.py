@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loev_cli.errors import OutputError, UsageError
+from loev_cli.errors import UsageError
 from loev_cli.experiments.runs import Run, RunEvent, train_runs
 from loev_cli.train.metrics import METRICS_FILE
+from loev_cli.writers.atomic import write_own
 
 PLAN_FILE = "plan.json"
 TRIAL_FOLDER = "trial"
@@ -72,10 +73,7 @@ def steps_within(
             hint=f"{needed:.0f} or more, or fewer --seeds or --methods",
         )
     plan = asked | {"steps": steps, "step_s": step_s}
-    try:
-        (out / PLAN_FILE).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {out / PLAN_FILE}: {error.strerror}") from error
+    write_own(out / PLAN_FILE, (json.dumps(plan, indent=2) + "\n").encode())
     return steps
 
 

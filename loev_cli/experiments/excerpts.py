@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.errors import OutputError
 from loev_cli.evaluate.changes import Change, Waveform
 from loev_cli.evaluate.equivariance import Rendered, render_excerpt
 from loev_cli.evaluate.vectors import Ear
+from loev_cli.files.own import make_own_folder
+from loev_cli.writers.atomic import writing_own
 
 _KEY, _PLAIN = "key", "plain"
 _TOP = 32767
@@ -79,15 +80,9 @@ def _write(file: Path, key: str, made: Rendered) -> None:
         scale = max(float(np.abs(waveform).max(initial=0.0)), 1e-9) / _TOP
         arrays[f"{name}/scale"] = np.array(scale)
         arrays[f"{name}/samples"] = np.round(waveform / scale).astype(np.int16)
-    draft = file.with_name(f".{file.name}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-        draft.replace(file)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {file}: {error.strerror}") from error
+    make_own_folder(file.parent)
+    with writing_own(file) as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
 def _read(file: Path, key: str) -> Rendered | None:

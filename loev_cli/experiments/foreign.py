@@ -7,18 +7,17 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError
 from loev_cli.evaluate.manifest import Manifest
 from loev_cli.evaluate.vectors import RowFinder, Subspaces, Vectors, read_embeddings
+from loev_cli.files.bounded import in_one_line
+from loev_cli.files.npz import NPZ_ERRORS, Archive
 from loev_cli.writers import read_meta
 
 SUFFIXES = (".npz", ".parquet")
@@ -29,7 +28,6 @@ PATH_NAMES = (
     *("name", "names", "id", "ids"),
 )
 _TABLE = "vector"
-_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def read_foreign(manifest: Manifest, file: Path) -> Vectors:
@@ -67,18 +65,18 @@ def _is_ours(file: Path) -> bool:
 
 
 def _npz(file: Path) -> tuple[list[str], Subspaces]:
-    if not zipfile.is_zipfile(file):
-        raise UsageError(f"--against {file}: not an .npz, or a damaged one")
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            columns: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
-    except _ERRORS as error:
+        with Archive(file) as archive:
+            columns = {name: archive.load(name) for name in archive.headers}
+    except NPZ_ERRORS as error:
         if "pickle" in str(error):
             raise UsageError(
                 f"--against {file} holds pickled objects, which are not read",
                 hint="save paths as an array of text: np.array(paths, dtype=str)",
             ) from error
-        raise UsageError(f"--against {file}: not an .npz, or a damaged one") from error
+        raise UsageError(
+            f"--against {file}: not an .npz, or a damaged one: {in_one_line(error)}"
+        ) from error
     texts = {name: x for name, x in columns.items() if x.ndim == 1 and x.dtype.kind in "US"}
     paths = [_text(path) for path in texts[_path_name(file, list(texts), list(columns))]]
     arrays = {
@@ -93,13 +91,17 @@ def _npz(file: Path) -> tuple[list[str], Subspaces]:
 
 
 def _parquet(file: Path) -> tuple[list[str], Subspaces]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from loev_cli.files.parquet import PARQUET_ERRORS, read_table
 
     try:
-        table = pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"--against {file}: {str(error).splitlines()[0]}") from error
+        return _columns_of(file, read_table(file))
+    except PARQUET_ERRORS as error:
+        raise UsageError(f"--against {file}: {in_one_line(error)}") from error
+
+
+def _columns_of(file: Path, table: Any) -> tuple[list[str], Subspaces]:
+    import pyarrow as pa
+
     types = {field.name: field.type for field in table.schema}
     texts = [n for n, t in types.items() if pa.types.is_string(t) or pa.types.is_large_string(t)]
     path_name = _path_name(file, texts, list(types))

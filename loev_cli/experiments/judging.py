@@ -22,7 +22,7 @@ from loev_cli import bundle as bundles
 from loev_cli.backends import open_encoder
 from loev_cli.embed import Request as EmbedRequest
 from loev_cli.embed import TrackDone, embed
-from loev_cli.errors import InputError, OutputError
+from loev_cli.errors import InputError
 from loev_cli.evaluate import changes, equivariance
 from loev_cli.evaluate.equivariance import Changed
 from loev_cli.evaluate.job import Event, Skipped, Stage
@@ -33,7 +33,9 @@ from loev_cli.evaluate.splits import Fold
 from loev_cli.evaluate.vectors import Ear, Vectors, read_embeddings, with_concatenation
 from loev_cli.experiments.excerpts import Excerpts
 from loev_cli.experiments.kept_probes import read_or_keep
-from loev_cli.writers import read_meta
+from loev_cli.files.own import make_own_folder
+from loev_cli.writers import is_made_by, read_meta
+from loev_cli.writers.atomic import writing_own
 
 EMBEDDINGS, CHANGES, EXCERPTS, PROBES = "embeddings", "changes", "excerpts", "probes"
 _KEY = "key"
@@ -77,7 +79,7 @@ def embed_all(
         models: name -> bundle.
         out: folder of the comparison.
     """
-    _make(out / EMBEDDINGS)
+    make_own_folder(out / EMBEDDINGS)
     bad: dict[str, str] = {}
     files = {name: out / EMBEDDINGS / f"{name}.npz" for name in models}
     n, done = len(manifest) * len(models), 0
@@ -113,7 +115,7 @@ def embed_all(
 
 
 def _is_of_another(file: Path, bundle: Path) -> bool:
-    return file.exists() and read_meta(file)["model_sha256"] != bundles.load(bundle).sha256
+    return file.exists() and not is_made_by(read_meta(file), bundles.load(bundle))
 
 
 def hear_all(
@@ -128,7 +130,7 @@ def hear_all(
     on_event: Tell,
 ) -> dict[str, Changed]:
     """The answers of every model to changes of some tracks; made once, kept in ``out``."""
-    _make(out / CHANGES)
+    make_own_folder(out / CHANGES)
     made = changes.changes(stretcher)
     opened = {name: bundles.load(bundle) for name, bundle in models.items()}
     keys = {
@@ -197,14 +199,8 @@ def _write_heard(file: Path, key: str, heard: Changed) -> None:
     }
     for change, of in heard.changed.items():
         arrays |= {f"changed/{change}/{name}": x for name, x in of.items()}
-    draft = file.with_name(f".{file.name}.tmp")
-    try:
-        with draft.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-        draft.replace(file)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {file}: {error.strerror}") from error
+    with writing_own(file) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def _read_heard(file: Path, key: str) -> Changed | None:
@@ -255,7 +251,7 @@ def read_all(
         for subspace, x in with_concatenation(of.subspaces).items()
         for probe in kinds
     ]
-    _make(out / PROBES)
+    make_own_folder(out / PROBES)
     results: dict[str, Readings] = {name: {} for name in vectors}
     work = Parallel(n_jobs=n_parallel, return_as="generator")(
         delayed(read_or_keep)(out / PROBES, x, column, folds, key[2], seed)
@@ -266,10 +262,3 @@ def read_all(
         results[name][key] = reading
         on_event(Stage("probes", i + 1, len(todo)))
     return results
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from error

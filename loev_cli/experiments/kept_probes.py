@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli import __version__
-from loev_cli.errors import OutputError
 from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.probes import Reading, read_label
 from loev_cli.evaluate.splits import Fold
+from loev_cli.writers.atomic import writing_own
 
 _PROBES_VERSION = 2  # goes up whenever the same probe would say something else
 _ARRAYS = ("rows", "fold_of", "truth", "output", "learned")
@@ -40,20 +40,14 @@ def read_or_keep(
     if found is not None:
         return found
     reading = read_label(x, column, folds, probe, seed=seed)
-    draft = file.with_name(f".{file.name}.tmp")
-    try:
-        with draft.open("wb") as stream:
-            np.savez(
-                stream,
-                **{name: getattr(reading, name) for name in _ARRAYS},
-                is_judged_by_fold=np.array(reading.is_judged_by_fold),
-                strength=np.array(reading.strength),
-                reached=np.array(reading.reached),
-            )
-        draft.replace(file)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {file}: {error.strerror}") from error
+    with writing_own(file) as stream:
+        np.savez(
+            stream,
+            **{name: getattr(reading, name) for name in _ARRAYS},
+            is_judged_by_fold=np.array(reading.is_judged_by_fold),
+            strength=np.array(reading.strength),
+            reached=np.array(reading.reached),
+        )
     return reading
 
 

@@ -6,10 +6,12 @@ OUT/pretraining.csv     path (absolute) and group
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.evaluate.manifest import Manifest
+from loev_cli.writers.atomic import write_own
 
 PRETRAINING_FILE = "pretraining.csv"
 
@@ -45,12 +47,11 @@ def write_pretraining(rows: list[tuple[str, str]], out: Path, *, overwrite: bool
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not file.exists() or _read(file) != rows:
-            draft = file.with_name(f".{file.name}.tmp")
-            with draft.open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.writer(stream)
-                writer.writerow(["path", "group"])
-                writer.writerows(rows)
-            draft.replace(file)
+            text = io.StringIO(newline="")
+            writer = csv.writer(text)
+            writer.writerow(["path", "group"])
+            writer.writerows(rows)
+            write_own(file, text.getvalue().encode())
     except OSError as error:
         raise OutputError(f"cannot write {file}: {error.strerror}") from error
     return file.absolute()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from loev_cli.bundle import WEIGHTS_FILE, Bundle
 from loev_cli.errors import BundleError, UsageError
+from loev_cli.files.bounded import DATA_ERRORS, in_one_line
 from loev_cli.model.loev import LoevModel, ModelSpec
 
 
@@ -23,8 +25,10 @@ def load_model(bundle: Bundle) -> LoevModel:
         model = LoevModel(ModelSpec.from_config(bundle.config))
         file = bundle.verified(WEIGHTS_FILE)
         load_weights(model, load_file(file), file)
-    except (KeyError, TypeError, RuntimeError, UsageError) as error:
-        raise BundleError(f"bundle {bundle.path} does not describe its weights: {error}") from error
+    except (*DATA_ERRORS, RuntimeError, SafetensorError, UsageError) as error:
+        raise BundleError(
+            f"bundle {bundle.path} does not describe its weights: {in_one_line(error)}"
+        ) from error
     return model.eval()
 
 

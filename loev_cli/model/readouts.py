@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from loev_cli.annotations import Annotator, Readout
 from loev_cli.bundle import ANNOTATIONS_FILE, Bundle
 from loev_cli.errors import BundleError
+from loev_cli.files.bounded import DATA_ERRORS, in_one_line
 
 
 class Readouts(nn.Module):
@@ -51,9 +52,8 @@ def load_readouts(bundle: Bundle, annotator: Annotator) -> Readouts:
     module = Readouts(annotator.readouts, bundle.subspaces)
     try:
         module.layers.load_state_dict(load_file(bundle.verified(ANNOTATIONS_FILE)))
-    except (RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (*DATA_ERRORS, RuntimeError, SafetensorError) as error:
         raise BundleError(
-            f"bundle {bundle.path} does not describe its annotations: {reason}"
+            f"bundle {bundle.path} does not describe its annotations: {in_one_line(error)}"
         ) from error
     return module.eval()

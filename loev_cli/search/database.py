@@ -28,6 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from loev_cli.errors import LoevError, needs_extra
+from loev_cli.files.bounded import DATA_ERRORS, parse_json
 from loev_cli.search.find import FileQuery, RowQuery, find_query
 from loev_cli.search.library import Distinct, Vectors, check_subspace
 from loev_cli.search.query import Hit, Query, ranked
@@ -54,7 +55,7 @@ _INDEX_ERROR = 0.005  # of a similarity by 8-bit values
 # Partitions that are looked through: their share of all, and at least.
 _PROBED_SHARE = 1 / 20
 _FEWEST_PROBES = 20
-_ERRORS = (OSError, KeyError, ValueError, RuntimeError, pa.ArrowException)
+_ERRORS = (*DATA_ERRORS, OSError, RuntimeError, pa.ArrowException)
 
 
 def table_of(folder: Path) -> Path:
@@ -307,7 +308,7 @@ def matrix(table: pa.Table, name: str) -> Vectors:
 
 def centres_of(text: bytes) -> dict[str, Vectors]:
     """The means from a table's metadata."""
-    return {name: np.array(values, np.float32) for name, values in json.loads(text).items()}
+    return {name: np.array(values, np.float32) for name, values in parse_json(text).items()}
 
 
 def centres_text(centres: Mapping[str, Vectors]) -> bytes:

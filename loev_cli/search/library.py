@@ -12,6 +12,7 @@ A file with a vector per window is searched by the mean of each track's windows.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,7 +138,7 @@ def check_subspace(name: str, known: Mapping[str, Any], source: Path) -> None:
         )
 
 
-def open_library(path: Path) -> Library:
+def open_library(path: str | os.PathLike[str]) -> Library:
     """Open an embedding file, or a database that ``loev index`` made, to search in it.
 
     Only paths are read now; subspaces and columns when they are asked for.
@@ -146,6 +147,7 @@ def open_library(path: Path) -> Library:
         UsageError: no such file, not an embedding file, damaged, of a newer format, or without
             rows. When a subspace is asked for: it holds NaN or infinite values.
     """
+    path = Path(path)
     if path.is_dir() and path.suffix.lower() not in FOLDERS:
         from loev_cli.search.database import Columns as DatabaseColumns
 

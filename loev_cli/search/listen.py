@@ -13,7 +13,7 @@ from loev_cli.backends import Encoder, open_encoder
 from loev_cli.bundle import Bundle
 from loev_cli.errors import UsageError
 from loev_cli.windows import Cut, MeanPool, WindowCutter
-from loev_cli.writers import Meta
+from loev_cli.writers import Meta, is_made_by
 
 _BATCH_SIZE = 8
 
@@ -80,7 +80,7 @@ def _bundle_of(meta: Meta, model: str | None) -> Bundle:
             "is not here",
             hint="--model FOLDER says where it lies",
         ) from error
-    if bundle.sha256 != meta["model_sha256"]:
+    if not is_made_by(meta, bundle):
         raise UsageError(
             f"the library was made by {wanted}, not by {bundle.name} ({bundle.sha256[:12]}) in "
             f"{bundle.path}",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from loev_cli.errors import OutputError, UsageError
+from loev_cli.files.own import own
 
 FOLDER = "checkpoints"
 LAST = "last.pt"
@@ -33,7 +34,7 @@ def write_checkpoint(file: Path, state: Mapping[str, Any]) -> None:
     draft = file.with_name(f".{file.name}.tmp")
     stream: _RememberingWriter | None = None
     try:
-        with _RememberingWriter(io.FileIO(draft, "w")) as stream:
+        with _RememberingWriter(io.FileIO(draft, "w", opener=own)) as stream:
             torch.save(dict(state), stream)
             stream.flush()
             os.fsync(stream.fileno())

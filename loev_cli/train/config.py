@@ -7,7 +7,6 @@ that names the key.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.files.bounded import parse_toml, read_bytes
 from loev_cli.model.names import METHODS, Method
 from loev_cli.train.augment.config import EQUIVARIANT, AugmentationsConfig
 from loev_cli.train.losses import VIEW_SCHEMES, ViewScheme
@@ -172,6 +172,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+_MAX_CONFIG_N_BYTES = 1 << 20
 _SHIPPED = Path(__file__).parent / "configs"
 
 
@@ -188,9 +189,8 @@ def read_toml(config: str) -> dict[str, Any]:
     """
     file = _SHIPPED / f"{config}.toml" if config in shipped_configs() else Path(config)
     try:
-        with file.open("rb") as stream:
-            return tomllib.load(stream)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        return parse_toml(read_bytes(file, _MAX_CONFIG_N_BYTES).decode())
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
             f"cannot read config {config}: {reason}",
@@ -239,6 +239,6 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     if not separator or not all(keys):
         raise UsageError(f"--set {text}: write KEY=VALUE")
     try:
-        return keys, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return keys, parse_toml(f"value = {value}")["value"]
+    except ValueError:
         return keys, value.strip()

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from loev_cli.writers.atomic import writing_own
+
 _N_POINTS = 200
 
 
@@ -39,7 +41,8 @@ def draw_curves(metrics: Path, validation: Path, out: Path) -> None:
     rate.plot(step, train["lr"], color="gray")
     rate.set_ylabel("learning rate")
     rate.set_xlabel("step")
-    figure.savefig(out, dpi=110)
+    with writing_own(out) as stream:
+        figure.savefig(stream, dpi=110, format="png")
 
 
 def _columns(file: Path) -> dict[str, np.ndarray]:

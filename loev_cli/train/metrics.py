@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from loev_cli.files.own import own
+
 METRICS_FILE = "metrics.csv"
 VALIDATION_FILE = "validation.csv"
 
@@ -61,7 +63,9 @@ class MetricsFile:
     def __init__(self, file: Path, step: int) -> None:
         self.file = file
         kept = list(self._rows_up_to(step)) if step and file.exists() else []
-        self._stream = file.open("w", newline="", encoding="utf-8")
+        self._stream = open(  # noqa: SIM115
+            file, "w", newline="", encoding="utf-8", opener=own
+        )
         self._writer = csv.writer(self._stream)
         self._writer.writerows(kept)
         self._has_header = bool(kept)

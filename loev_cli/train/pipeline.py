@@ -15,6 +15,7 @@ import torch
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import OutputError, UsageError
+from loev_cli.files.own import own_folder
 from loev_cli.model import LoevModel, load_model, load_weights
 from loev_cli.train.checkpoint import FOLDER, LAST, best_or_last, load_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping, to_toml
@@ -33,6 +34,7 @@ from loev_cli.train.distributed import Group, local_rank, process_group, started
 from loev_cli.train.loop import Trainer, model_spec
 from loev_cli.train.metrics import METRICS_FILE, VALIDATION_FILE, Progress
 from loev_cli.train.validation import Validation
+from loev_cli.writers.atomic import write_own
 from loev_cli.writers.replacing import check_earlier, check_no_input
 
 CONFIG_FILE = "config.toml"
@@ -140,8 +142,9 @@ def _is_config_of_run(file: Path) -> bool:
 
 def _open_run(out: Path, config: TrainConfig) -> None:
     try:
-        (out / FOLDER).mkdir(parents=True, exist_ok=True)
-        (out / CONFIG_FILE).write_text(to_toml(config), encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        own_folder(out / FOLDER)
+        write_own(out / CONFIG_FILE, to_toml(config).encode())
     except OSError as error:
         raise OutputError(f"cannot write to {out}: {error.strerror}") from error
 
@@ -233,4 +236,4 @@ def _write_skipped(file: Path, skipped: list[Skipped]) -> None:
         file.unlink(missing_ok=True)
         return
     lines = [json.dumps(dataclasses.asdict(s), ensure_ascii=False) for s in skipped]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_own(file, ("\n".join(lines) + "\n").encode())

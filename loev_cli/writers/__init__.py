@@ -29,11 +29,13 @@ from loev_cli.writers.base import Columns, EmbeddingFile, Row, RowWriter
 from loev_cli.writers.meta import (
     AGREEING_KEYS,
     ANNOTATIONS,
+    ONNX_SHA256,
     Meta,
     annotation_columns,
     check_agree,
     difference,
     fingerprint,
+    is_made_by,
     keeps_windows,
     make_meta,
     tag_columns,
@@ -44,6 +46,7 @@ __all__ = [
     "ANNOTATIONS",
     "FOLDERS",
     "FORMATS",
+    "ONNX_SHA256",
     "STDOUT",
     "AtomicFile",
     "Columns",
@@ -58,6 +61,7 @@ __all__ = [
     "check_target",
     "difference",
     "fingerprint",
+    "is_made_by",
     "keeps_windows",
     "make_meta",
     "open_columns",
@@ -78,6 +82,8 @@ FORMATS = {
 # Extensions of formats that are folders.
 FOLDERS = frozenset({".lance"})
 STDOUT = "-"
+
+AnyPath = str | os.PathLike[str]
 
 
 class _FormatModule(Protocol):
@@ -162,35 +168,36 @@ def open_writer(
     return module.Writer(make_target(path, before_replace=before_replace), meta)
 
 
-def read(path: Path) -> EmbeddingFile:
+def read(path: AnyPath) -> EmbeddingFile:
     """Read an embedding file whole.
 
     Raises:
         UsageError: no such file, not an embedding file, damaged, or of a newer format.
     """
-    return _existing(path).read(path)
+    return _existing(path).read(Path(path))
 
 
-def read_meta(path: Path) -> Meta:
+def read_meta(path: AnyPath) -> Meta:
     """Only the ``meta`` of an embedding file. Raises as :func:`read`."""
-    return _existing(path).read_meta(path)
+    return _existing(path).read_meta(Path(path))
 
 
-def rows(path: Path) -> Iterator[Row]:
+def rows(path: AnyPath) -> Iterator[Row]:
     """The rows of an embedding file in sorted path order, a few at a time.
 
     Raises (also while iterating):
         UsageError: as :func:`read`.
     """
-    return _existing(path).rows(path)
+    return _existing(path).rows(Path(path))
 
 
-def open_columns(path: Path) -> Columns:
+def open_columns(path: AnyPath) -> Columns:
     """The columns of an embedding file, to be read one at a time. Raises as :func:`read`."""
-    return _existing(path).Columns(path)
+    return _existing(path).Columns(Path(path))
 
 
-def _existing(path: Path) -> _FormatModule:
+def _existing(path: AnyPath) -> _FormatModule:
+    path = Path(path)
     if not (path.is_dir() if _is_folder_format(path) else path.is_file()):
         raise UsageError(f"no embedding file {path}")
     return _format_of(path)

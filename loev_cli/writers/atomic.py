@@ -8,11 +8,12 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from loev_cli.errors import OutputError, UsageError
+from loev_cli.files.own import check_own
 
 
 class AtomicFile:
@@ -21,24 +22,31 @@ class AtomicFile:
     Args:
         path: its final place.
         before_replace: is called with the finished temporary file before it takes that place.
+        is_own: it is a file of ours beside an output, so a link there is refused; what a user
+            names may be a link, which stays one: what it points to is replaced.
 
     Attributes:
         stream: where to write.
         name: the final path, for messages.
 
     Raises:
-        OutputError: the temporary file cannot be made.
+        OutputError: the temporary file cannot be made, or a file of ours is a link.
     """
 
     def __init__(
-        self, path: Path, *, before_replace: Callable[[Path], None] = lambda finished: None
+        self,
+        path: Path,
+        *,
+        before_replace: Callable[[Path], None] = lambda finished: None,
+        is_own: bool = False,
     ) -> None:
         self.name = str(path)
         self._before_replace = before_replace
-        # A symbolic link stays one: what it points to is replaced.
-        self._final = Path(os.path.realpath(path))
+        self._final = path if is_own else Path(os.path.realpath(path))
         self._temporary = _temporary_of(self._final)
         try:
+            if is_own:
+                check_own(path)
             self.stream: BinaryIO = self._temporary.open("xb")
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
@@ -57,6 +65,31 @@ class AtomicFile:
         with contextlib.suppress(OSError):  # closing flushes, which may fail on a full disk
             self.stream.close()
         self._temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing_own(path: Path, *, hint: str | None = None) -> Iterator[BinaryIO]:
+    """A stream whose content becomes our own file ``path`` when the context ends well.
+
+    Raises:
+        OutputError: it cannot be written, or something else than a regular file is there.
+    """
+    file = AtomicFile(path, is_own=True)
+    try:
+        yield file.stream
+        file.commit()
+    except OSError as error:
+        file.abort()
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
+    except BaseException:
+        file.abort()
+        raise
+
+
+def write_own(path: Path, content: bytes) -> None:
+    """Make ``content`` our own file ``path``. Raises as :func:`writing_own`."""
+    with writing_own(path) as stream:
+        stream.write(content)
 
 
 class AtomicFolder:

@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError
+from loev_cli.files.bounded import DATA_ERRORS, check_depth, lines_of, parse_json
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target, as_column
 from loev_cli.writers.meta import (
     ANNOTATIONS,
+    ONNX_SHA256,
     Meta,
     annotation_columns,
     check_agree,
@@ -30,6 +32,9 @@ from loev_cli.writers.meta import (
     not_ours,
     tag_columns,
 )
+
+# A day of windows is a tenth of it.
+_MAX_LINE_N_BYTES = 1 << 30
 
 
 class Writer(RowWriter):
@@ -91,7 +96,7 @@ def read(path: Path) -> EmbeddingFile:
         raise not_ours(str(path))
     try:
         return _assemble(records, meta)
-    except (KeyError, TypeError, ValueError) as error:
+    except DATA_ERRORS as error:
         raise damaged(path, error) from error
 
 
@@ -155,8 +160,8 @@ def rows(path: Path) -> Iterator[Row]:
         for _, offset in places:
             lines.seek(offset)
             try:
-                row = _row(json.loads(lines.readline()))
-            except (KeyError, TypeError, ValueError) as error:
+                row = _row(parse_json(lines.readline(), max_depth=None))
+            except DATA_ERRORS as error:
                 raise damaged(path, error) from error
             yield row
 
@@ -175,8 +180,8 @@ def _row(record: dict[str, Any]) -> Row:
     }
     return Row(
         str(record["path"]),
-        record["duration_s"],
-        record["silent"],
+        float(np.float32(record["duration_s"])),
+        bool(record["silent"]),
         vectors,
         starts,
         tags,
@@ -187,13 +192,17 @@ def _row(record: dict[str, Any]) -> Row:
 def _agreeing_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Every line, and where it begins; lines may be those of several runs, concatenated."""
     meta: Meta | None = None
+    previous: Meta | None = None
     for number, (offset, record) in enumerate(_records(path), start=1):
         meta = meta or record["meta"]
-        if record["meta"] != meta:
-            check_agree({f"{path} line 1": meta, f"line {number}": record["meta"]})
+        if record["meta"] not in (meta, previous):
+            previous = record["meta"]
+            check_agree({f"{path} line 1": meta, f"line {number}": previous})
             for key in ("subspaces", "tags", ANNOTATIONS):
-                if record["meta"].get(key) != meta.get(key):
+                if previous.get(key) != meta.get(key):
                     raise UsageError(f"{path} line {number} has other {key} than line 1")
+            if ONNX_SHA256 in previous:
+                meta = {ONNX_SHA256: previous[ONNX_SHA256], **meta}
         yield offset, record
 
 
@@ -208,11 +217,15 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number, offset = 0, 0
     try:
         with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                record = json.loads(line)
+            if lines.peek(1)[:1] != b"{":  # so that no other file is read as one long line
+                raise not_ours(str(path))
+            for number, line in enumerate(lines_of(lines, _MAX_LINE_N_BYTES), start=1):
+                record = parse_json(line, max_depth=None)
                 if not isinstance(record, dict):
                     raise not_ours(str(path))
-                checked(record.get("meta"), name=f"{path} line {number}")
+                meta = record.get("meta")
+                check_depth(meta)
+                checked(meta, name=f"{path} line {number}")
                 yield offset, record
                 offset += len(line)
     except (OSError, ValueError) as error:

@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from loev_cli.errors import needs_extra
+from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
 from loev_cli.writers.atomic import AtomicFolder
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
 from loev_cli.writers.meta import Meta, damaged, not_ours
@@ -33,7 +34,8 @@ _VERSIONS_FOLDER = "_versions"
 _CHECKSUMS_FILE = "loev.json"
 _CHUNK_N_BYTES = 1 << 20
 _READ_N_RECORDS = 1024
-_ERRORS = (OSError, KeyError, ValueError, RuntimeError, pa.ArrowException)
+_ERRORS = (*DATA_ERRORS, OSError, RuntimeError, pa.ArrowException)
+_MAX_LIST_N_BYTES = 64 << 20
 
 
 class Writer(RowWriter):
@@ -132,7 +134,7 @@ def _check(path: Path) -> None:
     listed = path / _CHECKSUMS_FILE
     if not listed.is_file():  # a dataset that somebody else's program copied or made
         return
-    for name, checksum in dict(json.loads(listed.read_bytes())).items():
+    for name, checksum in dict(parse_json(read_bytes(listed, _MAX_LIST_N_BYTES))).items():
         file = path / name
         if file.is_file() and _checksum(file) != checksum:
             raise ValueError(f"{name} is not as it was written")

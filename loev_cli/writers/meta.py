@@ -10,8 +10,9 @@ from typing import Any
 
 from loev_cli import __version__
 from loev_cli.annotations import COLUMNS, Annotator
-from loev_cli.bundle import Bundle
+from loev_cli.bundle import MAX_DIM, Bundle
 from loev_cli.errors import UsageError
+from loev_cli.files.bounded import in_one_line, parse_json
 
 FORMAT_VERSION = 1
 Meta = dict[str, Any]
@@ -20,12 +21,16 @@ TAG_PREFIX = "tag_"
 ANNOTATIONS = "annotations"
 POOLED = "mean"
 PER_WINDOW = "none"
+# SHA-256 of the graph, where ONNX made the rows. Files of before it was kept do not have it.
+ONNX_SHA256 = "onnx_sha256"
 
 # Files that differ in one of these hold vectors that cannot be compared.
 AGREEING_KEYS = ("model_sha256", "window_s", "hop_s", "pooling")
 # Rows that differ in one of these, or in the above, do not belong in one output.
 _SETTINGS_KEYS = (*AGREEING_KEYS, "subspaces", "precision", "shard", "tags")
 _REQUIRED_KEYS = ("format_version", "model", "subspaces", *AGREEING_KEYS)
+_KINDS = {"model": str, "subspaces": dict, "model_sha256": str, "pooling": str}
+_MAX_N_CHARACTERS = 1 << 20
 
 
 def make_meta(
@@ -63,6 +68,8 @@ def make_meta(
         "precision": precision,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if backend in ("auto", "onnx"):
+        meta[ONNX_SHA256] = bundle.onnx_sha256
     if shard is not None:
         meta["shard"] = shard
     if tags:
@@ -76,6 +83,7 @@ def fingerprint(meta: Meta) -> dict[str, Any]:
     """What decides a row's values and which rows there are; not where and when it was made.
 
     ``annotations`` is in it only where there are some: journals of before they were stay ours.
+    ``onnx_sha256`` is not in it, since not all rows have one: see :func:`check_agree`.
     """
     settings = {key: meta.get(key) for key in _SETTINGS_KEYS}
     if ANNOTATIONS in meta:
@@ -130,7 +138,9 @@ def from_json(text: str | bytes, *, name: str) -> Meta:
         UsageError: it is not loev's, lacks a key, or is of a newer format.
     """
     try:
-        meta = json.loads(text)
+        if len(text) > _MAX_N_CHARACTERS:
+            raise ValueError("it is too long")
+        meta = parse_json(text)
     except ValueError as error:
         raise not_ours(name) from error
     return checked(meta, name=name)
@@ -146,8 +156,12 @@ def checked(meta: Any, *, name: str) -> Meta:
             hint="pip install --upgrade loev-cli",
         )
     missing = [key for key in _REQUIRED_KEYS if key not in meta]
-    if missing or not isinstance(meta["subspaces"], dict):
-        raise UsageError(f"{name} is damaged: its meta has no {', '.join(missing) or 'subspaces'}")
+    wrong = [key for key, kind in _KINDS.items() if not isinstance(meta.get(key), kind)]
+    if missing or wrong:
+        raise UsageError(f"{name} is damaged: its meta has no {', '.join(missing or wrong)}")
+    dims = meta["subspaces"].values()
+    if not all(isinstance(dim, int) and 0 < dim <= MAX_DIM for dim in dims):
+        raise UsageError(f"{name} is damaged: a subspace needs a dimension of 1 to {MAX_DIM}")
     tags = meta.get("tags", [])
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise UsageError(f"{name} is damaged: its meta has no list of tags")
@@ -168,30 +182,40 @@ def not_ours(name: str) -> UsageError:
 def damaged(path: Path, error: BaseException) -> UsageError:
     """The error for an embedding file that cannot be read to its end; one line, whatever the
     library says."""
-    return UsageError(f"{path} is damaged: {' '.join(str(error).split()) or type(error).__name__}")
+    return UsageError(f"{path} is damaged: {in_one_line(error)}")
 
 
 def check_agree(metas: Mapping[str, Meta], *, keys: Iterable[str] = AGREEING_KEYS) -> None:
     """Check that files (name -> meta) may be mixed: same model, window, hop and pooling.
 
+    Those that say which ONNX graph made them must say the same. Rows of torch and of earlier
+    versions of loev do not say it, and may be mixed with either.
+
     Raises:
         UsageError: naming the first two that differ, and how.
     """
     names = list(metas)
-    for name in names[1:]:
-        for key in keys:
-            first, other = metas[names[0]].get(key), metas[name].get(key)
-            if first != other:
-                label, first, other = _readable(key, metas[names[0]], metas[name])
-                raise UsageError(
-                    f"{names[0]} and {name} do not agree on {label}: {first} and {other}"
-                )
+    pairs = [(names[0], name, key) for name in names[1:] for key in keys]
+    named = [name for name in names if ONNX_SHA256 in metas[name]]
+    pairs += [(named[0], name, ONNX_SHA256) for name in named[1:]]
+    for first, other, key in pairs:
+        if metas[first].get(key) != metas[other].get(key):
+            label, theirs, ours = _readable(key, metas[first], metas[other])
+            raise UsageError(f"{first} and {other} do not agree on {label}: {theirs} and {ours}")
+
+
+def is_made_by(meta: Meta, bundle: Bundle) -> bool:
+    """Whether the model in ``bundle`` made a file, as far as the file says."""
+    graph = meta.get(ONNX_SHA256, bundle.onnx_sha256)
+    return (meta["model_sha256"], graph) == (bundle.sha256, bundle.onnx_sha256)
 
 
 def _readable(key: str, first: Meta, other: Meta) -> tuple[str, Any, Any]:
     if key == ANNOTATIONS:
         said = [_annotations_in_short(meta.get(key)) for meta in (first, other)]
         return key, said[0], said[1]
+    if key == ONNX_SHA256:
+        return "model.onnx", str(first[key])[:12], str(other[key])[:12]
     if key != "model_sha256":
         return key, first.get(key), other.get(key)
     named = [f"{meta['model']} ({str(meta[key])[:12]})" for meta in (first, other)]

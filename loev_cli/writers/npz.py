@@ -11,8 +11,7 @@ import os
 import struct
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from loev_cli.annotations import COLUMNS
 from loev_cli.errors import OutputError
+from loev_cli.files.npz import NPZ_ERRORS, Archive, Header, check_text
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
 from loev_cli.writers.meta import (
     Meta,
@@ -36,8 +36,7 @@ from loev_cli.writers.meta import (
 
 _CHUNK_N_BYTES = 1 << 17
 _COUNT = struct.Struct("<I")
-# RuntimeError: a damaged head of a member asks for a password, or for methods unheard of.
-_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_MAX_META_N_BYTES = 4 << 20
 
 
 class Writer(RowWriter):
@@ -153,104 +152,136 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> No
 
 def read(path: Path) -> EmbeddingFile:
     """See :func:`loev_cli.writers.read`."""
-    meta = read_meta(path)
-    windows = keeps_windows(meta)
-    try:
-        with np.load(path, allow_pickle=False) as columns:
-            return EmbeddingFile(
-                paths=[str(name) for name in columns["path"]],
-                duration_s=columns["duration_s"],
-                silent=columns["silent"],
-                vectors={name: columns[name] for name in meta["subspaces"]},
-                meta=meta,
-                track=columns["track"] if windows else None,
-                start_s=columns["start_s"] if windows else None,
-                tags={
-                    tag: [str(text) for text in columns[column]]
-                    for column, tag in tag_columns(meta).items()
-                },
-                annotations={name: columns[name] for name in annotation_columns(meta)},
-            )
-    except _ERRORS as error:
-        raise damaged(path, error) from error
+    with _opened(path) as (columns, meta):
+        windows = keeps_windows(meta)
+        return EmbeddingFile(
+            paths=[str(name) for name in columns.load("path")],
+            duration_s=columns.load("duration_s"),
+            silent=columns.load("silent"),
+            vectors={name: columns.load(name) for name in meta["subspaces"]},
+            meta=meta,
+            track=_track(columns) if windows else None,
+            start_s=columns.load("start_s") if windows else None,
+            tags={
+                tag: [str(text) for text in columns.load(column)]
+                for column, tag in tag_columns(meta).items()
+            },
+            annotations={name: columns.load(name) for name in annotation_columns(meta)},
+        )
 
 
 def read_meta(path: Path) -> Meta:
     """See :func:`loev_cli.writers.read_meta`."""
     try:
-        with np.load(path, allow_pickle=False) as columns:
-            return _meta_of(columns, path)
-    except _ERRORS as error:
+        with Archive(path) as columns:
+            if columns.headers["meta"].n_bytes > _MAX_META_N_BYTES:
+                raise not_ours(str(path))
+            return from_json(str(columns.load("meta")[()]), name=str(path))
+    except NPZ_ERRORS as error:
         raise not_ours(str(path)) from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Archive, Meta]]:
+    """The columns of an embedding file, their shapes and types checked, and its ``meta``.
+
+    Raises (also of what is done inside):
+        UsageError: it is damaged.
+    """
+    meta = read_meta(path)
+    try:
+        with Archive(path) as columns:
+            _check(columns.headers, meta)
+            yield columns, meta
+    except NPZ_ERRORS as error:
+        raise damaged(path, error) from error
+
+
+def _check(headers: Mapping[str, Header], meta: Meta) -> None:
+    """Raises KeyError or ValueError where a column is not what ``meta`` says."""
+    kinds = {"path": "U", "duration_s": "f", "silent": "b"}
+    kinds |= dict.fromkeys(tag_columns(meta), "U")
+    texts = {name for name in annotation_columns(meta) if isinstance(COLUMNS[name], str)}
+    kinds |= {name: "U" if name in texts else "f" for name in annotation_columns(meta)}
+    n_tracks = headers["path"].shape[:1]
+    n_records = n_tracks
+    shapes = dict.fromkeys(kinds, n_tracks)
+    if keeps_windows(meta):
+        n_records = headers["track"].shape[:1]
+        kinds |= {"track": "iu", "start_s": "f"}
+        shapes |= {"track": n_records, "start_s": n_records}
+    kinds |= dict.fromkeys(meta["subspaces"], "f")
+    shapes |= {name: (*n_records, dim) for name, dim in meta["subspaces"].items()}
+    for name, kind in kinds.items():
+        found, shape = headers[name], shapes[name]
+        if found.dtype.kind not in kind or found.shape != shape or not shape:
+            raise ValueError(f"column '{name}' is {found.dtype} {found.shape}")
+
+
+def _track(columns: Archive) -> NDArray[np.int64]:
+    """(M,): which track each window is of."""
+    track = np.asarray(columns.load("track"), np.int64)
+    n_tracks = columns.headers["path"].shape[0]
+    if len(track) and not 0 <= track.min() <= track.max() < n_tracks:
+        raise ValueError("column 'track' names tracks that are not there")
+    return track
 
 
 def rows(path: Path) -> Iterator[Row]:
     """See :func:`loev_cli.writers.rows`."""
-    meta = read_meta(path)
-    windows = keeps_windows(meta)
-    tag_of, annotated = tag_columns(meta), annotation_columns(meta)
-    per_record = [*meta["subspaces"], *(["track", "start_s"] if windows else [])]
-    try:
-        with contextlib.ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(path))
-            columns = {
-                name: _Column(stack.enter_context(archive.open(f"{name}.npy")))
-                for name in ("path", "duration_s", "silent", *tag_of, *annotated, *per_record)
-            }
-            for track in range(columns["path"].n):
-                name, duration_s, silent = (
-                    columns[column].take() for column in ("path", "duration_s", "silent")
-                )
-                tags = {tag: str(columns[column].take()) for column, tag in tag_of.items()}
-                annotations = {c: columns[c].take().item() for c in annotated}
-                if windows:
-                    n_windows = columns["track"].run_of(track)
-                    vectors = {c: columns[c].take_many(n_windows) for c in meta["subspaces"]}
-                    start_s = columns["start_s"].take_many(n_windows)
-                else:
-                    vectors = {c: columns[c].take() for c in meta["subspaces"]}
-                    start_s = None
-                yield Row(
-                    str(name),
-                    float(duration_s),
-                    bool(silent),
-                    vectors,
-                    start_s,
-                    tags,
-                    annotations,
-                )
-    except _ERRORS as error:
-        raise damaged(path, error) from error
+    with contextlib.ExitStack() as stack:
+        archive, meta = stack.enter_context(_opened(path))
+        windows = keeps_windows(meta)
+        tag_of, annotated = tag_columns(meta), annotation_columns(meta)
+        per_record = [*meta["subspaces"], *(["track", "start_s"] if windows else [])]
+        columns = {
+            name: _Column(archive.headers[name], stack.enter_context(archive.values(name)))
+            for name in ("path", "duration_s", "silent", *tag_of, *annotated, *per_record)
+        }
+        for track in range(columns["path"].n):
+            name, duration_s, silent = (
+                columns[column].take() for column in ("path", "duration_s", "silent")
+            )
+            tags = {tag: str(columns[column].take()) for column, tag in tag_of.items()}
+            annotations = {c: columns[c].take().item() for c in annotated}
+            if windows:
+                n_windows = columns["track"].run_of(track)
+                vectors = {c: columns[c].take_many(n_windows) for c in meta["subspaces"]}
+                start_s = columns["start_s"].take_many(n_windows)
+            else:
+                vectors = {c: columns[c].take() for c in meta["subspaces"]}
+                start_s = None
+            yield Row(
+                str(name),
+                float(duration_s),
+                bool(silent),
+                vectors,
+                start_s,
+                tags,
+                annotations,
+            )
 
 
 class Columns:
     """See :class:`loev_cli.writers.Columns`."""
 
     def __init__(self, path: Path) -> None:
-        self.meta = read_meta(path)
         self._path = path
-        try:
-            with np.load(path, allow_pickle=False) as columns:
-                self.names = tuple(name for name in columns.files if name != "meta")
-        except _ERRORS as error:
-            raise damaged(path, error) from error
+        with _opened(path) as (columns, self.meta):
+            self.names = tuple(name for name in columns.headers if name != "meta")
 
     def load(self, name: str) -> NDArray[Any]:
-        try:
-            with np.load(self._path, allow_pickle=False) as columns:
-                column: NDArray[Any] = columns[name]
-                return column
-        except _ERRORS as error:
-            raise damaged(self._path, error) from error
+        with _opened(self._path) as (columns, meta):
+            is_of_windows = name == "track" and keeps_windows(meta)
+            return _track(columns) if is_of_windows else columns.load(name)
 
 
 class _Column:
     """An array (n, ...) in a zip member, read from its beginning to its end a chunk at a time."""
 
-    def __init__(self, member: IO[bytes]) -> None:
-        npy.read_magic(member)
-        (self.n, *rest), fortran, self._dtype = npy.read_array_header_1_0(member)
-        if self._dtype.hasobject or fortran:
+    def __init__(self, header: Header, member: IO[bytes]) -> None:
+        (self.n, *rest), self._dtype = header.shape, header.dtype
+        if header.is_fortran and rest:
             raise ValueError("a column is no plain array")
         self._shape = tuple(rest)
         self._member = member
@@ -290,12 +321,6 @@ class _Column:
             n_values = n_read * int(np.prod(self._shape, dtype=np.int64))
             content = self._member.read(n_values * self._dtype.itemsize)
             more = np.frombuffer(content, self._dtype, count=n_values)
+            check_text(more)
             self._chunk = np.concatenate([self._chunk, more.reshape(n_read, *self._shape)])
             self._n_left -= n_read
-
-
-def _meta_of(columns: Any, path: Path) -> Meta:
-    # A lone .npy array renamed .npz has no members.
-    if not isinstance(columns, np.lib.npyio.NpzFile):
-        raise not_ours(str(path))
-    return from_json(str(columns["meta"][()]), name=str(path))

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from loev_cli.files.parquet import PARQUET_ERRORS, check_size, read_table
 from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
 from loev_cli.writers.meta import Meta, damaged, not_ours
 from loev_cli.writers.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
 
 _READ_N_RECORDS = 1024
-_ERRORS = (OSError, KeyError, ValueError, pa.ArrowException)
 
 
 class Writer(RowWriter):
@@ -47,22 +47,12 @@ class Writer(RowWriter):
             self._parquet.write_table(table)
 
 
-def _table(path: Path, names: Sequence[str] | None = None) -> pa.Table:
-    """Columns of a file; all without ``names``.
-
-    Not ``pq.read_table``: it takes `key=value` folders in the path for columns, imports pandas, and
-    now and then aborts a process that ends soon after (its threads are still reading ahead).
-    """
-    with path.open("rb") as stream, pq.ParquetFile(stream) as file:
-        return file.read(columns=None if names is None else list(names), use_threads=False)
-
-
 def read(path: Path) -> EmbeddingFile:
     """See :func:`loev_cli.writers.read`."""
     meta = read_meta(path)
     try:
-        return embedding_file(_table(path), meta)
-    except _ERRORS as error:
+        return embedding_file(read_table(path), meta)
+    except PARQUET_ERRORS as error:
         raise damaged(path, error) from error
 
 
@@ -71,8 +61,9 @@ def rows(path: Path) -> Iterator[Row]:
     meta = read_meta(path)
     try:
         with path.open("rb") as stream, pq.ParquetFile(stream) as file:
+            check_size(path, file)
             yield from rows_of(file.iter_batches(_READ_N_RECORDS), meta)
-    except _ERRORS as error:
+    except PARQUET_ERRORS as error:
         raise damaged(path, error) from error
 
 
@@ -80,7 +71,7 @@ def read_meta(path: Path) -> Meta:
     """See :func:`loev_cli.writers.read_meta`."""
     try:
         schema = pq.read_schema(path)
-    except _ERRORS as error:
+    except PARQUET_ERRORS as error:
         raise not_ours(str(path)) from error
     return meta_of(schema, name=str(path))
 
@@ -94,10 +85,10 @@ class Columns(TableColumns):
         super().__init__(meta, pq.read_schema(path))
 
     def _read(self, names: Sequence[str]) -> pa.Table:
-        return _table(self._path, names)
+        return read_table(self._path, names)
 
     def load(self, name: str) -> NDArray[Any]:
         try:
             return super().load(name)
-        except _ERRORS as error:
+        except PARQUET_ERRORS as error:
             raise damaged(self._path, error) from error

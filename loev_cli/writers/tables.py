@@ -126,15 +126,14 @@ def embedding_file(table: pa.Table, meta: Meta) -> EmbeddingFile:
         return EmbeddingFile(
             paths, duration_s, silent, vectors, meta, tags=tags, annotations=annotations
         )
-    track = table["track"].to_numpy()
-    _, first = np.unique(track, return_index=True)
+    _, first, track = np.unique(table["track"].to_numpy(), return_index=True, return_inverse=True)
     return EmbeddingFile(
         paths=[paths[i] for i in first],
         duration_s=duration_s[first],
         silent=silent[first],
         vectors=vectors,
         meta=meta,
-        track=track,
+        track=track.astype(np.int64, copy=False),
         start_s=table["start_s"].to_numpy(),
         tags={tag: [texts[i] for i in first] for tag, texts in tags.items()},
         annotations={name: said[first] for name, said in annotations.items()},
@@ -232,6 +231,8 @@ class TableColumns(ABC):
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             column = column.fill_null("")
         values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+        if name == "track" and keeps_windows(self.meta):  # as an index, whatever it counts from
+            return np.asarray(np.unique(values, return_inverse=True)[1], np.int64)
         if not keeps_windows(self.meta) or name in self._per_window:
             return values
         if self._first is None:

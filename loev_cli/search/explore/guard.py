@@ -14,11 +14,12 @@ Bound to an address that others reach, every request needs the token as well: on
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -26,6 +27,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _METHODS = frozenset({"GET", "HEAD"})
+# Nothing before it (user@), and nothing behind it (/path, ?query, #fragment).
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 
 _HEADERS = {
     # Scripts, styles and sound from here only; no frames, forms or plug-ins at all.
@@ -146,11 +149,9 @@ def _token_of(scope: Scope, headers: Headers, cookie_name: str) -> tuple[str | N
 
 
 def _name_of(host: str) -> str:
-    """``[::1]:80`` -> ``::1``; empty if it is no host."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
+    """``[::1]:80`` -> ``::1``; empty if it is not a name or address with, perhaps, a port."""
+    found = _HOST.fullmatch(host)
+    return (found["address"] or found["name"]).lower() if found else ""
 
 
 def _is_same(origin: str, host: str, scheme: str) -> bool:

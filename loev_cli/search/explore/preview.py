@@ -9,6 +9,7 @@ of its own, which the end of the request ends.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from loev_cli.audio import DecoderProcess
+from loev_cli.search.explore.files import NotServedError
 
 RATE_HZ = 44_100
 HEADER_N_BYTES = 44
@@ -29,6 +31,7 @@ _TIMEOUT_S = 30.0
 _N_AT_ONCE = 6
 _PATIENCE_S = 5.0
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_ENDLESS_NUMBER = re.compile(r"\d{19}")
 
 
 class Previews:
@@ -42,7 +45,10 @@ class Previews:
 
         Raises:
             InputError: it cannot be decoded.
+            NotServedError: nobody knows how long it is.
         """
+        if not duration_s >= 0 or math.isinf(duration_s):
+            raise NotServedError("has no known length")
         n_samples = min(max(1, round(duration_s * RATE_HZ)), _LONGEST_N_SAMPLES)
         n_bytes = HEADER_N_BYTES + 2 * n_samples
         span = _parse_range(request.headers.get("range"), n_bytes)
@@ -140,7 +146,10 @@ def _header(n_samples: int) -> bytes:
 
 def _parse_range(header: str | None, n_bytes: int) -> tuple[int, int] | None:
     """First byte and the one after the last; None if there is nothing there."""
-    found = _RANGE.fullmatch((header or "").strip())
+    header = (header or "").strip()
+    if _ENDLESS_NUMBER.search(header):  # beyond every file, and more than int() takes
+        return None
+    found = _RANGE.fullmatch(header)
     if found is None or not (found[1] or found[2]):  # several ranges, or nonsense: all of it
         return 0, n_bytes
     if found[1]:

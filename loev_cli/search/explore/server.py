@@ -35,6 +35,7 @@ from starlette.routing import Route
 
 from loev_cli.errors import InputError, LoevError, UsageError
 from loev_cli.search.explore import maps
+from loev_cli.search.explore.connections import BoundedProtocol
 from loev_cli.search.explore.files import TYPES, AudioFiles, NotServedError, is_playable
 from loev_cli.search.explore.guard import Access, Guard
 from loev_cli.search.explore.preview import Previews
@@ -305,7 +306,7 @@ def make_server(app: Guard) -> uvicorn.Server:
     """What runs the application."""
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=BoundedProtocol,
         ws="none",
         loop="asyncio",
         lifespan="off",

@@ -33,6 +33,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from loev_cli.errors import OutputError
+from loev_cli.files.own import own_folder
 from loev_cli.train.data.content import Content
 
 DEFAULT_MAX_BYTES = 50 * 10**9
@@ -95,10 +96,11 @@ class Cache:
         """
         drafts = self.folder / "drafts"
         with self._writing():
-            drafts.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            own_folder(drafts)
         for left in drafts.iterdir():
             with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > _DRAFTS_STALE_S:
+                if time.time() - left.lstat().st_mtime > _DRAFTS_STALE_S:
                     shutil.rmtree(left)
 
     @contextlib.contextmanager
@@ -204,7 +206,8 @@ def _touch(entry: Path) -> None:
 
 
 def _move(draft: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    own_folder(target.parent.parent)  # entries or index
+    own_folder(target.parent)
     draft.replace(target)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from loev_cli import audio
 from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.files.bounded import in_one_line
 
 SPLITS = ("train", "val", "test")
 _LIST_SUFFIXES = (".txt", ".lst", ".m3u", ".m3u8")
@@ -89,18 +90,15 @@ def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     # pyarrow takes as long to import as all else here, and few manifests need it.
-    import pyarrow
-    from pyarrow import parquet
+    from loev_cli.files.parquet import PARQUET_ERRORS, names_of, read_table
 
     try:
-        with parquet.ParquetFile(path) as file:
-            columns = file.schema_arrow.names
-            _require_path_column(path, columns)
-            wanted = [name for name in ("path", "split", "group") if name in columns]
-            rows: list[Mapping[str, Any]] = file.read(columns=wanted).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"cannot read manifest {path}: {reason}") from error
+        columns = names_of(path)
+        _require_path_column(path, columns)
+        wanted = [name for name in ("path", "split", "group") if name in columns]
+        rows: list[Mapping[str, Any]] = read_table(path, wanted).to_pylist()
+    except PARQUET_ERRORS as error:
+        raise UsageError(f"cannot read manifest {path}: {in_one_line(error)}") from error
     yield from rows
 
 
