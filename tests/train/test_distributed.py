@@ -17,6 +17,7 @@ from loev_cli.errors import UsageError
 from loev_cli.train.checkpoint import load_checkpoint
 from loev_cli.train.distributed import check_batch
 from tests.conftest import ROOT
+from tests.train.conftest import TINY_OPTIONS
 
 ALONE = [sys.executable, "-m", "loev_cli"]
 TOGETHER = [
@@ -31,7 +32,7 @@ def options(music: Path, cache: Path, out: Path, *more: str) -> list[str]:
     return [
         *("train", str(music), "--steps", "4", "--batch-size", "4", "--seed", "5"),
         *("--set", "warmup_steps=1", "--set", "val_fraction=0.3", "--set", "validate_every=2"),
-        *("--cache", str(cache), "--out", str(out), *more),
+        *("--cache", str(cache), "--out", str(out), *TINY_OPTIONS, *more),
     ]
 
 

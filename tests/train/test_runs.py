@@ -29,11 +29,12 @@ from loev_cli.train.loop import Trainer
 from loev_cli.train.metrics import Progress
 from loev_cli.train.plan import make_plan
 from loev_cli.train.validation import Validation
+from tests.train.conftest import TINY, TINY_OPTIONS
 
 
 def config_of(music: Path, **changes: Any) -> TrainConfig:
     base = TrainConfig(data=str(music), steps=3, batch_size=4, warmup_steps=2, seed=3)
-    return dataclasses.replace(base, **changes)
+    return dataclasses.replace(base, **(TINY | changes))
 
 
 def train(config: TrainConfig, out: Path, cache: Path | None, **more: Any) -> list[Progress]:
@@ -76,7 +77,7 @@ def test_a_third_subspace_goes_all_the_way_to_an_embedding(
     out = tmp_path / "run"
     done = loev(
         *("train", music, "--augs", "pitch,tempo,eq", "--steps", "3", "--batch-size", "4"),
-        *("--method", "loev", "--cache", cache, "--out", out),
+        *("--method", "loev", "--cache", cache, "--out", out, *TINY_OPTIONS),
     )
     assert done.returncode == 0, done.stderr
     with (out / "metrics.csv").open() as stream:
@@ -205,6 +206,7 @@ def test_killed_and_resumed_equals_never_stopped(
         *("--steps", "12", "--batch-size", "4", "--seed", "7", "--cache", cache),
         *("--set", "checkpoint_every_s=0.0001", "--set", f"views_on={views_on}"),
         *("--set", "ema_decay=0.9", "--set", "val_fraction=0.3", "--set", "validate_every=5"),
+        *TINY_OPTIONS,
     ]
     whole = loev("train", music, *settings, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr

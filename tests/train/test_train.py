@@ -32,13 +32,15 @@ from loev_cli.train.config import TrainConfig, from_mapping
 from loev_cli.train.data import Cache, Track
 from loev_cli.train.loop import Trainer
 from loev_cli.train.metrics import Progress
+from tests.train.conftest import TINY, TINY_OPTIONS
 
 N_STEPS = 60
+WINDOW_N = TINY["window_n_samples"]
 
 
 def config_of(music: Path, **changes: object) -> TrainConfig:
     base = TrainConfig(data=str(music), steps=N_STEPS, batch_size=8, warmup_steps=5, seed=3)
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(base, **(TINY | changes))
 
 
 @pytest.fixture(scope="module")
@@ -92,21 +94,21 @@ def test_each_augmentation_moves_its_own_subspace(run: tuple[Path, list[Progress
     """Shift the pitch: `pitch` moves more than `tempo`. Stretch the time: the other way round."""
     model = pipeline.read_checkpoint(run[0] / "checkpoints" / "last.pt").model.eval()
     rng = np.random.default_rng(0)
-    time_s = np.arange(163840) / 16000
+    time_s = np.arange(WINDOW_N) / 16000
 
     def render(semitones: float, rate: float) -> torch.Tensor:
-        waveform = np.zeros(163840)
+        waveform = np.zeros(WINDOW_N)
         notes = np.random.default_rng(1).choice([0, 4, 7], 64)  # one chord: a key to move
         for i, note in enumerate(notes):
             start = int(i * 0.5 / rate * 16000)
-            if start >= 163840:
+            if start >= WINDOW_N:
                 break
             hz = 261.6 * 2 ** ((note + semitones) / 12)
-            length = 163840 - start
+            length = WINDOW_N - start
             waveform[start:] += (
                 0.2 * np.sin(2 * np.pi * hz * time_s[:length]) * np.exp(-6 * time_s[:length])
             )
-        return torch.tensor(waveform + 1e-3 * rng.standard_normal(163840)).float()[None]
+        return torch.tensor(waveform + 1e-3 * rng.standard_normal(WINDOW_N)).float()[None]
 
     with torch.inference_mode():
         plain, shifted, stretched = (
@@ -324,7 +326,7 @@ def test_the_command_from_folder_to_embedding(music: Path, cache: Path, tmp_path
     out = tmp_path / "run"
     done = loev(
         *("train", music, "--augs", "pitch,tempo", "--steps", "3", "--batch-size", "4"),
-        *("--set", "augmentations.eq.gain_db=3", "--cache", cache, "--out", out),
+        *(*TINY_OPTIONS, "--set", "augmentations.eq.gain_db=3", "--cache", cache, "--out", out),
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
@@ -381,6 +383,7 @@ def test_bad_use_is_one_line_and_exit_2(arguments: list[str], says: str, tmp_pat
 def test_sigterm_saves_and_says_how_to_go_on(music: Path, cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ["--out", out, "--cache", cache, "--steps", "1000", "--batch-size", "4"]
+    options += TINY_OPTIONS
     process = subprocess.Popen(
         [sys.executable, "-m", "loev_cli", "train", music, *options],
         stderr=subprocess.PIPE,
@@ -413,7 +416,7 @@ def test_torch_and_onnx_agree_on_music(
 
     bundle = export_checkpoint(run[0] / "checkpoints" / "last.pt", tmp_path / "bundle")
     waveform = audio.load(sorted(music.iterdir())[0], 16000)
-    windows = np.stack([waveform[:163840], waveform[-163840:], np.zeros(163840, np.float32)])
+    windows = np.stack([waveform[:WINDOW_N], waveform[-WINDOW_N:], np.zeros(WINDOW_N, np.float32)])
     session = onnxruntime.InferenceSession(
         bundle.verified(bundles.ONNX_FILE), providers=["CPUExecutionProvider"]
     )
