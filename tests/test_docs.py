@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from loev_cli.cli import build_app
 from loev_cli.embed import Request, embed
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.xdist_group("docs")  # one embedding of the examples for all
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "corpus" / "README.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -39,18 +41,27 @@ def loev_commands() -> list[list[str]]:
     return commands
 
 
-@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
-def test_python_runs(page: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the embeddings that the pages read."""
+    folder = tmp_path_factory.mktemp("examples")
     for name in ("emb.npz", "emb.parquet"):
-        embed(Request([str(ROOT / "examples" / "music")], name))
+        embed(Request([str(ROOT / "examples" / "music")], str(folder / name)))
+    return folder
+
+
+@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
+def test_python_runs(
+    page: str, text: str, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in examples.iterdir():
+        shutil.copy(file, tmp_path)
     exec(compile(text, page, "exec"), {})
 
 
-def test_the_shapes_the_readme_promises(tmp_path: Path) -> None:
-    out = tmp_path / "emb.npz"
-    embed(Request([str(ROOT / "examples" / "music")], str(out)))
-    with np.load(out, allow_pickle=False) as emb:
+def test_the_shapes_the_readme_promises(examples: Path) -> None:
+    with np.load(examples / "emb.npz", allow_pickle=False) as emb:
         shapes = {name: emb[name].shape for name in ("path", "pitch", "tempo", "invariant")}
     expected = {"path": (13,), "pitch": (13, 240), "tempo": (13, 256), "invariant": (13, 256)}
     assert shapes == expected

@@ -30,6 +30,7 @@ from tests.conftest import (
     Loev,
     command,
     environment,
+    foreground,
     make_bundle,
     write_audio,
     write_config,
@@ -424,6 +425,7 @@ def test_a_signal_ends_a_graph_that_does_not(
     process = subprocess.Popen(
         command(*line, "--model", model.path),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+        preexec_fn=foreground,
     )  # fmt: skip
     try:
         stat = Path(f"/proc/{process.pid}/stat")

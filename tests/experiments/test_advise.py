@@ -22,10 +22,11 @@ from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Cache, Listed, Track, load_tracks
 from tests.conftest import Loev
 from tests.evaluate.conftest import write_csv
-from tests.train.conftest import N_TRACKS, RATE_HZ
+from tests.train.conftest import N_TRACKS, RATE_HZ, TINY_OPTIONS
 
 KEYS = ["C major", "G major", "C major", "G major", "A minor"] * 2
 QUICK = ["--steps", "2", "--seeds", "1", "--batch-size", "4", "--folds", "3", "--jobs", "1"]
+QUICK += TINY_OPTIONS
 
 
 @pytest.fixture
