@@ -164,7 +164,7 @@ def test_draws_are_the_same_for_all_and_differ_from_each_other() -> None:
     assert len(draw_changes(config, "polarity", 4)) == 4  # has two draws only
 
 
-N_TONES = 96
+N_TONES = 48
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,7 @@ def test_a_rerun_trains_embeds_and_renders_nothing(
     assert len([n for n in before if "changes" in n and "excerpts" not in n]) == 4
     done = loev(
         *("compare", "--data", manifest, "--out", compared, "--cache", cache, "--folds", "3"),
-        *(*TRAINING, *JUDGING, "--against", foreign),
+        *(*TRAINING, *JUDGING, "--against", foreign, "--jobs", "1"),
     )
     assert done.code == 0, done.err
     after = made()
