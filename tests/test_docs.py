@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,8 +56,7 @@ def test_python_runs(
     page: str, text: str, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in examples.iterdir():
-        shutil.copy(file, tmp_path)
+    shutil.copytree(examples, tmp_path, dirs_exist_ok=True)
     exec(compile(text, page, "exec"), {})
 
 
@@ -67,10 +67,14 @@ def test_the_shapes_the_readme_promises(examples: Path) -> None:
     assert shapes == expected
 
 
+@pytest.fixture(scope="module")
+def app() -> Any:
+    return typer.main.get_command(build_app())
+
+
 @pytest.mark.parametrize("words", loev_commands(), ids=" ".join)
-def test_commands_have_the_options_they_are_shown_with(words: list[str]) -> None:
-    app = typer.main.get_command(build_app())
-    command = app.commands[words[0]]  # type: ignore[attr-defined]
+def test_commands_have_the_options_they_are_shown_with(app: Any, words: list[str]) -> None:
+    command = app.commands[words[0]]
     known = {option for parameter in command.params for option in parameter.opts}
     used = {word for word in words if word.startswith("--")}
     assert used <= known

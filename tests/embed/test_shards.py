@@ -61,8 +61,18 @@ def test_every_track_is_in_one_part_and_parts_are_even() -> None:
     assert all(900 < len(part) < 1100 for part in parts)
 
 
-@pytest.mark.parametrize("extension", [".npz", ".parquet", ".jsonl"])
-@pytest.mark.parametrize("per_window", [False, True])
+@pytest.mark.parametrize(
+    ("extension", "per_window"),
+    [
+        (".npz", False),
+        (".parquet", True),
+        (".jsonl", False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(".npz", True), (".parquet", False), (".jsonl", True)]
+        ),
+    ],
+)
 def test_parts_make_the_whole(
     loev: Loev, bundle: Bundle, library: Path, tmp_path: Path, extension: str, per_window: bool
 ) -> None:
