@@ -39,6 +39,25 @@ def labels(tmp_path: Path) -> Path:
     )
 
 
+def test_from_one_label_to_options(
+    loev: Loev, music: Path, cache: Path, labels: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "advice"
+    done = loev(
+        *("advise", "--data", music, "--labels", labels, "--out", out, "--cache", cache, *QUICK),
+        *("--augs", "pitch", "--label", "key"),
+    )
+    assert done.code == 0, done.err
+    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert found["options"] == done.out.splitlines()[-1]
+    assert found["runs"] == ["blind-seed0", "pitch-seed0"]
+    assert [(v["label"], v["augmentation"]) for v in found["verdicts"]] == [("key", "pitch")]
+    assert bundles.load(out / "runs" / "pitch-seed0" / "bundle").config["augs"] == ["pitch"]
+    assert (out / "advise.md").read_text(encoding="utf-8").count("| key |") == 1
+    assert "<svg" in (out / "advise.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_from_labels_to_options_and_again_for_other_labels(
     loev: Loev, music: Path, cache: Path, labels: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,6 @@ from loev_cli.train.checkpoint import load_checkpoint
 from tests.conftest import environment
 from tests.experiments.conftest import run_of
 
-
 pytestmark = pytest.mark.xdist_group("experiments")  # one finished run for all
 
 
