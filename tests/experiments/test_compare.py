@@ -24,7 +24,7 @@ from tests.train.conftest import N_TRACKS, TINY_OPTIONS
 __all__ = ["cache", "music"]
 
 TRAINING = (
-    *("--methods", "loev++,cl", "--seeds", "2", "--steps", "2", "--batch-size", "4"),
+    *("--methods", "loev++,cl", "--steps", "2", "--batch-size", "4"),
     *TINY_OPTIONS,
 )
 JUDGING = ("--label", "key", "--label", "energy", "--changed", "2", "--stretcher", "signalsmith")
@@ -55,16 +55,25 @@ def foreign(manifest: Path) -> Path:
     return file
 
 
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)])
+def n_seeds(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @pytest.fixture(scope="module")
 def compared(
-    manifest: Path, foreign: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
+    manifest: Path,
+    foreign: Path,
+    cache: Path,
+    n_seeds: int,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A finished comparison."""
     out = tmp_path_factory.mktemp("compared") / "out"
     done = subprocess.run(
         command(
             *("compare", "--data", manifest, "--out", out, "--cache", cache, "--folds", "3"),
-            *(*TRAINING, *JUDGING, "--against", foreign),
+            *(*TRAINING, "--seeds", str(n_seeds), *JUDGING, "--against", foreign),
         ),
         capture_output=True,
         text=True,
@@ -90,11 +99,11 @@ def leaves(value: Any) -> list[Any]:
     return [value]
 
 
-def test_every_method_is_judged_alike(compared: Path) -> None:
+def test_every_method_is_judged_alike(compared: Path, n_seeds: int) -> None:
     results = results_of(compared)
     assert results["command"].startswith("loev compare --data ")
     assert list(results["contestants"]) == ["loev++", "cl", "other-tool"]
-    assert len(results["contestants"]["cl"]["runs"]) == 2
+    assert len(results["contestants"]["cl"]["runs"]) == n_seeds
     assert results["training"]["steps"] == 2 and results["training"]["n_tracks"] == N_TRACKS
     scores = results["scores"]
     chosen = {(s["question"], s["contestant"]) for s in scores if s["rule"] == "chosen"}
@@ -103,8 +112,8 @@ def test_every_method_is_judged_alike(compared: Path) -> None:
     }
     for score in scores:
         assert score["low"] <= score["high"] and score["n_groups"] > 0
-        n_seeds = 1 if score["contestant"] == "other-tool" else 2
-        assert len(score["of_seeds"]) == n_seeds
+        n_scores = 1 if score["contestant"] == "other-tool" else n_seeds
+        assert len(score["of_seeds"]) == n_scores
         assert score["value"] == pytest.approx(np.mean(score["of_seeds"]))
     # The foreign vectors hold the key and no more.
     key = next(
@@ -137,29 +146,30 @@ def test_every_pair_is_tested_once_and_corrected(compared: Path) -> None:
         assert d["value"] == pytest.approx(of[d["a"]] - of[d["b"]])
 
 
-def test_the_report_stands_alone(compared: Path) -> None:
+def test_the_report_stands_alone(compared: Path, n_seeds: int) -> None:
     html = (compared / "report.html").read_text(encoding="utf-8")
     assert "loev++, cl trained and judged alike" in html
     assert "<script" not in html and "http" not in html.replace("http://www.w3.org", "")
+    name = "loev++ (1 seed)" if n_seeds == 1 else f"loev++ ({n_seeds} seeds)"
     markdown = (compared / "compare.md").read_text(encoding="utf-8")
-    assert markdown.count("| loev++ (2 seeds) |") == 1 and "| chance |" in markdown
+    assert markdown.count(f"| {name} |") == 1 and "| chance |" in markdown
     assert {"difference_cl.png", "scores_key.png", "sensitivity_loev_.png"} <= {
         file.name for file in compared.glob("*.png")
     }
 
 
 def test_a_rerun_trains_embeds_and_renders_nothing(
-    compared: Path, manifest: Path, foreign: Path, cache: Path, loev: Loev
+    compared: Path, n_seeds: int, manifest: Path, foreign: Path, cache: Path, loev: Loev
 ) -> None:
     def made() -> Tree:
         files = [f for f in compared.rglob("*") if f.suffix in (".safetensors", ".pt", ".npz")]
         return {str(f): (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
 
     before, results = made(), results_of(compared)
-    assert len([n for n in before if "changes" in n and "excerpts" not in n]) == 4
+    assert len([n for n in before if "changes" in n and "excerpts" not in n]) == 2 * n_seeds
     done = loev(
         *("compare", "--data", manifest, "--out", compared, "--cache", cache, "--folds", "3"),
-        *(*TRAINING, *JUDGING, "--against", foreign, "--jobs", "1"),
+        *(*TRAINING, "--seeds", str(n_seeds), *JUDGING, "--against", foreign, "--jobs", "1"),
     )
     assert done.code == 0, done.err
     after = made()
@@ -172,18 +182,18 @@ def test_a_rerun_trains_embeds_and_renders_nothing(
 
 
 def test_runs_with_other_settings_or_other_tracks_are_not_taken(
-    compared: Path, manifest: Path, cache: Path, loev: Loev
+    compared: Path, n_seeds: int, manifest: Path, cache: Path, loev: Loev
 ) -> None:
     done = loev(
         *("compare", "--data", manifest, "--out", compared, "--cache", cache, *JUDGING),
-        *("--folds", "3", *TRAINING, "--set", "lr=0.001"),
+        *("--folds", "3", "--seeds", str(n_seeds), *TRAINING, "--set", "lr=0.001"),
     )
     assert done.code == 2 and "was trained with other settings: lr" in done.err
     fewer = manifest.parent / "fewer.csv"
     fewer.write_text("\n".join(manifest.read_text().splitlines()[:-1]) + "\n")
     done = loev(
         *("compare", "--data", fewer, "--out", compared, "--cache", cache, *JUDGING),
-        *("--folds", "3", *TRAINING),
+        *("--folds", "3", "--seeds", str(n_seeds), *TRAINING),
     )
     assert done.code == 2 and "trained on other tracks" in done.err
     assert len(done.lines) == 1

@@ -56,13 +56,20 @@ def test_runs_are_trained_taken_and_gone_on_with(
     assert is_finished(second, tmp_path)
 
 
-def test_another_config_is_refused_or_thrown_away(
+def test_another_config_is_refused(
+    finished: Path, music: Path, cache: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UsageError, match="other settings: lr"):
+        train_runs([run_of(music, "cl", lr=0.001)], tmp_path, cache=cache)
+
+
+@pytest.mark.slow
+def test_another_config_is_thrown_away_when_asked(
     finished: Path, music: Path, cache: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     other = run_of(music, "cl", lr=0.001)
-    with pytest.raises(UsageError, match="other settings: lr"):
-        train_runs([other], tmp_path, cache=cache)
     train_runs([other], tmp_path, cache=cache, overwrite=True)
     assert is_finished(other, tmp_path)
 
