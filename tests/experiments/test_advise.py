@@ -183,18 +183,16 @@ def test_draws_are_the_same_for_all_and_differ_from_each_other() -> None:
     assert len(draw_changes(config, "polarity", 4)) == 4  # has two draws only
 
 
-N_TONES = 48
+N_TONES = 96
 
 
-@pytest.fixture(scope="module")
-def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_tones(folder: Path, n: int) -> None:
     """Chords of two roots a tritone apart, struck at two tempi, and some noise."""
     import soundfile
 
-    folder = tmp_path_factory.mktemp("tones")
     rng = np.random.default_rng(0)
     time = np.arange(RATE_HZ) / RATE_HZ
-    for i in range(N_TONES):
+    for i in range(n):
         root_hz, beat_n = 220 * 2 ** (i % 2 / 2), int(RATE_HZ * (0.4, 0.56)[i // 2 % 2])
         waveform = np.zeros(14 * RATE_HZ)
         for start in range(0, 12 * RATE_HZ, beat_n):
@@ -204,12 +202,13 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 waveform[start : start + RATE_HZ] += 0.05 * tone * np.exp(-4 * time)
         waveform = waveform[: 12 * RATE_HZ] + 0.003 * rng.standard_normal(12 * RATE_HZ)
         soundfile.write(folder / f"{i:02}.wav", waveform, RATE_HZ)
-    return folder
 
 
-def test_chords_need_pitch_and_beats_need_tempo(tones: Path, cache: Path) -> None:
+@pytest.mark.slow
+def test_chords_need_pitch_and_beats_need_tempo(tmp_path: Path, cache: Path) -> None:
     """Audio of known truth through the shipped model and training's own augmentations."""
-    config = TrainConfig(data=str(tones))
+    write_tones(tmp_path, N_TONES)
+    config = TrainConfig(data=str(tmp_path))
     listener = Listener(
         load_model(bundles.find(DEFAULT_MODEL)),
         config,
@@ -217,7 +216,7 @@ def test_chords_need_pitch_and_beats_need_tempo(tones: Path, cache: Path) -> Non
         device=torch.device("cpu"),
         plain=True,
     )
-    tracks = _tracks(tones, listener, cache)
+    tracks = _tracks(tmp_path, listener, cache)
     draws = {name: draw_changes(config.augmentations, name, 3) for name in ("pitch", "tempo")}
     heard, places = listener.hear(tracks, [None, *draws["pitch"], *draws["tempo"]])
     assert len(places) == N_TONES and set(heard) == {"invariant", "pitch", "tempo", "bands"}
@@ -237,12 +236,13 @@ def test_chords_need_pitch_and_beats_need_tempo(tones: Path, cache: Path) -> Non
         assert found[needs].share.low > found[other].share.high
 
 
-def test_unchanged_tracks_are_heard_as_the_model_hears_them(tones: Path, cache: Path) -> None:
+def test_unchanged_tracks_are_heard_as_the_model_hears_them(tmp_path: Path, cache: Path) -> None:
+    write_tones(tmp_path, 1)
     model = load_model(bundles.find(DEFAULT_MODEL))
     listener = Listener(
-        model, TrainConfig(data=str(tones)), on_features=True, device=torch.device("cpu")
+        model, TrainConfig(data=str(tmp_path)), on_features=True, device=torch.device("cpu")
     )
-    track = _tracks(tones, listener, cache)[0]
+    track = _tracks(tmp_path, listener, cache)[0]
     heard, _ = listener.hear([track], [None])
     import soundfile
 

@@ -235,6 +235,7 @@ def test_minutes_become_the_same_steps_for_all_and_stay_decided(
     assert json.loads((out / "plan.json").read_text()) == plan
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_how_to_go_on(manifest: Path, cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(

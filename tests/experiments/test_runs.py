@@ -115,7 +115,9 @@ with signals_raise():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals and locks of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_stopped_runs_save_and_killed_ones_keep_their_lock(
     music: Path, cache: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

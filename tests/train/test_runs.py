@@ -122,6 +122,7 @@ def test_views_made_on_waveforms_train_the_same_encoder(
         assert last < 0.95 * first, head
 
 
+@pytest.mark.slow
 def test_the_papers_encoder_takes_a_step(music: Path, cache: Path, tmp_path: Path) -> None:
     config = config_of(
         music,
