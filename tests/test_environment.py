@@ -17,6 +17,7 @@ from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed import Request, embed, job
 from loev_cli.errors import OutputError
+from loev_cli.files.own import user_cache
 from loev_cli.writers import read
 from tests.conftest import ROOT, command, environment, write_audio
 
@@ -133,7 +134,7 @@ def test_an_embed_without_home_and_locale(
 
 
 @posix_only
-def test_an_output_elsewhere_without_a_home_names_the_variable(
+def test_a_cache_without_a_home_names_the_variable(
     bundle: Bundle, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("HOME", "XDG_CACHE_HOME"):
@@ -141,6 +142,8 @@ def test_an_output_elsewhere_without_a_home_names_the_variable(
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)  # in no list of users
     with pytest.raises(OutputError, match="XDG_CACHE_HOME"):
         embed(Request([str(library)], "memory://x.npz", model=str(bundle.path)))
+    with pytest.raises(OutputError, match="XDG_CACHE_HOME"):
+        user_cache()  # of training's features too
 
 
 # ---------------------------------------------------------------- cores
