@@ -10,12 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer.main
+import yaml
 
+import loev_cli
 from loev_cli.cli import build_app
 from loev_cli.embed import Request, embed
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "corpus" / "README.md"]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "corpus" / "README.md",
+    *sorted((ROOT / "models").glob("*/README.md")),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -75,3 +82,45 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_nothing_names_a_folder_of_one_machine() -> None:
+    """Commands in documentation, cards and reports can be followed on another machine."""
+    folders = re.compile(r"(?<![\w.])/(?:tmp|work|root|home)/\S*")
+    texts = [
+        *PAGES,
+        *(f for f in (ROOT / "docs" / "lab").rglob("*") if f.suffix in (".html", ".json")),
+        *(ROOT / "corpus").glob("*.py"),
+        *(ROOT / "benchmarks").glob("*.py"),
+    ]
+    for text in texts:
+        found = folders.findall(text.read_text(encoding="utf-8"))
+        assert not found, f"{text.relative_to(ROOT)}: {found[:3]}"
+
+
+def test_hooks_and_workflow_run_what_the_ci_script_runs() -> None:
+    """One list of checks: the script calls the hooks, the workflow calls the script."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = [hook["entry"] for repo in hooks for hook in repo["hooks"]]
+    assert entries == [
+        ".venv/bin/ruff check .",
+        ".venv/bin/ruff format --check .",
+        ".venv/bin/mypy",
+    ]
+    assert all(repo["repo"] == "local" for repo in hooks)  # nothing is downloaded
+    assert ".venv/bin/pre-commit run --all-files" in (ROOT / ".ci" / "run").read_text()
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    assert {"run": ".ci/run"} in jobs["full"]["steps"]
+    assert jobs["fast"]["strategy"]["matrix"]["python"] == ["3.12", "3.13"]
+
+
+def test_the_citation_names_the_version_and_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == loev_cli.__version__
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == [
+        "Guinot",
+        "Quinton",
+        "Fazekas",
+    ]
+    assert paper["url"].endswith("2412.18955")
