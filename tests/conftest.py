@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -181,6 +182,11 @@ def command(*arguments: str | Path, python: Sequence[str] = ()) -> list[str]:
 
 def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def foreground() -> None:
+    """``preexec_fn`` of a child that is to be sent SIGINT: a job in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def in_process_of_its_own(

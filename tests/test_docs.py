@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from loev_cli.cli import build_app
 from loev_cli.embed import Request, embed
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.xdist_group("docs")  # one embedding of the examples for all
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -46,27 +49,39 @@ def loev_commands() -> list[list[str]]:
     return commands
 
 
-@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
-def test_python_runs(page: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the embeddings that the pages read."""
+    folder = tmp_path_factory.mktemp("examples")
     for name in ("emb.npz", "emb.parquet"):
-        embed(Request([str(ROOT / "examples" / "music")], name))
+        embed(Request([str(ROOT / "examples" / "music")], str(folder / name)))
+    return folder
+
+
+@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
+def test_python_runs(
+    page: str, text: str, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(examples, tmp_path, dirs_exist_ok=True)
     exec(compile(text, page, "exec"), {})
 
 
-def test_the_shapes_the_readme_promises(tmp_path: Path) -> None:
-    out = tmp_path / "emb.npz"
-    embed(Request([str(ROOT / "examples" / "music")], str(out)))
-    with np.load(out, allow_pickle=False) as emb:
+def test_the_shapes_the_readme_promises(examples: Path) -> None:
+    with np.load(examples / "emb.npz", allow_pickle=False) as emb:
         shapes = {name: emb[name].shape for name in ("path", "pitch", "tempo", "invariant")}
     expected = {"path": (13,), "pitch": (13, 240), "tempo": (13, 256), "invariant": (13, 256)}
     assert shapes == expected
 
 
+@pytest.fixture(scope="module")
+def app() -> Any:
+    return typer.main.get_command(build_app())
+
+
 @pytest.mark.parametrize("words", loev_commands(), ids=" ".join)
-def test_commands_have_the_options_they_are_shown_with(words: list[str]) -> None:
-    app = typer.main.get_command(build_app())
-    command = app.commands[words[0]]  # type: ignore[attr-defined]
+def test_commands_have_the_options_they_are_shown_with(app: Any, words: list[str]) -> None:
+    command = app.commands[words[0]]
     known = {option for parameter in command.params for option in parameter.opts}
     used = {word for word in words if word.startswith("--")}
     assert used <= known

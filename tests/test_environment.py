@@ -48,6 +48,7 @@ def test_an_embed_leaves_nothing_in_the_home_folder(
     assert list(home.rglob("*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'cluster'")
 def test_an_embed_on_ray_leaves_no_device_id(bundle: Bundle, tmp_path: Path) -> None:
     home = tmp_path / "home"

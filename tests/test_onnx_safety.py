@@ -30,6 +30,7 @@ from tests.conftest import (
     Loev,
     command,
     environment,
+    foreground,
     make_bundle,
     write_audio,
     write_config,
@@ -398,16 +399,28 @@ def endless(folder: Path) -> Bundle:
     return save(model, folder)
 
 
+EMBED_TO_FILE = ["embed", "{music}", "--out", "{out}", "--batch-size", "1", "--workers", "1"]
+EMBED_TO_STDOUT = ["embed", "{music}", "--out", "-"]
+SEARCH_BY_FILE = ["search", "{library}", "{loud}"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(
-    ("arguments", "is_resumable"),
+    ("number", "arguments", "is_resumable"),
     [
-        (["embed", "{music}", "--out", "{out}", "--batch-size", "1", "--workers", "1"], True),
-        (["embed", "{music}", "--out", "-"], False),
-        (["search", "{library}", "{loud}"], False),
+        (signal.SIGINT, EMBED_TO_FILE, True),
+        (signal.SIGTERM, EMBED_TO_STDOUT, False),
+        (signal.SIGTERM, SEARCH_BY_FILE, False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (signal.SIGTERM, EMBED_TO_FILE, True),
+                (signal.SIGINT, EMBED_TO_STDOUT, False),
+                (signal.SIGINT, SEARCH_BY_FILE, False),
+            ]
+        ),
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_graph_that_does_not(
     tmp_path: Path, arguments: list[str], is_resumable: bool, number: signal.Signals
 ) -> None:
@@ -424,6 +437,7 @@ def test_a_signal_ends_a_graph_that_does_not(
     process = subprocess.Popen(
         command(*line, "--model", model.path),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+        preexec_fn=foreground,
     )  # fmt: skip
     try:
         stat = Path(f"/proc/{process.pid}/stat")

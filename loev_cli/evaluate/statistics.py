@@ -55,9 +55,11 @@ class Bootstrap:
 
     Args:
         groups: (n,), the group of every row.
+        n_draws: None for ``N_DRAWS``.
     """
 
-    def __init__(self, groups: NDArray[Any], *, seed: int = 0, n_draws: int = N_DRAWS) -> None:
+    def __init__(self, groups: NDArray[Any], *, seed: int = 0, n_draws: int | None = None) -> None:
+        n_draws = N_DRAWS if n_draws is None else n_draws
         names, of_row = np.unique(groups, return_inverse=True)
         members = [np.flatnonzero(of_row == g) for g in range(len(names))]
         rng = np.random.default_rng(seed)

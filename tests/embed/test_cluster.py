@@ -22,6 +22,7 @@ from loev_cli.writers import read
 from tests.conftest import add_bad_files, in_process_of_its_own, write_audio
 from tests.embed.common import assert_same, embedded, request
 
+pytestmark = pytest.mark.xdist_group("ray")  # one Ray for all tests here
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="the extra 'cluster' is not installed"
 )
@@ -39,7 +40,7 @@ def ray() -> Iterator[None]:
 
 
 @needs_ray
-@pytest.mark.parametrize("per_window", [False, True])
+@pytest.mark.parametrize("per_window", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_rows_and_failures_are_those_of_the_local_engine(
     ray: None, bundle: Bundle, library: Path, tmp_path: Path, per_window: bool
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_run_that_the_other_engine_began_goes_on(
     assert (report.n_done, report.n_rows) == (1, 5)
 
 
+@pytest.mark.slow
 @needs_ray
 def test_json_lines_of_a_list_come_in_its_order(ray: None, bundle: Bundle, tmp_path: Path) -> None:
     files = [write_audio(tmp_path / f"{i:02}.wav", 0.3, seed=i) for i in range(20)][::-1]
@@ -89,6 +91,7 @@ def test_strict_stops(ray: None, bundle: Bundle, library: Path, tmp_path: Path) 
     assert not out.exists()
 
 
+@pytest.mark.slow
 @needs_ray
 def test_what_a_worker_cannot_open_is_one_clear_error(
     ray: None, bundle: Bundle, library: Path, tmp_path: Path
@@ -121,6 +124,7 @@ def ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
         yield pid
 
 
+@pytest.mark.slow
 @needs_ray
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_worker_that_is_killed_loses_nothing(ray: None, bundle: Bundle, tmp_path: Path) -> None:
@@ -142,6 +146,7 @@ def test_a_worker_that_is_killed_loses_nothing(ray: None, bundle: Bundle, tmp_pa
     assert_same(read(out), reference)
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_source_that_vanishes_stops_the_run(ray: None, bundle: Bundle, tmp_path: Path) -> None:
     library = tmp_path / "in" / "library"
@@ -162,6 +167,7 @@ def test_a_source_that_vanishes_stops_the_run(ray: None, bundle: Bundle, tmp_pat
     assert 0 < report.n_done < 40
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_command_on_a_ray_of_its_own_says_nothing_of_it(
     bundle: Bundle, library: Path, tmp_path: Path

@@ -14,7 +14,7 @@ import pytest
 
 from loev_cli.bundle import Bundle
 from loev_cli.writers import read
-from tests.conftest import command, environment, in_process_of_its_own, write_audio
+from tests.conftest import command, environment, foreground, in_process_of_its_own, write_audio
 from tests.embed.common import assert_same, embedded, interrupted, left_in, request
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX")
@@ -33,7 +33,10 @@ def many(tmp_path: Path) -> Path:
 def start(bundle: Bundle, folder: Path, out: Path) -> subprocess.Popen[bytes]:
     options = ["--out", out, "--model", bundle.path, "--hop-s", "0.005", "--batch-size", "2"]
     return subprocess.Popen(
-        command("embed", folder, *options), stderr=subprocess.PIPE, env=environment()
+        command("embed", folder, *options),
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=foreground,
     )
 
 
@@ -111,7 +114,10 @@ def test_kill_9_again_and_again_loses_nothing(bundle: Bundle, many: Path, tmp_pa
     assert_same(read(out), whole)
 
 
-@pytest.mark.parametrize("extension", [".npz", ".parquet", ".jsonl"])
+@pytest.mark.parametrize(
+    "extension",
+    [".npz", *(pytest.param(e, marks=pytest.mark.slow) for e in (".parquet", ".jsonl"))],
+)
 def test_a_full_disk_is_a_clear_error_and_keeps_what_is_done(
     bundle: Bundle, many: Path, tmp_path: Path, extension: str
 ) -> None:

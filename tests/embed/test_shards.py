@@ -16,6 +16,7 @@ from loev_cli.writers import Row, make_meta, open_writer, read
 from tests.conftest import Loev, add_bad_files, make_bundle
 from tests.embed.common import assert_same, embedded, left_in, request
 
+N_PARTS = 8  # of 7 files
 SLURM = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "4"}
 SGE = {"SGE_TASK_ID": "5", "SGE_TASK_FIRST": "1", "SGE_TASK_LAST": "9", "SGE_TASK_STEPSIZE": "2"}
 
@@ -60,23 +61,33 @@ def test_every_track_is_in_one_part_and_parts_are_even() -> None:
     assert all(900 < len(part) < 1100 for part in parts)
 
 
-@pytest.mark.parametrize("extension", [".npz", ".parquet", ".jsonl"])
-@pytest.mark.parametrize("per_window", [False, True])
+@pytest.mark.parametrize(
+    ("extension", "per_window"),
+    [
+        (".npz", False),
+        (".parquet", True),
+        (".jsonl", False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(".npz", True), (".parquet", False), (".jsonl", True)]
+        ),
+    ],
+)
 def test_parts_make_the_whole(
     loev: Loev, bundle: Bundle, library: Path, tmp_path: Path, extension: str, per_window: bool
 ) -> None:
     add_bad_files(library)
     whole, _ = embedded(bundle, tmp_path / "whole.npz", library, per_window=per_window)
     options = ["--model", bundle.path, *(["--per-window"] if per_window else [])]
-    parts = [tmp_path / f"part {i}{extension}" for i in range(1, 31)]
+    parts = [tmp_path / f"part {i}{extension}" for i in range(1, N_PARTS + 1)]
     codes = set()
     for i, part in enumerate(parts, start=1):
-        codes.add(loev("embed", library, "--out", part, "--shard", f"{i}/30", *options).code)
+        codes.add(loev("embed", library, "--out", part, "--shard", f"{i}/{N_PARTS}", *options).code)
     assert codes == {0, 3}
     assert min(len(read(part).paths) for part in parts) == 0, "a part that got nothing"
     out = tmp_path / "merged.npz"
     done = loev("merge", *parts, "--out", out)
-    assert (done.code, done.err) == (0, f"5 tracks of 30 parts -> {out}\n")
+    assert (done.code, done.err) == (0, f"5 tracks of {N_PARTS} parts -> {out}\n")
     assert_same(read(out), whole)
     listed = Path(f"{out}.failures.jsonl").read_text()
     assert listed == (tmp_path / "whole.npz.failures.jsonl").read_text()
@@ -142,7 +153,9 @@ def test_a_missing_part_is_found(bundle: Bundle, library: Path, tmp_path: Path) 
         embedded(bundle, Path(parts[0]), library, shard=Shard(2, 3))
 
 
-@pytest.mark.parametrize("extension", [".npz", ".parquet", ".jsonl"])
+@pytest.mark.parametrize(
+    "extension", [".npz", ".parquet", pytest.param(".jsonl", marks=pytest.mark.slow)]
+)
 def test_merging_needs_little_memory(bundle: Bundle, tmp_path: Path, extension: str) -> None:
     dim = 2000
     n_rows = 300 if extension == ".jsonl" else 3000  # per part; text is slow

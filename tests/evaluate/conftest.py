@@ -9,9 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loev_cli.evaluate import statistics
 from loev_cli.evaluate.labels import KEYS
 from loev_cli.evaluate.manifest import Manifest, read_manifests
 from tests.conftest import write_audio
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that do not look at how wide an interval is."""
+    monkeypatch.setattr(statistics, "N_DRAWS", 100)
+
 
 WriteManifest = Callable[..., Path]
 

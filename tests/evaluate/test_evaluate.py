@@ -20,6 +20,7 @@ from loev_cli.evaluate.report import check_out
 from tests.conftest import Loev, make_bundle
 from tests.evaluate.conftest import write_csv
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 QUICK = ("--probes", "linear", "--changed", "3", "--stretcher", "signalsmith", "--folds", "3")
 
 

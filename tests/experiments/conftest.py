@@ -8,7 +8,7 @@ from typing import Any
 
 from loev_cli.experiments.runs import Run
 from loev_cli.train.config import TrainConfig
-from tests.train.conftest import cache, music
+from tests.train.conftest import TINY, cache, music
 
 __all__ = ["cache", "music"]
 
@@ -22,4 +22,4 @@ def run_of(data: Path, method: str, seed: int = 0, **changes: Any) -> Run:
         batch_size=4,
         val_fraction=0.0,  # type: ignore[arg-type]
     )
-    return Run(f"{method}-seed{seed}", dataclasses.replace(config, **changes))
+    return Run(f"{method}-seed{seed}", dataclasses.replace(config, **(TINY | changes)))

@@ -19,12 +19,16 @@ from loev_cli.train.checkpoint import load_checkpoint
 from tests.conftest import Loev, command, environment
 from tests.evaluate.conftest import write_csv
 from tests.experiments.conftest import cache, music
-from tests.train.conftest import N_TRACKS
+from tests.train.conftest import N_TRACKS, TINY_OPTIONS
 
 __all__ = ["cache", "music"]
 
-TRAINING = ("--methods", "loev++,cl", "--seeds", "2", "--steps", "2", "--batch-size", "4")
+TRAINING = (
+    *("--methods", "loev++,cl", "--seeds", "2", "--steps", "2", "--batch-size", "4"),
+    *TINY_OPTIONS,
+)
 JUDGING = ("--label", "key", "--label", "energy", "--changed", "2", "--stretcher", "signalsmith")
+pytestmark = pytest.mark.xdist_group("compare")  # one finished comparison for all
 Tree = dict[str, tuple[int, int]]
 
 
@@ -155,7 +159,7 @@ def test_a_rerun_trains_embeds_and_renders_nothing(
     assert len([n for n in before if "changes" in n and "excerpts" not in n]) == 4
     done = loev(
         *("compare", "--data", manifest, "--out", compared, "--cache", cache, "--folds", "3"),
-        *(*TRAINING, *JUDGING, "--against", foreign),
+        *(*TRAINING, *JUDGING, "--against", foreign, "--jobs", "1"),
     )
     assert done.code == 0, done.err
     after = made()
@@ -185,17 +189,28 @@ def test_runs_with_other_settings_or_other_tracks_are_not_taken(
     assert len(done.lines) == 1
 
 
+def in_minutes(manifest: Path, cache: Path, out: Path) -> tuple[str | Path, ...]:
+    return (
+        *("compare", "--data", manifest, "--out", out, "--cache", cache, "--folds", "3"),
+        *("--methods", "cl,loev++", "--seeds", "1", "--batch-size", "4", "--label", "key"),
+        *("--changed", "2", "--stretcher", "signalsmith", "--quiet", "--jobs", "1"),
+        *TINY_OPTIONS,
+    )
+
+
+def test_too_few_minutes_are_refused(
+    manifest: Path, cache: Path, tmp_path: Path, loev: Loev
+) -> None:
+    done = loev(*in_minutes(manifest, cache, tmp_path / "out"), "--minutes", "0.0001")
+    assert done.code == 2 and "or more, or fewer --seeds" in done.err
+
+
+@pytest.mark.slow
 def test_minutes_become_the_same_steps_for_all_and_stay_decided(
     manifest: Path, cache: Path, tmp_path: Path, loev: Loev
 ) -> None:
     out = tmp_path / "out"
-    arguments = (
-        *("compare", "--data", manifest, "--out", out, "--cache", cache, "--folds", "3"),
-        *("--methods", "cl,loev++", "--seeds", "1", "--batch-size", "4", "--label", "key"),
-        *("--changed", "2", "--stretcher", "signalsmith", "--quiet", "--jobs", "1"),
-    )
-    done = loev(*arguments, "--minutes", "0.0001")
-    assert done.code == 2 and "or more, or fewer --seeds" in done.err
+    arguments = in_minutes(manifest, cache, out)
     done = loev(*arguments, "--minutes", "0.3")
     assert done.code == 0, done.err
     plan = json.loads((out / "plan.json").read_text())
@@ -217,6 +232,7 @@ def test_interrupted_it_says_how_to_go_on(manifest: Path, cache: Path, tmp_path:
             *("compare", "--data", manifest, "--out", out, "--cache", cache, "--label", "key"),
             *("--folds", "3", "--methods", "loev++,cl", "--seeds", "1", "--steps", "1000"),
             *("--batch-size", "4", "--changed", "2", "--stretcher", "signalsmith"),
+            *TINY_OPTIONS,
         ),
         stderr=subprocess.PIPE,
         text=True,

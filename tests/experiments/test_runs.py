@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,22 +20,34 @@ from loev_cli.train.checkpoint import load_checkpoint
 from tests.conftest import environment
 from tests.experiments.conftest import run_of
 
+pytestmark = pytest.mark.xdist_group("experiments")  # one finished run for all
 
-def test_runs_are_trained_taken_and_gone_on_with(music: Path, cache: Path, tmp_path: Path) -> None:
-    first, second = run_of(music, "cl"), run_of(music, "loev++", 1)
+
+@pytest.fixture(scope="module")
+def finished(music: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the finished run of method ``cl``, seed 0."""
+    out = tmp_path_factory.mktemp("finished")
     events: list[RunEvent] = []
-    made = train_runs([first], tmp_path, cache=cache, on_event=events.append)
-    assert made == {"cl-seed0": tmp_path / "cl-seed0" / "bundle"}
+    made = train_runs([run_of(music, "cl")], out, cache=cache, on_event=events.append)
+    assert made == {"cl-seed0": out / "cl-seed0" / "bundle"}
     assert bundles.load(made["cl-seed0"]).config["method"] == "cl"
     assert events[0].state == "started" and events[-1].state == "finished"
     assert events[-1].step == events[-1].n_steps == 2
+    return out
+
+
+def test_runs_are_trained_taken_and_gone_on_with(
+    finished: Path, music: Path, cache: Path, tmp_path: Path
+) -> None:
+    first, second = run_of(music, "cl"), run_of(music, "loev++", 1)
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    events: list[RunEvent] = []
 
     # A run that has a checkpoint but no bundle is gone on with; a finished one is not touched.
-    weights = (made["cl-seed0"] / bundles.WEIGHTS_FILE).stat().st_mtime_ns
+    weights = (tmp_path / "cl-seed0" / "bundle" / bundles.WEIGHTS_FILE).stat().st_mtime_ns
     train_runs([second], tmp_path, cache=cache)
     (tmp_path / second.name / "bundle" / bundles.CONFIG_FILE).unlink()
     assert not is_finished(second, tmp_path)
-    events.clear()
     made = train_runs([first, second], tmp_path, n_parallel=2, cache=cache, on_event=events.append)
     states = {name: [e.state for e in events if e.name == name] for name in made}
     assert states[first.name] == ["taken"]
@@ -43,8 +56,10 @@ def test_runs_are_trained_taken_and_gone_on_with(music: Path, cache: Path, tmp_p
     assert is_finished(second, tmp_path)
 
 
-def test_another_config_is_refused_or_thrown_away(music: Path, cache: Path, tmp_path: Path) -> None:
-    train_runs([run_of(music, "cl")], tmp_path, cache=cache)
+def test_another_config_is_refused_or_thrown_away(
+    finished: Path, music: Path, cache: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     other = run_of(music, "cl", lr=0.001)
     with pytest.raises(UsageError, match="other settings: lr"):
         train_runs([other], tmp_path, cache=cache)

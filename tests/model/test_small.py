@@ -122,7 +122,7 @@ def test_chroma_finds_the_note() -> None:
     from loev_cli.model.frontend import LogFrequency
 
     frontend = LogFrequency()
-    branch = PitchBranch(8, 7, 24)
+    branch = PitchBranch(8, 7, 24, 48)
     time = torch.arange(163840) / 16000
     for name, midi in {"E": 64, "A": 69, "C": 60}.items():
         hz = 440 * 2 ** ((midi - 69) / 12)
@@ -172,7 +172,7 @@ def test_the_tempo_branch_sees_octaves_of_lag(model: LoevModel) -> None:
 
 
 def test_registers_keep_the_pitch_class_and_overlap_smoothly() -> None:
-    registers = PitchBranch(8, 7, 24).registers.reshape(3, 12, 7, 12)
+    registers = PitchBranch(8, 7, 24, 48).registers.reshape(3, 12, 7, 12)
     for pitch_class in range(12):
         others = [i for i in range(12) if i != pitch_class]
         assert (registers[:, pitch_class, :, others] == 0).all()
@@ -180,7 +180,7 @@ def test_registers_keep_the_pitch_class_and_overlap_smoothly() -> None:
     np.testing.assert_allclose(weights.sum(dim=1), 12.0, rtol=1e-5)
     assert (weights.argmax(dim=1) == torch.tensor([0, weights[1].argmax(), 83])).all()
     assert (weights[:, 1:] - weights[:, :-1]).abs().max() < 0.05 * weights.max()
-    branch = PitchBranch(8, 7, 24)
+    branch = PitchBranch(8, 7, 24, 48)
     x = torch.randn(2, 5, 84, 3, generator=torch.Generator().manual_seed(0))
     expected = torch.einsum("rpq,bcqt->brcpt", registers.flatten(2), x).flatten(1, 2)
     torch.testing.assert_close(branch._fold(x), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,17 @@ import soundfile
 
 RATE_HZ = 16000
 N_TRACKS = 10
+
+# The shipped encoder with 22 thousand parameters and half its window: a step takes milliseconds.
+TINY: dict[str, Any] = {
+    "window_n_samples": 81920,
+    "head_dims": (16, 8),
+    "encoder_options": {"width": 4, "dim": 8, "pitch_dim": 12, "hidden": 6},
+}
+TINY_OPTIONS = (
+    *("--set", "window_n_samples=81920", "--set", "head_dims=[16, 8]"),
+    *(f"--set=encoder_options.{key}={value}" for key, value in TINY["encoder_options"].items()),
+)
 
 
 def write_track(file: Path, seed: int, seconds: float = 24.0) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -32,13 +31,17 @@ from loev_cli.train.config import TrainConfig, from_mapping
 from loev_cli.train.data import Cache, Track
 from loev_cli.train.loop import Trainer
 from loev_cli.train.metrics import Progress
+from tests.conftest import Loev
+from tests.train.conftest import TINY, TINY_OPTIONS
 
-N_STEPS = 60
+N_STEPS = 40
+pytestmark = pytest.mark.xdist_group("train")  # one finished run for all
+WINDOW_N = TINY["window_n_samples"]
 
 
 def config_of(music: Path, **changes: object) -> TrainConfig:
     base = TrainConfig(data=str(music), steps=N_STEPS, batch_size=8, warmup_steps=5, seed=3)
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(base, **(TINY | changes))
 
 
 @pytest.fixture(scope="module")
@@ -92,21 +95,21 @@ def test_each_augmentation_moves_its_own_subspace(run: tuple[Path, list[Progress
     """Shift the pitch: `pitch` moves more than `tempo`. Stretch the time: the other way round."""
     model = pipeline.read_checkpoint(run[0] / "checkpoints" / "last.pt").model.eval()
     rng = np.random.default_rng(0)
-    time_s = np.arange(163840) / 16000
+    time_s = np.arange(WINDOW_N) / 16000
 
     def render(semitones: float, rate: float) -> torch.Tensor:
-        waveform = np.zeros(163840)
+        waveform = np.zeros(WINDOW_N)
         notes = np.random.default_rng(1).choice([0, 4, 7], 64)  # one chord: a key to move
         for i, note in enumerate(notes):
             start = int(i * 0.5 / rate * 16000)
-            if start >= 163840:
+            if start >= WINDOW_N:
                 break
             hz = 261.6 * 2 ** ((note + semitones) / 12)
-            length = 163840 - start
+            length = WINDOW_N - start
             waveform[start:] += (
                 0.2 * np.sin(2 * np.pi * hz * time_s[:length]) * np.exp(-6 * time_s[:length])
             )
-        return torch.tensor(waveform + 1e-3 * rng.standard_normal(163840)).float()[None]
+        return torch.tensor(waveform + 1e-3 * rng.standard_normal(WINDOW_N)).float()[None]
 
     with torch.inference_mode():
         plain, shifted, stretched = (
@@ -130,11 +133,13 @@ def test_same_seed_same_weights_other_seed_others(
     assert not torch.equal(first, next(iter(weights(tmp_path / "c").values())))
 
 
-def export_checkpoint(checkpoint: Path, out: Path) -> bundles.Bundle:
-    trained = pipeline.read_checkpoint(checkpoint)
+@pytest.fixture(scope="module")
+def exported(run: tuple[Path, list[Progress]]) -> bundles.Bundle:
+    """The bundle of the finished run."""
+    trained = pipeline.read_checkpoint(run[0] / "checkpoints" / "last.pt")
     return export_bundle(
         trained.model,
-        out,
+        run[0] / "bundle",
         name="test",
         augmentations=pipeline.augmentation_ranges(trained.config),
         training=trained.facts,
@@ -175,12 +180,15 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(
 
 
 def test_init_starts_from_the_weights_given(
-    run: tuple[Path, list[Progress]], music: Path, cache: Path, tmp_path: Path
+    run: tuple[Path, list[Progress]],
+    exported: bundles.Bundle,
+    music: Path,
+    cache: Path,
+    tmp_path: Path,
 ) -> None:
     checkpoint = run[0] / "checkpoints" / "last.pt"
-    export_checkpoint(checkpoint, tmp_path / "bundle")
     losses = []
-    for init in (checkpoint, tmp_path / "bundle"):
+    for init in (checkpoint, exported.path):
         first: list[Progress] = []
         pipeline.run(
             config_of(music, steps=1, seed=9, warmup_steps=1000),
@@ -310,25 +318,17 @@ def test_weights_of_other_layers_are_one_line(
         assert "\n" not in str(caught.value)
 
 
-def loev(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "loev_cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        timeout=300,
-    )
-
-
-def test_the_command_from_folder_to_embedding(music: Path, cache: Path, tmp_path: Path) -> None:
+def test_the_command_from_folder_to_embedding(
+    loev: Loev, music: Path, cache: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     done = loev(
         *("train", music, "--augs", "pitch,tempo", "--steps", "3", "--batch-size", "4"),
-        *("--set", "augmentations.eq.gain_db=3", "--cache", cache, "--out", out),
+        *(*TINY_OPTIONS, "--set", "augmentations.eq.gain_db=3", "--cache", cache, "--out", out),
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert "10 tracks, 0 skipped, none to validate on" in done.stderr and "step 3" in done.stderr
+    assert done.code == 0, done.err
+    assert done.out == ""
+    assert "10 tracks, 0 skipped, none to validate on" in done.err and "step 3" in done.err
     bundle = bundles.load(out / "bundle")
     assert bundle.name == "run"
     assert list(bundle.subspaces) == ["invariant", "pitch", "tempo"]
@@ -337,16 +337,16 @@ def test_the_command_from_folder_to_embedding(music: Path, cache: Path, tmp_path
     assert tomllib.loads((out / "config.toml").read_text())["augmentations"]["eq"]["gain_db"] == 3
 
     embedded = loev("embed", music, "--model", out / "bundle", "--out", tmp_path / "emb.npz")
-    assert embedded.returncode == 0, embedded.stderr
+    assert embedded.code == 0, embedded.err
     with np.load(tmp_path / "emb.npz", allow_pickle=False) as emb:
         assert emb["pitch"].shape == (10, bundle.subspaces["pitch"])
         assert json.loads(str(emb["meta"]))["model_sha256"] == bundle.sha256
 
     again = loev("export", out / "checkpoints" / "last.pt", "--out", tmp_path / "again")
-    assert again.returncode == 0, again.stderr
+    assert again.code == 0, again.err
     assert bundles.load(tmp_path / "again").sha256 == bundle.sha256
     twice = loev("export", out / "checkpoints" / "last.pt", "--out", tmp_path / "again")
-    assert twice.returncode == 2 and "--overwrite" in twice.stderr
+    assert twice.code == 2 and "--overwrite" in twice.err
 
 
 @pytest.mark.parametrize(
@@ -365,22 +365,22 @@ def test_the_command_from_folder_to_embedding(music: Path, cache: Path, tmp_path
         (["nowhere", "--out", "run", "--config", "papper"], "one of laptop, loevpp-small, paper"),
     ],
 )
-def test_bad_use_is_one_line_and_exit_2(arguments: list[str], says: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "loev_cli", "train", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-    )
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+def test_bad_use_is_one_line_and_exit_2(
+    loev: Loev, arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = loev("train", *arguments)
+    assert done.code == 2
+    assert says in done.err
+    assert done.err.count("\n") == 1 and "Traceback" not in done.err
 
 
-def test_sigterm_saves_and_says_how_to_go_on(music: Path, cache: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_says_how_to_go_on(
+    loev: Loev, music: Path, cache: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     options = ["--out", out, "--cache", cache, "--steps", "1000", "--batch-size", "4"]
+    options += TINY_OPTIONS
     process = subprocess.Popen(
         [sys.executable, "-m", "loev_cli", "train", music, *options],
         stderr=subprocess.PIPE,
@@ -400,20 +400,18 @@ def test_sigterm_saves_and_says_how_to_go_on(music: Path, cache: Path, tmp_path:
     step = load_checkpoint(out / "checkpoints" / "last.pt")["step"]
     assert step >= 3
     resumed = loev("train", "--resume", "--out", out, "--cache", cache, "--steps", str(step + 2))
-    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.code == 0, resumed.err
     assert bundles.load(out / "bundle").config["training"]["steps"] == step + 2
 
 
-def test_torch_and_onnx_agree_on_music(
-    run: tuple[Path, list[Progress]], music: Path, tmp_path: Path
-) -> None:
+def test_torch_and_onnx_agree_on_music(exported: bundles.Bundle, music: Path) -> None:
     import onnxruntime
 
     from loev_cli import audio
 
-    bundle = export_checkpoint(run[0] / "checkpoints" / "last.pt", tmp_path / "bundle")
+    bundle = exported
     waveform = audio.load(sorted(music.iterdir())[0], 16000)
-    windows = np.stack([waveform[:163840], waveform[-163840:], np.zeros(163840, np.float32)])
+    windows = np.stack([waveform[:WINDOW_N], waveform[-WINDOW_N:], np.zeros(WINDOW_N, np.float32)])
     session = onnxruntime.InferenceSession(
         bundle.verified(bundles.ONNX_FILE), providers=["CPUExecutionProvider"]
     )

@@ -64,6 +64,8 @@ class SmallEncoder(nn.Module):
         width: channels of the trunk.
         dim: embedding dimension D of timbre and tempo branches.
         pitch_dim: D of `pitch`, a multiple of 12.
+        hidden: channels of the branches' convolutions; those of a timbre branch grow from 4/3 to
+            8/3 of it.
         window_n_samples: length of a window; fixes the autocorrelation's matrices.
 
     Raises:
@@ -79,6 +81,7 @@ class SmallEncoder(nn.Module):
         width: int = 24,
         dim: int = 256,
         pitch_dim: int = 240,
+        hidden: int = 48,
     ) -> None:
         super().__init__()
         if window_n_samples % (_N_TRUNK_STRIDES * frontend.spectrum_hop):
@@ -92,10 +95,10 @@ class SmallEncoder(nn.Module):
 
         def reader(name: str) -> TimbreBranch | PitchBranch | TempoBranch:
             if name == "pitch":
-                return PitchBranch(width, n_octaves, pitch_dim)
+                return PitchBranch(width, n_octaves, pitch_dim, hidden)
             if name == "tempo":
-                return TempoBranch(frontend, window_n_samples, dim)
-            return TimbreBranch(frontend, width, n_octaves, dim)
+                return TempoBranch(frontend, window_n_samples, dim, hidden)
+            return TimbreBranch(frontend, width, n_octaves, dim, hidden)
 
         made = {
             name: GlobalBranch({part: reader(part) for part in _GLOBAL_PARTS})
@@ -128,29 +131,32 @@ class TimbreBranch(nn.Module):
     Time is pooled at the end, after convolutions that see how sounds begin and end.
     """
 
-    def __init__(self, frontend: FrontendConfig, width: int, n_octaves: int, dim: int) -> None:
+    def __init__(
+        self, frontend: FrontendConfig, width: int, n_octaves: int, dim: int, hidden: int
+    ) -> None:
         super().__init__()
+        first, second, third = hidden * 4 // 3, hidden * 2, hidden * 8 // 3
         self.dim = dim
         self.n_octaves = n_octaves
         self.convs = nn.Sequential(
-            conv_relu(width, 64, (3, 3), (2, 2)),
-            conv_relu(64, 96, (3, 3), (2, 2)),
-            conv_relu(96, 128, (1, 1)),
+            conv_relu(width, first, (3, 3), (2, 2)),
+            conv_relu(first, second, (3, 3), (2, 2)),
+            conv_relu(second, third, (1, 1)),
         )
         self.shape = SpectralShape(frontend.n_bins)
         n_shape = SpectralShape.N_COEFFICIENTS
         self.shape_convs = nn.Sequential(
-            conv_relu(n_shape, 64, (1, 5), (1, 2)),
-            conv_relu(64, 64, (1, 5), (1, 2)),
+            conv_relu(n_shape, first, (1, 5), (1, 2)),
+            conv_relu(first, first, (1, 5), (1, 2)),
         )
-        self.out = nn.Linear(2 * (128 * n_octaves + 64 + n_shape), dim)
+        self.out = nn.Linear(2 * (third * n_octaves + first + n_shape), dim)
 
     def forward(self, seen: BranchInput) -> Tensor:
         """Trunk and spectrum -> (B, D)."""
-        x = self.convs(seen.trunk)  # (B, 128, 3 n_octaves, T / 16)
-        x = F.avg_pool2d(x, (x.shape[2] // self.n_octaves, 1))  # (B, 128, n_octaves, T / 16)
+        x = self.convs(seen.trunk)  # (B, C', 3 n_octaves, T / 16)
+        x = F.avg_pool2d(x, (x.shape[2] // self.n_octaves, 1))  # (B, C', n_octaves, T / 16)
         shape = self.shape(seen.spectrum)  # (B, coefficients, T)
-        y = self.shape_convs(shape.unsqueeze(2))  # (B, 64, 1, T / 4)
+        y = self.shape_convs(shape.unsqueeze(2))  # (B, C'', 1, T / 4)
         pooled = [x.mean(dim=3), x.amax(dim=3), y.mean(dim=3), y.amax(dim=3)]
         pooled += [shape.mean(dim=2), shape.std(dim=2)]
         out: Tensor = self.out(torch.cat([p.flatten(1) for p in pooled], dim=1))
@@ -195,7 +201,7 @@ class PitchBranch(nn.Module):
     registers: Tensor
     N_REGISTERS = 3
 
-    def __init__(self, width: int, n_octaves: int, dim: int, hidden: int = 48) -> None:
+    def __init__(self, width: int, n_octaves: int, dim: int, hidden: int) -> None:
         super().__init__()
         if dim % _N_PITCH_CLASSES:
             raise UsageError(f"pitch_dim is {dim}, it must be a multiple of 12")
@@ -262,7 +268,7 @@ class TempoBranch(nn.Module):
     LAGS_PER_OCTAVE = 24
 
     def __init__(
-        self, frontend: FrontendConfig, window_n_samples: int, dim: int, hidden: int = 48
+        self, frontend: FrontendConfig, window_n_samples: int, dim: int, hidden: int
     ) -> None:
         super().__init__()
         self.dim = dim

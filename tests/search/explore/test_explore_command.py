@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Loev, command, environment
+from tests.conftest import Loev, command, environment, foreground
 from tests.search.explore.common import Place
 
 
@@ -32,6 +32,7 @@ def test_it_serves_until_it_is_interrupted(
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        preexec_fn=foreground,
     )
     try:
         assert process.stdout is not None
