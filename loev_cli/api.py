@@ -18,7 +18,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -35,10 +34,10 @@ from loev_cli.embed.mapper import Batching, open_fast
 from loev_cli.embed.runner import Settings, encoded, hop_n_samples, outcomes
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import InputError, UsageError
+from loev_cli.remote import is_url
+from loev_cli.windows import Vectors
 from loev_cli.writers import Row
 
-# Subspace -> (D,), or (M, D) of M windows; float32.
-Vectors = dict[str, NDArray[np.float32]]
 # The vectors of M windows, and where in the audio each window starts, (M,) in seconds.
 Windows = tuple[Vectors, NDArray[np.float32]]
 
@@ -242,18 +241,20 @@ class Model:
             per_window, hop_s: as of :meth:`__call__`, which says what comes back too.
 
         Raises:
-            UsageError: there is no such file, or an impossible hop or speed.
-            InputError: it is not audio, or damaged.
+            UsageError: an impossible hop or speed.
+            InputError: there is no such file, it is not audio, or damaged.
             LoevError: the backend failed.
         """
         if not 0.01 <= speed <= 100:  # false for NaN too
             raise UsageError(f"speed {speed!r} is out of range", hint="expected 0.01 to 100")
-        sources = find([os.path.expanduser(os.fspath(file))])  # noqa: PTH111 (it may be a URL)
-        if len(sources) != 1 or Path(sources[0].location).is_dir():
-            raise UsageError(
-                f"{os.fspath(file)} is not a file", hint="loev_cli.embed takes folders"
-            )
-        return _result(self._file_row(sources[0], per_window, hop_s, speed))
+        location = os.path.expanduser(os.fspath(file))  # noqa: PTH111 (it may be a URL)
+        source = Source(location, location)
+        if is_url(location):
+            sources = find([location])
+            if len(sources) != 1:
+                raise UsageError(f"{location} is not one file", hint="loev_cli.embed takes folders")
+            source = sources[0]
+        return _result(self._file_row(source, per_window, hop_s, speed))
 
     def annotate(self, waveform: ArrayLike, sample_rate_hz: float) -> Answer:
         """Tempo and key of a waveform, as ``loev annotate`` has them.

@@ -238,11 +238,11 @@ def test_files_that_cannot_be_embedded_are_told_of(tiny: loev.Model, tmp_path: P
     (tmp_path / "bad.mp3").write_text("this is no music\n" * 50)
     with pytest.raises(InputError, match=r"bad\.mp3"):
         tiny.embed_file(tmp_path / "bad.mp3")
-    with pytest.raises(UsageError, match=r"gone\.wav"):
+    with pytest.raises(InputError, match=r"gone\.wav"):
         tiny.embed_file(tmp_path / "gone.wav")
     write_audio(tmp_path / "folder" / "x.wav")
     write_audio(tmp_path / "folder" / "y.wav")
-    with pytest.raises(UsageError, match="folder"):
+    with pytest.raises(InputError, match="folder"):
         tiny.embed_file(tmp_path / "folder")
     with pytest.raises(UsageError, match="nan"):
         tiny.embed_file(tmp_path / "folder" / "x.wav", speed=float("nan"))
