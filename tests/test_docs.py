@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import shlex
 import shutil
@@ -64,7 +65,39 @@ def test_python_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(examples, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     exec(compile(text, page, "exec"), {})
+
+
+def test_sessions_give_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    page = ROOT / "docs" / "api.md"
+    session = doctest.DocTestParser().get_doctest(
+        page.read_text(encoding="utf-8"), {}, page.name, str(page), 0
+    )
+    told: list[str] = []
+    results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(session, out=told.append)
+    assert results.attempted >= 15
+    assert not results.failed, "".join(told)
+
+
+def test_the_notebook_runs_and_gives_what_it_shows(tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    shown = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    run = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    resources = {"metadata": {"path": str(ROOT / "examples")}}
+    nbclient.NotebookClient(run, timeout=300, resources=resources).execute()
+    n_outputs = 0
+    for before, after in zip(shown.cells, run.cells, strict=True):
+        for old, new in zip(before.get("outputs", []), after.get("outputs", []), strict=True):
+            assert new["output_type"] == old["output_type"] == "execute_result"
+            # Another machine may differ in the last digits, so numbers stand for all numbers.
+            texts = [re.sub(r"[\d.]+|\s+", " ", o["data"]["text/plain"]) for o in (old, new)]
+            assert texts[0] == texts[1]
+            n_outputs += 1
+    assert n_outputs >= 6
 
 
 def test_the_shapes_the_readme_promises(examples: Path) -> None:

@@ -17,9 +17,9 @@ from loev_cli.backends import Encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.failures import Failure, describe
-from loev_cli.embed.job import find_sources, hop_n_samples, prepare
+from loev_cli.embed.job import find_sources, prepare
 from loev_cli.embed.request import Request
-from loev_cli.embed.runner import Settings
+from loev_cli.embed.runner import Settings, hop_n_samples
 from loev_cli.errors import InputError
 from loev_cli.remote import Limits
 from loev_cli.windows import count
