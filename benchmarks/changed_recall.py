@@ -20,10 +20,11 @@ import numpy as np
 
 from loev_cli import audio
 from loev_cli import bundle as bundles
+from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.evaluate.manifest import read_manifests
 from loev_cli.evaluate.statistics import Bootstrap
-from loev_cli.evaluate.vectors import Ear, embed_manifest
+from loev_cli.evaluate.vectors import embed_manifest
 
 SHIFT_SEMITONES = (1.0, 6.0)
 RATE = (0.75, 1.3)
@@ -64,9 +65,11 @@ def main() -> None:
         seeds = [[args.seed, row] for row in range(len(manifest))]
         list(pool.map(change, manifest.files, targets, seeds))
 
-    ear = Ear(open_encoder(bundles.find(args.model)))
-    known, rows = embed_manifest(manifest, ear)
-    changed = [ear.track(audio.load(targets[row], ear.sample_rate_hz)) for row in rows]
+    model = Model(open_encoder(bundles.find(args.model)))
+    known, rows = embed_manifest(manifest, model)
+    changed = [
+        model(audio.load(targets[row], model.sample_rate_hz), model.sample_rate_hz) for row in rows
+    ]
     bootstrap = Bootstrap(np.array(manifest.groups)[rows])
     print(f"{len(rows)} tracks, {bootstrap.n_groups} groups, model {args.model}\n")
     print("| subspace | " + " | ".join(f"recall@{k}" for k in RANKS) + " | median rank |")

@@ -16,10 +16,10 @@ import numpy as np
 
 from loev_cli import audio
 from loev_cli import bundle as bundles
+from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.errors import InputError
 from loev_cli.evaluate.statistics import Bootstrap
-from loev_cli.evaluate.vectors import Ear
 
 
 def main() -> None:
@@ -29,19 +29,19 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=8, help="crops of one recording")
     parser.add_argument("--model", default=bundles.DEFAULT_MODEL)
     args = parser.parse_args()
-    ear = Ear(open_encoder(bundles.find(args.model)))
-    n_samples = round(args.crop_s * ear.sample_rate_hz)
+    model = Model(open_encoder(bundles.find(args.model)))
+    n_samples = round(args.crop_s * model.sample_rate_hz)
     crops, names = [], []
     for source in audio.find([str(folder) for folder in args.folders]):
         try:
-            waveform = audio.load(source.file, ear.sample_rate_hz)
+            waveform = audio.load(source.file, model.sample_rate_hz)
         except InputError:
             continue
         starts = np.arange(0, len(waveform) - n_samples + 1, n_samples)
         spread = np.linspace(0, len(starts) - 1, min(args.most, len(starts))).round().astype(int)
         if len(spread) < 2:
             continue
-        crops += [ear.track(waveform[s : s + n_samples]) for s in starts[spread]]
+        crops += [model(waveform[s : s + n_samples], model.sample_rate_hz) for s in starts[spread]]
         names += [source.path] * len(spread)
     recording = np.unique(names, return_inverse=True)[1]
     same = recording[:, None] == recording

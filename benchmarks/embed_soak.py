@@ -116,9 +116,36 @@ def wrong_extension(content: bytearray, rng: random.Random) -> bytes:
     return bytes(content)  # the name is what changes
 
 
+def twice(content: bytearray, rng: random.Random) -> bytes:
+    return bytes(content * 2)
+
+
+def twice_with_junk_between(content: bytearray, rng: random.Random) -> bytes:
+    return bytes(content + rng.randbytes(rng.randrange(1, 5000)) + content)
+
+
+def junk_in_the_middle(content: bytearray, rng: random.Random) -> bytes:
+    half = len(content) // 2
+    return bytes(content[:half] + rng.randbytes(rng.randrange(1, 5000)) + content[half:])
+
+
+def junk_before(content: bytearray, rng: random.Random) -> bytes:
+    return rng.randbytes(rng.randrange(1, 5000)) + bytes(content)
+
+
+def junk_behind(content: bytearray, rng: random.Random) -> bytes:
+    return bytes(content) + rng.randbytes(rng.randrange(1, 300_000))
+
+
+def another_size(content: bytearray, rng: random.Random) -> bytes:
+    samples = noise(rng)
+    return wav(samples, promised=rng.choice([0, len(samples), 4 * len(samples) + 16, 2**32 - 1]))
+
+
 DAMAGES: tuple[Callable[[bytearray, random.Random], bytes], ...] = (
     *(truncated, bit_flipped, empty, random_bytes, promising_2_31_samples, nan_or_infinite),
     *(no_channels, channels_64, rate_1_hz, rate_768_khz, wrong_extension),
+    *(twice, twice_with_junk_between, junk_in_the_middle, junk_before, junk_behind, another_size),
 )
 
 

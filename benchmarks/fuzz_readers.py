@@ -118,6 +118,31 @@ def audio_seeds(folder: Path) -> Iterator[Path]:
     (folder / "x.ape").write_bytes(common.silent_ape(100_000))
     (folder / "x.dsf").write_bytes(common.dsf(np.zeros(200_000, np.float32), 2_822_400))
     yield from (folder / "x.ape", folder / "x.dsf")
+    for name, content in joined_streams().items():
+        (folder / name).write_bytes(content)
+        yield folder / name
+
+
+def joined_streams() -> dict[str, bytes]:
+    """Files whose sound does not lie where their header says, each read by the bytes."""
+    from tests.audio import streams
+    from tests.audio.test_length import LIST, claims, voc, with_flac_total
+
+    headed = streams.mp3(0.4, 44100, 2, True, "CONSTANT").content
+    plain = streams.mp3(0.4, 22050, 1, False, "VARIABLE").content
+    vorbis = streams.ogg(0.4, 48000, 1, "VORBIS").content
+    flac = streams.flac(0.4, 16000, 1).content
+    aiff = streams.pcm(0.4, 16000, 1, "AIFF", "PCM_16").content
+    return {
+        "plain.mp3": plain,
+        "joined.mp3": headed + streams.id3v1() + plain + streams.apev2(50) + headed,
+        "chained.ogg": vorbis + streams.ogg(0.4, 48000, 1, "OPUS").content + vorbis,
+        "joined.flac": flac + with_flac_total(flac, 0),
+        "quarter.wav": claims(10_000, LIST),
+        "joined.wav": claims(0, LIST) + claims(10_000),
+        "joined.aiff": aiff * 2,
+        "blocks.voc": voc((1, b"\xa5\0" + bytes(4000)), (2, bytes(4000)), (3, b"\xff\0\xa5")),
+    }
 
 
 def embedding_seeds(folder: Path) -> Iterator[Kind]:

@@ -25,9 +25,9 @@ from loev_cli.audio import find, load
 from loev_cli.embed import Request, embed
 from loev_cli.evaluate.changes import STRETCH_RATE_HZ, Rubberband
 from loev_cli.search import open_library
+from loev_cli.search.audio_query import FileEmbedder
 from loev_cli.search.library import Subspace, Vectors
 from loev_cli.search.like_but import Change, move, parse_change
-from loev_cli.search.listen import Listener
 from loev_cli.writers import Meta
 
 CHANGES = ("pitch=+2", "pitch=-3", "pitch=+5", "tempo=+10%", "tempo=-15%", "tempo=+25%")
@@ -74,28 +74,28 @@ def main() -> None:
         folders = [str(folder) for folder in arguments.folders]
         embed(Request(folders, str(out)))
         library = open_library(out)
-        listener = Listener(library.meta)
+        embedder = FileEmbedder(library.meta)
         files = {source.path: source.file for source in find(folders)}
         chosen = np.linspace(0, len(library) - 1, min(arguments.n, len(library))).round()
         sources = [files[library.paths[row]] for row in chosen.astype(int).tolist()]
-        queries = [Query(library.meta, listener.vectors(source)) for source in sources]
+        queries = [Query(library.meta, embedder.vectors(source)) for source in sources]
 
         print(f"{len(library)} tracks and {len(sources)} changed ones: cosine, nearest\n")
         print("| change | unmoved | by turning | by listening |\n|---|---|---|---|")
         for text in CHANGES:
             change = parse_change(text)
             name, space = change.attribute, library.subspaces[change.attribute]
-            heard = [
-                listener.vectors(changed(source, change, Path(scratch)))[name] for source in sources
+            vectors = [
+                embedder.vectors(changed(source, change, Path(scratch)))[name] for source in sources
             ]
-            truth = np.stack([space.ready(vector) for vector in heard])
+            truth = np.stack([space.ready(vector) for vector in vectors])
             gallery = np.concatenate([truth, library.vectors[name]])
             ways: dict[str, list[Vectors]] = {"unmoved": [q.vectors[name] for q in queries]}
             if name == "pitch":
-                turned = [move(change, q, None, listener.vectors) for q in queries]
+                turned = [move(change, q, None, embedder.vectors) for q in queries]
                 ways["by turning"] = [moved.vectors[name] for moved in turned]
             played = [
-                move(change, query, source, listener.vectors)
+                move(change, query, source, embedder.vectors)
                 for query, source in zip(queries, sources, strict=True)
             ]
             ways["by listening"] = [moved.vectors[name] for moved in played]

@@ -5,8 +5,8 @@ https://hearbenchmark.com/hear-api.html: ``load_model``, ``get_scene_embeddings`
 its conventions can judge a model: ``heareval ... loev_cli.hear --model models/loevpp-small``.
 
 scene        the mean of windows that overlap by half, as ``loev embed`` has it
-timestamp    a window around each time, 50 ms apart; it hears the whole window (10 s in the shipped
-             model), so it does not tell onsets apart that lie closer
+timestamp    a window around each time, 50 ms apart; it covers the whole window (10 s in the
+             shipped model), so it does not tell onsets apart that lie closer
 
 Beyond the ends of a sound it goes on from its other end, as a short file does in ``loev embed``.
 """
@@ -16,15 +16,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from loev_cli import bundle as bundles
 from loev_cli import windows
+from loev_cli.api import Model
 from loev_cli.backends import select_subspaces
+from loev_cli.embed.mapper import Batching
 from loev_cli.errors import needs_extra
 
 with needs_extra("the HEAR interface", "train"):
     import torch
     from torch import Tensor, nn
 
+    from loev_cli.backends.pytorch import TorchEncoder
     from loev_cli.model import load_model as load_bundle
     from loev_cli.model.layers import fold_weights
 
@@ -43,6 +48,7 @@ class HearModel(nn.Module):
 
     def __init__(self, bundle: bundles.Bundle, subspaces: Sequence[str] | None = None) -> None:
         super().__init__()
+        self.bundle = bundle
         self.model = load_bundle(bundle)
         fold_weights(self.model)
         self.subspaces = select_subspaces(bundle, subspaces)
@@ -52,11 +58,17 @@ class HearModel(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Windows (B, N) -> (B, D)."""
-        parts = []
-        for batch in torch.split(waveform, _BATCH_SIZE):
-            vectors = self.model(batch)
-            parts.append(torch.cat([vectors[name] for name in self.subspaces], dim=1))
-        return torch.cat(parts)
+        vectors = self.model(waveform)
+        return torch.cat([vectors[name] for name in self.subspaces], dim=1)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def embedder(self) -> Model:
+        """The same model behind loev's own interface, on the device where it is now."""
+        encoder = TorchEncoder(self.bundle, self.model, str(self.device), "fp32", self.subspaces)
+        return Model(encoder, Batching(_BATCH_SIZE))
 
 
 def load_model(model_file_path: str = "", subspaces: Sequence[str] | None = None) -> HearModel:
@@ -78,14 +90,10 @@ def load_model(model_file_path: str = "", subspaces: Sequence[str] | None = None
 
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
     """Sounds (n_sounds, n_samples) at the model's rate -> (n_sounds, D), on the model's device."""
-    size = model.window_n_samples
-    with torch.inference_mode():
-        embeddings = []
-        for sound in _checked(audio):
-            cuts = windows.cut(sound.float().cpu().numpy(), size, max(1, size // 2))
-            batch = torch.stack([torch.from_numpy(cut.samples) for cut in cuts])
-            embeddings.append(model(batch.to(_device(model))).mean(dim=0))
-        return torch.stack(embeddings)
+    sounds = _checked(audio).float().cpu().numpy()
+    rows = model.embedder().embed_batch(sounds, model.sample_rate)
+    joined = np.stack([np.concatenate([row[name] for name in model.subspaces]) for row in rows])
+    return torch.from_numpy(joined).to(model.device)
 
 
 def get_timestamp_embeddings(
@@ -103,25 +111,19 @@ def get_timestamp_embeddings(
     n_samples, size = audio.shape[1], model.window_n_samples
     times_s = torch.arange(0, n_samples / model.sample_rate + 1e-9, hop_s)
     centres = (times_s * model.sample_rate).round().long()
-    offsets = torch.arange(size) - size // 2
     embeddings = []
     with torch.inference_mode():
-        for sound in audio:
+        for sound in audio.cpu().numpy():
             parts = []
             for some in torch.split(centres, _BATCH_SIZE):
-                index = (some[:, None] + offsets) % n_samples
-                batch = sound[index.to(sound.device)].to(_device(model))
-                parts.append(model(batch).cpu())
+                batch = [windows.wrapped(sound, n - size // 2, size) for n in some.tolist()]
+                parts.append(model(torch.from_numpy(np.stack(batch)).to(model.device)).cpu())
             embeddings.append(torch.cat(parts))
     times_ms = (1000 * times_s).expand(len(audio), -1)
-    return torch.stack(embeddings).to(_device(model)), times_ms.to(_device(model))
+    return torch.stack(embeddings).to(model.device), times_ms.to(model.device)
 
 
 def _checked(audio: Tensor) -> Tensor:
     if audio.ndim != 2 or audio.shape[1] == 0:
         raise ValueError(f"audio has shape {tuple(audio.shape)}, not (n_sounds, n_samples)")
     return audio
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

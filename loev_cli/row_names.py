@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 _NO_UTF8 = re.compile(r"(\\*)([\udc80-\udcff])|(\\+)(?=x[89a-f][0-9a-f])")
 _SPELLED = re.compile(r"(\\+)(x[89a-f][0-9a-f])")
@@ -27,13 +28,22 @@ def row_name(path: str) -> str:
         the byte FF       \\xff        the characters \\xff        \\\\xff
         \\, the byte FF   \\\\\\xff      the characters \\\\xff       \\\\\\\\xff
     """
-    return _NO_UTF8.sub(_spell, path.replace(os.sep, "/"))
+    return _NO_UTF8.sub(_spell, _as_utf8(path).replace(os.sep, "/"))
 
 
 def path_of_row(name: str) -> str:
     """The path that a row name was made of, as the system's functions take it; ``os.fsencode``
     gives its bytes."""
-    return _SPELLED.sub(_read, name)
+    return os.fsdecode(_SPELLED.sub(_read, name).encode("utf-8", "surrogateescape"))
+
+
+def _as_utf8(path: str) -> str:
+    """The text of the path's bytes in UTF-8, also where the locale is another."""
+    try:
+        raw = path.encode(sys.getfilesystemencoding(), "surrogateescape")
+    except UnicodeEncodeError:  # part of a URL, which is text whatever the locale
+        return path
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _spell(found: re.Match[str]) -> str:

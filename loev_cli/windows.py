@@ -21,11 +21,17 @@ All windows of a track have the same weight in its mean, which is summed in floa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+# Subspace -> vectors (..., D).
+Vectors = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,35 @@ def cut(waveform: NDArray[np.float32], window_n_samples: int, hop_n_samples: int
     """All windows of a whole waveform (N,)."""
     cutter = WindowCutter(window_n_samples, hop_n_samples)
     return cutter.push(waveform) + cutter.finish()
+
+
+def wrapped(waveform: NDArray[np.float32], start_n: int, n_samples: int) -> NDArray[np.float32]:
+    """(n_samples,) from ``start_n`` on, of a waveform (N,) that starts again where it ends.
+
+    ``start_n`` may be negative.
+    """
+    return waveform[np.arange(start_n, start_n + n_samples) % len(waveform)]
+
+
+def encode_in_batches(
+    items: Sequence[T], encode: Callable[[Sequence[T]], Vectors], batch_size: int
+) -> Vectors:
+    """Items -> subspace -> (len(items), D), for what is encoded by something that is no
+    :class:`loev_cli.backends.Encoder`: a model in training, or views made on the way.
+
+    Args:
+        items: one or more.
+        encode: B of them -> subspace -> (B, D).
+    """
+    parts = [encode(items[i : i + batch_size]) for i in range(0, len(items), batch_size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def mean(vectors: Mapping[str, NDArray[np.float32]], axis: int = 0) -> Vectors:
+    """The mean over windows, (M, D) -> (D,), summed in float64."""
+    return {
+        name: x.mean(axis=axis, dtype=np.float64).astype(np.float32) for name, x in vectors.items()
+    }
 
 
 def count(n_samples: int, window_n_samples: int, hop_n_samples: int) -> int:

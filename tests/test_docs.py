@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import shlex
 import shutil
@@ -12,13 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import typer.main
+import yaml
 
+import loev_cli
 from loev_cli.cli import build_app
 from loev_cli.embed import Request, embed
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.xdist_group("docs")  # one embedding of the examples for all
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "corpus" / "README.md"]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "corpus" / "README.md",
+    *sorted((ROOT / "models").glob("*/README.md")),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -57,7 +65,39 @@ def test_python_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(examples, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     exec(compile(text, page, "exec"), {})
+
+
+def test_sessions_give_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    page = ROOT / "docs" / "api.md"
+    session = doctest.DocTestParser().get_doctest(
+        page.read_text(encoding="utf-8"), {}, page.name, str(page), 0
+    )
+    told: list[str] = []
+    results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(session, out=told.append)
+    assert results.attempted >= 15
+    assert not results.failed, "".join(told)
+
+
+def test_the_notebook_runs_and_gives_what_it_shows(tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    shown = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    run = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    resources = {"metadata": {"path": str(ROOT / "examples")}}
+    nbclient.NotebookClient(run, timeout=300, resources=resources).execute()
+    n_outputs = 0
+    for before, after in zip(shown.cells, run.cells, strict=True):
+        for old, new in zip(before.get("outputs", []), after.get("outputs", []), strict=True):
+            assert new["output_type"] == old["output_type"] == "execute_result"
+            # Another machine may differ in the last digits, so numbers stand for all numbers.
+            texts = [re.sub(r"[\d.]+|\s+", " ", o["data"]["text/plain"]) for o in (old, new)]
+            assert texts[0] == texts[1]
+            n_outputs += 1
+    assert n_outputs >= 6
 
 
 def test_the_shapes_the_readme_promises(examples: Path) -> None:
@@ -90,3 +130,45 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_nothing_names_a_folder_of_one_machine() -> None:
+    """Commands in documentation, cards and reports can be followed on another machine."""
+    folders = re.compile(r"(?<![\w.])/(?:tmp|work|root|home)/\S*")
+    texts = [
+        *PAGES,
+        *(f for f in (ROOT / "docs" / "lab").rglob("*") if f.suffix in (".html", ".json")),
+        *(ROOT / "corpus").glob("*.py"),
+        *(ROOT / "benchmarks").glob("*.py"),
+    ]
+    for text in texts:
+        found = folders.findall(text.read_text(encoding="utf-8"))
+        assert not found, f"{text.relative_to(ROOT)}: {found[:3]}"
+
+
+def test_hooks_and_workflow_run_what_the_ci_script_runs() -> None:
+    """One list of checks: the script calls the hooks, the workflow calls the script."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = [hook["entry"] for repo in hooks for hook in repo["hooks"]]
+    assert entries == [
+        ".venv/bin/ruff check .",
+        ".venv/bin/ruff format --check .",
+        ".venv/bin/mypy",
+    ]
+    assert all(repo["repo"] == "local" for repo in hooks)  # nothing is downloaded
+    assert ".venv/bin/pre-commit run --all-files" in (ROOT / ".ci" / "run").read_text()
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    assert {"run": ".ci/run"} in jobs["full"]["steps"]
+    assert jobs["fast"]["strategy"]["matrix"]["python"] == ["3.12", "3.13"]
+
+
+def test_the_citation_names_the_version_and_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == loev_cli.__version__
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == [
+        "Guinot",
+        "Quinton",
+        "Fazekas",
+    ]
+    assert paper["url"].endswith("2412.18955")

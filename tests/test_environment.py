@@ -15,8 +15,9 @@ import pytest
 
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
-from loev_cli.embed import Request, embed, job
+from loev_cli.embed import Request, embed, job, mapper
 from loev_cli.errors import OutputError
+from loev_cli.files.own import user_cache
 from loev_cli.writers import read
 from tests.conftest import ROOT, command, environment, write_audio
 
@@ -134,7 +135,7 @@ def test_an_embed_without_home_and_locale(
 
 
 @posix_only
-def test_an_output_elsewhere_without_a_home_names_the_variable(
+def test_a_cache_without_a_home_names_the_variable(
     bundle: Bundle, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("HOME", "XDG_CACHE_HOME"):
@@ -142,6 +143,8 @@ def test_an_output_elsewhere_without_a_home_names_the_variable(
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)  # in no list of users
     with pytest.raises(OutputError, match="XDG_CACHE_HOME"):
         embed(Request([str(library)], "memory://x.npz", model=str(bundle.path)))
+    with pytest.raises(OutputError, match="XDG_CACHE_HOME"):
+        user_cache()  # of training's features too
 
 
 # ---------------------------------------------------------------- cores
@@ -275,6 +278,7 @@ def test_a_job_limited_to_two_cores_starts_two_decoders(
     (tmp_path / "cpu.max").write_text("200000 100000")
     (tmp_path / "cgroup").write_text("0::/")
     (tmp_path / "mountinfo").write_text(f"1 1 0:1 / {tmp_path} rw - cgroup2 none rw")
-    monkeypatch.setattr(job, "usable_cpus", lambda: usable_cpus(tmp_path))
+    for module in (job, mapper):
+        monkeypatch.setattr(module, "usable_cpus", lambda: usable_cpus(tmp_path))
     _, settings = job.prepare(Request(["x"], "x.npz"), bundle)
     assert (settings.n_workers, settings.n_encoders) == (2, 2)

@@ -24,7 +24,9 @@ ROWS = [
     ["annotations"],
     ["model", "audio", "windows"],
     ["backends", "writers"],
-    ["embed", "evaluate", "search", "export", "train", "hear"],
+    ["embed"],
+    ["api"],
+    ["evaluate", "search", "export", "train", "hear"],
     ["experiments"],
     ["cli"],
 ]
@@ -118,6 +120,18 @@ except SystemExit as exit:
 def test_help_imports_nothing_heavy() -> None:
     loaded = modules_after(RUN.format(arguments=["--help"]))
     assert not loaded & {"torch", "onnxruntime", "numpy", "soundfile", "av", "pyarrow", "scipy"}
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    loaded = modules_after("import loev_cli; dir(loev_cli); loev_cli.LoevError")
+    assert not loaded & {"torch", "onnxruntime", "numpy", "soundfile", "av", "pyarrow", "typer"}
+
+
+def test_a_waveform_is_embedded_without_torch(bundle: Bundle) -> None:
+    code = f"import loev_cli; loev_cli.load({str(bundle.path)!r})([0.1] * 8000, 8000)"
+    loaded = modules_after(code)
+    assert "onnxruntime" in loaded
+    assert not loaded & (TORCH | {"scipy", "sklearn", "pandas", "av", "pyarrow"})
 
 
 def test_an_onnx_embed_imports_no_torch(bundle: Bundle, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -344,7 +345,7 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
     check_output("-")
     check_output(str(tmp_path / "x.NPZ"))
     for name in ("x.csv", "x", "npz", ".npz"):
-        with pytest.raises(UsageError, match=r"\.npz, \.parquet, \.lance, \.jsonl, or -"):
+        with pytest.raises(UsageError, match=re.escape(f"{', '.join(FORMATS)}, or -")):
             check_output(str(tmp_path / name))
     with pytest.raises(UsageError, match="no folder"):
         check_output(str(tmp_path / "missing" / "x.npz"))

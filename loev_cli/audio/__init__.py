@@ -9,8 +9,9 @@ read_tags  one file -> artist, title, ... as it says
 DecoderProcess does decode and probe in another process, where a file cannot do harm.
 """
 
+from loev_cli.audio.arrays import ArrayDecoding, as_waveform, checked_rate
 from loev_cli.audio.copies import brought_here
-from loev_cli.audio.decoding import Decoding, FileInfo, decode, load, probe
+from loev_cli.audio.decoding import SILENCE_PEAK, Decoding, FileInfo, decode, load, probe
 from loev_cli.audio.isolation import DEFAULT_TIMEOUT_S, DecoderProcess, RemoteDecoding
 from loev_cli.audio.sources import AUDIO_EXTENSIONS, STDIN, Source, find
 from loev_cli.audio.tags import TAGS, read_tags
@@ -18,14 +19,18 @@ from loev_cli.audio.tags import TAGS, read_tags
 __all__ = [
     "AUDIO_EXTENSIONS",
     "DEFAULT_TIMEOUT_S",
+    "SILENCE_PEAK",
     "STDIN",
     "TAGS",
+    "ArrayDecoding",
     "DecoderProcess",
     "Decoding",
     "FileInfo",
     "RemoteDecoding",
     "Source",
+    "as_waveform",
     "brought_here",
+    "checked_rate",
     "decode",
     "find",
     "load",

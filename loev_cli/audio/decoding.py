@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ from loev_cli.errors import InputError
 _BLOCK_S = 4.0
 _BLOCK_N_VALUES = 2**21
 # Up to what FFmpeg makes of the highest DSD rate.
-_PLAUSIBLE_RATES_HZ = range(1_000, 3_072_001)
+PLAUSIBLE_RATES_HZ = range(1_000, 3_072_001)
+# A track that is never above -60 dBFS is silent.
+SILENCE_PEAK = 10 ** (-60 / 20)
 # Encoders pad and trim by a frame or two; less than this is no truncation.
 _SLACK_S = 0.1
 
@@ -65,7 +67,9 @@ class Decoding:
             for reader in readers(self._file, self.warnings):
                 with closing(reader):
                     _check_plausible(self._file, reader)
-                    for block in self._resampled(reader, sample_rate_hz):
+                    for block in resampled(
+                        self._checked(reader), reader.sample_rate_hz, sample_rate_hz
+                    ):
                         n_given += len(block)
                         yield block
         if self.duration_s == 0:
@@ -76,23 +80,11 @@ class Decoding:
                 stage="decode",
             )
 
-    def _resampled(self, reader: Reader, sample_rate_hz: int) -> Iterator[NDArray[np.float32]]:
-        blocks = self._checked(reader)
-        if reader.sample_rate_hz == sample_rate_hz:
-            yield from blocks
-            return
-        resampler = soxr.ResampleStream(
-            reader.sample_rate_hz, sample_rate_hz, 1, dtype="float32", quality="HQ"
-        )
-        for resampled in _resample(blocks, resampler):
-            if len(resampled):
-                yield resampled
-
     def _checked(self, reader: Reader) -> Iterator[NDArray[np.float32]]:
         """The reader's blocks at the file's own rate, measured, and refused if they are broken."""
         n_decoded, before_s = 0, self.duration_s
         rate = reader.sample_rate_hz
-        for block in reader.blocks(_block_n_frames(reader)):
+        for block in reader.blocks(block_n_frames(reader.sample_rate_hz, reader.n_channels)):
             low, high = float(block.min()), float(block.max())
             if not (np.isfinite(low) and np.isfinite(high)):
                 raise InputError(f"{self._file}: contains NaN or infinite samples", stage="decode")
@@ -168,16 +160,23 @@ def probe(file: str | os.PathLike[str]) -> FileInfo:
     return FileInfo(duration_s, first.sample_rate_hz, first.n_channels)
 
 
-def _resample(
-    blocks: Iterator[NDArray[np.float32]], resampler: soxr.ResampleStream
+def resampled(
+    blocks: Iterable[NDArray[np.float32]], from_hz: float, to_hz: float
 ) -> Iterator[NDArray[np.float32]]:
+    """Mono blocks (N,) at one rate -> mono blocks at another, none of them empty; soxr HQ."""
+    if from_hz == to_hz:
+        yield from blocks
+        return
+    resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
     for block in blocks:
-        yield resampler.resample_chunk(block)
-    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        if len(out := resampler.resample_chunk(block)):
+            yield out
+    if len(out := resampler.resample_chunk(np.zeros(0, np.float32), last=True)):
+        yield out
 
 
 def _check_plausible(file: Path, reader: Reader) -> None:
-    if reader.sample_rate_hz not in _PLAUSIBLE_RATES_HZ or reader.n_channels < 1:
+    if reader.sample_rate_hz not in PLAUSIBLE_RATES_HZ or reader.n_channels < 1:
         raise InputError(
             f"{file}: not a valid audio header: {reader.n_channels} channels at "
             f"{reader.sample_rate_hz} Hz",
@@ -206,6 +205,6 @@ def check_is_readable_file(file: Path) -> None:
         raise InputError(f"{file}: is empty (0 bytes)", stage="open")
 
 
-def _block_n_frames(reader: Reader) -> int:
-    by_time = int(_BLOCK_S * reader.sample_rate_hz)
-    return max(1, min(by_time, _BLOCK_N_VALUES // reader.n_channels))
+def block_n_frames(sample_rate_hz: float, n_channels: int) -> int:
+    """How many samples per channel are read at a time."""
+    return max(1, min(int(_BLOCK_S * sample_rate_hz), _BLOCK_N_VALUES // n_channels))

@@ -225,6 +225,7 @@ def _scan(content: mmap.mmap) -> Stream:
             at = end
             continue
         begin, at = at, _next_start(content, at + 1)
+        at = _id3v2_at(content, begin + 1, at) or at
         junk.append((begin, at))
     parts = [part for part in parts if part.n_frames]
     missing = 0
@@ -255,6 +256,8 @@ def _take_run(content: mmap.mmap, at: int, parts: list[Part]) -> int:
         after = at + frame.n_bytes
         if not _is_followed(content, after) and _next_start(content, at + 1, after) < after:
             break  # cut off: another frame begins within it
+        if _id3v2_at(content, at + 4, after):
+            break  # cut off: the tag of the next file begins within it
         header = length_header(content, at)
         if header is not None or is_new_kind:
             close(at)
@@ -269,6 +272,15 @@ def _take_run(content: mmap.mmap, at: int, parts: list[Part]) -> int:
         at = after
     close(at)
     return at
+
+
+def _id3v2_at(content: mmap.mmap, at: int, stop: int) -> int | None:
+    """Where an ID3v2 tag begins before ``stop``; None if none does."""
+    while (at := content.find(b"ID3", at, stop)) >= 0:
+        if content[at + 3 : at + 4] in (b"\2", b"\3", b"\4") and content[at + 4 : at + 5] == b"\0":
+            return at
+        at += 1
+    return None
 
 
 def _is_followed(content: mmap.mmap, at: int) -> bool:

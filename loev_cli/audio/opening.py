@@ -172,7 +172,7 @@ def _mpeg(file: Path, reader: SoundFileReader, warnings: list[str]) -> Iterator[
         yield reader
         return
     n_given = 0
-    if start.is_plain and start.missing_n_bytes <= _MPEG_SLACK_N_BYTES:
+    if start.is_plain and start.missing_n_bytes == 0:
         yield reader
         if reader.read_to is None:  # not read
             return

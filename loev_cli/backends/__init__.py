@@ -62,7 +62,12 @@ class Encoder(Protocol):
         ...
 
     def stop(self) -> None:
-        """Let what :meth:`encode` computes in other threads end soon, by an error; for good."""
+        """Let what :meth:`encode` computes in other threads end soon, by an error; from then on
+        all it is asked for, until :meth:`restart`."""
+        ...
+
+    def restart(self) -> None:
+        """Compute again after :meth:`stop`, when nothing that was stopped is under way any more."""
         ...
 
 
@@ -167,6 +172,10 @@ class EncoderPool:
     def stop(self) -> None:
         for encoder in self._encoders:
             encoder.stop()
+
+    def restart(self) -> None:
+        for encoder in self._encoders:
+            encoder.restart()
 
 
 def select_subspaces(bundle: Bundle, names: Sequence[str] | None) -> dict[str, int]:

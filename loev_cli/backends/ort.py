@@ -53,10 +53,7 @@ class OnnxEncoder:
         self.subspaces = subspaces
         self.annotator = annotator
         self._session = session
-        self._options = ort.RunOptions()
-        self._options.log_severity_level = _FATAL_ONLY
-        # Meant to leave out what nobody asked for; builds for inference (1.31) take no notice.
-        self._options.only_execute_path_to_fetches = True
+        self._options = _run_options()
 
     def encode(self, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         names = [*self.subspaces, *(self.annotator.outputs if self.annotator else ())]
@@ -72,6 +69,9 @@ class OnnxEncoder:
 
     def stop(self) -> None:
         self._options.terminate = True
+
+    def restart(self) -> None:
+        self._options = _run_options()
 
     def _run(self, names: list[str], windows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Run the graph, which may be one that never ends: a signal must be able to end it.
@@ -207,6 +207,14 @@ def _check_contract(bundle: Bundle, session: ort.InferenceSession, outputs: dict
             f"{bundle.path / ONNX_FILE} is not the model of its config: {problem}",
             hint="export the model again",
         )
+
+
+def _run_options() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.log_severity_level = _FATAL_ONLY
+    # Meant to leave out what nobody asked for; builds for inference (1.31) take no notice.
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 def _first_line(error: Exception) -> str:

@@ -70,6 +70,9 @@ class TorchEncoder:
     def stop(self) -> None:
         """Nothing to do: the module is our own code, which ends."""
 
+    def restart(self) -> None:
+        """Nothing to do: it was not stopped."""
+
     @contextlib.contextmanager
     def _numerics(self) -> Iterator[None]:
         """fp32 means fp32 (no TF32 in convolutions); fp16 and bf16 are autocast."""

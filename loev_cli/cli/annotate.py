@@ -72,7 +72,7 @@ def annotate(
 
     Example: loev annotate ~/Music --out answers.csv
     """
-    from loev_cli import embed as job
+    import loev_cli.embed as job
     from loev_cli.cli import _embed_report as tell
 
     if debug:

@@ -223,7 +223,7 @@ def embed(
     """
     import os
 
-    from loev_cli import embed as job
+    import loev_cli.embed as job
     from loev_cli.cli import _embed_report as tell
     from loev_cli.remote import Limits
 

@@ -62,7 +62,7 @@ def merge(
 
     Example: loev merge part-*.npz --out emb.npz
     """
-    from loev_cli import embed as job
+    import loev_cli.embed as job
 
     if debug:
         log_to_stderr()

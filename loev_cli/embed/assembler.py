@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.annotations import Annotator
-from loev_cli.audio import Source
 from loev_cli.embed.mapper import Encoded
 from loev_cli.embed.reader import TrackEnd
 from loev_cli.errors import InputError
 from loev_cli.windows import MeanPool
 from loev_cli.writers import Row
+
+
+class Named(Protocol):
+    """A track's row name, and where it lies, for people."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def place(self) -> str: ...
 
 
 class _Track:
@@ -85,7 +95,7 @@ class Assembler:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[Named],
         sample_rate_hz: int,
         *,
         per_window: bool = False,
@@ -141,5 +151,5 @@ class Assembler:
             self._settled[index] = track.row(source.path, self._sample_rate_hz)
             del self._tracks[index]
         else:
-            message = f"{source.place}: the model gives NaN or infinite values for it"
+            message = f"{source.place}: the model output contains NaN or Inf"
             self.fail(index, InputError(message, stage="encode"))

@@ -13,17 +13,18 @@ from typing import BinaryIO
 from loev_cli import bundle as bundles
 from loev_cli.annotations import open_annotator
 from loev_cli.audio import STDIN, TAGS, Source, find
-from loev_cli.backends import Encoder, open_encoder, select_subspaces
+from loev_cli.backends import Encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.cluster import Workers, on_cluster
 from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone, not_read
 from loev_cli.embed.failures import Failure, check_failures, describe, write_failures
 from loev_cli.embed.journal import Journal
+from loev_cli.embed.mapper import CPU_BATCH_SIZE, CUDA_BATCH_SIZE, CUDA_ENCODERS, open_fast
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.presence import Lookout, drop_what_is_gone, while_there
 from loev_cli.embed.request import Request
-from loev_cli.embed.runner import Settings, actual, outcomes
+from loev_cli.embed.runner import Settings, actual, hop_n_samples, outcomes
 from loev_cli.embed.staging import staged
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import InputError, LoevError, UsageError
@@ -39,9 +40,6 @@ from loev_cli.writers import (
 )
 from loev_cli.writers.replacing import check_no_input, read_inputs
 
-_CPU_BATCH_SIZE = 2
-_CUDA_BATCH_SIZE = 64
-_CUDA_ENCODERS = 2
 _MAX_WORKERS = 16
 _SETTLED_PRECISION = {"auto": "fp32"}
 
@@ -308,9 +306,9 @@ def _engine(
             device=request.device,
             precision=request.precision,
             count=request.workers,
-            cpu_settings=_settings(request, bundle, _CPU_BATCH_SIZE, n_workers=1, n_encoders=1),
+            cpu_settings=_settings(request, bundle, CPU_BATCH_SIZE, n_workers=1, n_encoders=1),
             gpu_settings=_settings(
-                request, bundle, _CUDA_BATCH_SIZE, n_workers=_MAX_WORKERS, n_encoders=_CUDA_ENCODERS
+                request, bundle, CUDA_BATCH_SIZE, n_workers=_MAX_WORKERS, n_encoders=CUDA_ENCODERS
             ),
         )
         with on_cluster(sources, workers) as (origin, stats, results):
@@ -330,31 +328,22 @@ def prepare(
     Raises:
         UsageError, BundleError: as :func:`loev_cli.backends.open_encoder`.
     """
-    n_cpus = usable_cpus()
-    encoder = open_encoder(
+    encoder, batching = open_fast(
         bundle,
         backend=request.backend,
         device=request.device,
         precision=request.precision,
         subspaces=list(select_subspaces(bundle, request.subspaces)),
         annotate=request.annotate,
-        n_threads=1 if request.backend != "torch" else None,
     )
     if encoder.unused_gpu is not None and request.device == "auto":
         on_event(Notice(f"a GPU is present and not used: {encoder.unused_gpu}"))
-    on_cpu = encoder.device == "cpu"
-    if not on_cpu:
-        n_encoders = _CUDA_ENCODERS * encoder.n_devices
-    elif encoder.backend == "torch":
-        n_encoders = 1  # its own threads share one batch
-    else:
-        n_encoders = min(n_cpus, _MAX_WORKERS)
     return encoder, _settings(
         request,
         bundle,
-        _CPU_BATCH_SIZE if on_cpu else _CUDA_BATCH_SIZE,
-        n_workers=request.workers or min(n_cpus, _MAX_WORKERS),
-        n_encoders=n_encoders,
+        batching.size,
+        n_workers=request.workers or min(usable_cpus(), _MAX_WORKERS),
+        n_encoders=batching.n_encoders,
     )
 
 
@@ -400,24 +389,6 @@ def find_sources(
     if request.out == STDOUT and STDIN in request.inputs:
         return sources
     return sorted(sources, key=lambda source: source.path)
-
-
-def hop_n_samples(bundle: Bundle, hop_s: float | None) -> int:
-    """The hop in samples; default half a window.
-
-    Raises:
-        UsageError: it is out of range.
-    """
-    if hop_s is None:
-        return max(1, bundle.window_n_samples // 2)
-    in_range = 0 < hop_s <= bundle.window_s  # false for NaN too
-    hop_n_samples = round(hop_s * bundle.sample_rate_hz) if in_range else 0
-    if hop_n_samples < 1:
-        raise UsageError(
-            f"hop of {hop_s:g} s is out of range",
-            hint=f"more than 0, up to the model's window of {bundle.window_s:g} s",
-        )
-    return hop_n_samples
 
 
 def _read_by(request: Request, sources: Sequence[Source]) -> list[str | int]:

@@ -17,13 +17,13 @@ from loev_cli.backends import Encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.failures import Failure, describe
-from loev_cli.embed.job import find_sources, hop_n_samples, prepare
+from loev_cli.embed.job import find_sources, prepare
 from loev_cli.embed.request import Request
-from loev_cli.embed.runner import Settings
+from loev_cli.embed.runner import Settings, hop_n_samples
 from loev_cli.errors import InputError
 from loev_cli.remote import Limits
 from loev_cli.windows import count
-from loev_cli.writers import check_output
+from loev_cli.writers import STDOUT, check_output
 
 _TRIAL_N_FILES = 5
 _TRIAL_FILE_S = 60.0
@@ -148,5 +148,5 @@ def _projected_s(decode_s: float, n_windows: int, encoder: Encoder, settings: Se
 
 
 def _bytes_per_value(out: str | None) -> int:
-    is_text = out is not None and Path(out).suffix.lower() not in (".npz", ".parquet", ".lance")
+    is_text = out is not None and (out == STDOUT or Path(out).suffix.lower() == ".jsonl")
     return _JSON_BYTES_PER_VALUE if is_text else _FLOAT_BYTES

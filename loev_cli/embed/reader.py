@@ -21,6 +21,7 @@ from typing import Self
 
 from loev_cli.audio import (
     DEFAULT_TIMEOUT_S,
+    SILENCE_PEAK,
     DecoderProcess,
     RemoteDecoding,
     Source,
@@ -30,7 +31,6 @@ from loev_cli.errors import InputError, starting
 from loev_cli.remote import DEFAULT_LIMITS, Limits
 from loev_cli.windows import Cut, WindowCutter
 
-_SILENCE_PEAK = 10 ** (-60 / 20)
 _POLL_S = 0.1
 _PATIENCE_S = 5.0
 
@@ -230,7 +230,7 @@ class Reader:
         for cut in cutter.finish():
             self._put(Window(track, cut))
             n_windows += 1
-        silent = decoding.peak <= _SILENCE_PEAK
+        silent = decoding.peak <= SILENCE_PEAK
         return TrackEnd(
             track, n_windows, decoding.duration_s, silent, decoding.tags, decoding.warnings
         )

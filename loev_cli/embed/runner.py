@@ -3,28 +3,52 @@
 Reader --windows--> Mapper --vectors--> Assembler --> (track, row or failure)
 
 Whoever has sources and an encoder can run it: the local job does, and so may an engine that gives
-each of its workers some of the files.
+each of its workers some of the files. ``loev_cli.api`` runs it on arrays.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 from loev_cli.audio import DEFAULT_TIMEOUT_S, Source
 from loev_cli.backends import Encoder
-from loev_cli.embed.assembler import Assembler
+from loev_cli.bundle import Bundle
+from loev_cli.embed.assembler import Assembler, Named
 from loev_cli.embed.mapper import Mapper
-from loev_cli.embed.reader import Idle, Reader, TrackEnd, TrackFailed, Window
+from loev_cli.embed.reader import Idle, Item, Reader, TrackEnd, TrackFailed, Window
 from loev_cli.embed.stats import Stats
-from loev_cli.errors import InputError
+from loev_cli.errors import InputError, UsageError
 from loev_cli.interrupts import Interrupts
 from loev_cli.remote import DEFAULT_LIMITS, Limits
 from loev_cli.writers import ONNX_SHA256, Row
 
 # In order, a track must not get further ahead of the slowest than this: its row waits in memory.
 _TRACKS_AHEAD = 256
+
+
+class Items(Protocol):
+    """What gives the windows of tracks; a context manager.
+
+    Attributes:
+        busy_s: CPU seconds it has taken so far.
+        blocked_s: seconds that it waited for the encoder.
+    """
+
+    busy_s: float
+    blocked_s: float
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def __iter__(self) -> Iterator[Item]: ...
+
+    def settled(self, n_tracks: int) -> None:
+        """Learn that the first ``n_tracks`` tracks are done with, in order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +78,24 @@ class Settings:
     download_limits: Limits = DEFAULT_LIMITS
 
 
+def hop_n_samples(bundle: Bundle, hop_s: float | None) -> int:
+    """The hop in samples; default half a window.
+
+    Raises:
+        UsageError: it is out of range.
+    """
+    if hop_s is None:
+        return max(1, bundle.window_n_samples // 2)
+    in_range = 0 < hop_s <= bundle.window_s  # false for NaN too
+    hop_n_samples = round(hop_s * bundle.sample_rate_hz) if in_range else 0
+    if hop_n_samples < 1:
+        raise UsageError(
+            f"hop of {hop_s:g} s is out of range",
+            hint=f"more than 0, up to the model's window of {bundle.window_s:g} s",
+        )
+    return hop_n_samples
+
+
 def actual(encoder: Encoder) -> dict[str, str]:
     """What the open model adds to the ``meta`` of rows that it makes."""
     meta = {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
@@ -63,7 +105,12 @@ def actual(encoder: Encoder) -> dict[str, str]:
 
 
 def outcomes(
-    sources: Sequence[Source], encoder: Encoder, settings: Settings, stats: Stats
+    sources: Sequence[Source],
+    encoder: Encoder,
+    settings: Settings,
+    stats: Stats,
+    *,
+    speed: float = 1.0,
 ) -> Generator[tuple[int, Row | InputError], None, None]:
     """Embed ``sources``: for each its index, with its row or why there is none.
 
@@ -71,6 +118,7 @@ def outcomes(
 
     Args:
         stats: is kept up to date with where the time goes.
+        speed: plays the audio so much faster, and higher, as a tape would be.
 
     Raises:
         LoevError: the backend failed.
@@ -78,16 +126,10 @@ def outcomes(
     if not sources:
         return
     model = encoder.bundle
-    assembler = Assembler(
-        sources,
-        model.sample_rate_hz,
-        per_window=settings.per_window,
-        annotator=encoder.annotator,
-        in_order=settings.in_order,
-    )
     reader = Reader(
         sources,
-        sample_rate_hz=model.sample_rate_hz,
+        # What is taken slower than the model thinks is embedded as faster audio.
+        sample_rate_hz=round(model.sample_rate_hz / speed),
         window_n_samples=model.window_n_samples,
         hop_n_samples=settings.hop_n_samples,
         n_workers=settings.n_workers,
@@ -96,6 +138,20 @@ def outcomes(
         file_timeout_s=settings.file_timeout_s,
         tags=settings.tags,
         download_limits=settings.download_limits,
+    )
+    yield from encoded(reader, sources, encoder, settings, stats)
+
+
+def encoded(
+    reader: Items, sources: Sequence[Named], encoder: Encoder, settings: Settings, stats: Stats
+) -> Generator[tuple[int, Row | InputError], None, None]:
+    """The windows that ``reader`` gives of ``sources`` -> rows, as :func:`outcomes`."""
+    assembler = Assembler(
+        sources,
+        encoder.bundle.sample_rate_hz,
+        per_window=settings.per_window,
+        annotator=encoder.annotator,
+        in_order=settings.in_order,
     )
     interrupts = Interrupts()
     mapper = Mapper(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from loev_cli.embed.failures import FAILURES_SUFFIX
 from loev_cli.errors import OutputError
 from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
-from loev_cli.files.own import check_own, own_folder
+from loev_cli.files.own import check_own, own_folder, user_cache
 from loev_cli.remote import RemoteError, RemoteFile, describe, download, remove, upload
 from loev_cli.writers.atomic import write_own
 
@@ -61,15 +60,8 @@ def staged(url: str) -> Iterator[Path]:
 
 
 def _local_of(url: str) -> Path:
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError as error:  # a user without a home, as containers have
-        raise OutputError(
-            f"cannot write {url}: no folder to prepare it in",
-            hint="this user has no home folder: set XDG_CACHE_HOME",
-        ) from error
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]
-    return cache / "loev" / "outputs" / digest / PurePosixPath(url).name
+    return user_cache() / "outputs" / digest / PurePosixPath(url).name
 
 
 def _try_writing(url: str, trial: Path) -> None:

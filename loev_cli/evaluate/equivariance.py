@@ -28,12 +28,13 @@ from scipy.stats import rankdata
 from sklearn.linear_model import Ridge
 
 from loev_cli import audio
+from loev_cli.api import Model
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import InputError, UsageError
 from loev_cli.evaluate.changes import STRETCH_RATE_HZ, Change, Waveform
 from loev_cli.evaluate.statistics import Bootstrap, Estimate
 from loev_cli.evaluate.tasks import r2
-from loev_cli.evaluate.vectors import Ear, Subspaces
+from loev_cli.evaluate.vectors import Subspaces
 
 _MARGIN = 1.4  # windows of the model in an excerpt; rates go up to 2 ** 0.4 = 1.32
 _N_COMPONENTS = 16
@@ -110,23 +111,23 @@ class Response:
         }
 
 
-def excerpt(file: Path, ear: Ear) -> Waveform:
+def excerpt(file: Path, model: Model) -> Waveform:
     """The middle of a track at ``STRETCH_RATE_HZ``, as long as the changes need.
 
     Raises:
         InputError: the file cannot be decoded.
     """
     waveform = audio.load(file, STRETCH_RATE_HZ)
-    n = round(_MARGIN * ear.window_n_samples / ear.sample_rate_hz * STRETCH_RATE_HZ)
+    n = round(_MARGIN * model.window_n_samples / model.sample_rate_hz * STRETCH_RATE_HZ)
     start = max(0, (len(waveform) - n) // 2)
     return waveform[start : start + n]
 
 
-def hear_changes(
+def embed_changes(
     files: Sequence[Path],
     rows: NDArray[np.int64],
     groups: NDArray[Any],
-    ear: Ear,
+    model: Model,
     changes: Sequence[Change],
     stretcher: str,
     *,
@@ -141,16 +142,16 @@ def hear_changes(
     Raises:
         UsageError: fewer than two files can be used.
     """
-    return hear_together(
-        files, rows, groups, [ear], changes, stretcher, seed=seed, on_track=on_track
+    return embed_changes_together(
+        files, rows, groups, [model], changes, stretcher, seed=seed, on_track=on_track
     )[0]
 
 
-def hear_together(
+def embed_changes_together(
     files: Sequence[Path],
     rows: NDArray[np.int64],
     groups: NDArray[Any],
-    ears: Sequence[Ear],
+    models: Sequence[Model],
     changes: Sequence[Change],
     stretcher: str,
     *,
@@ -158,7 +159,7 @@ def hear_together(
     on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
     render: Render | None = None,
 ) -> list[Changed]:
-    """The same for several models of one window and rate, which hear the same excerpts.
+    """The same for several models of one window and rate, which embed the same excerpts.
 
     Args:
         render: makes an excerpt and its changes; None: :func:`render_excerpt`.
@@ -167,18 +168,21 @@ def hear_together(
         UsageError: fewer than two files can be used.
     """
     kept: list[int] = []
-    plain: list[list[Subspaces]] = [[] for _ in ears]
-    changed: list[dict[str, list[Subspaces]]] = [{c.name: [] for c in changes} for _ in ears]
+    plain: list[list[Subspaces]] = [[] for _ in models]
+    changed: list[dict[str, list[Subspaces]]] = [{c.name: [] for c in changes} for _ in models]
     for i, file in enumerate(files):
         try:
-            made = render(file, i) if render else render_excerpt(file, ears[0], changes, (seed, i))
+            made = (
+                render(file, i) if render else render_excerpt(file, models[0], changes, (seed, i))
+            )
         except InputError as error:
             on_track(i, error)
             continue
-        for e, ear in enumerate(ears):
-            plain[e].append(ear.track(made.plain))
+        for e, model in enumerate(models):
+            rate_hz = model.sample_rate_hz
+            plain[e].append(model(made.plain, rate_hz))
             for name, versions in made.changed.items():
-                changed[e][name].append(_stack([ear.track(version) for version in versions]))
+                changed[e][name].append(_stack([model(version, rate_hz) for version in versions]))
         kept.append(i)
         on_track(i, None)
     if len(kept) < 2:
@@ -193,23 +197,23 @@ def hear_together(
             units={change.name: change.unit for change in changes},
             stretcher=stretcher,
         )
-        for e in range(len(ears))
+        for e in range(len(models))
     ]
 
 
 def render_excerpt(
-    file: Path, ear: Ear, changes: Sequence[Change], seed: tuple[int, int]
+    file: Path, model: Model, changes: Sequence[Change], seed: tuple[int, int]
 ) -> Rendered:
-    """An excerpt through every change at every size, at the rate of ``ear``.
+    """An excerpt through every change at every size, at the rate of ``model``.
 
     Raises:
         InputError: the file cannot be decoded.
     """
-    waveform = excerpt(file, ear)
+    waveform = excerpt(file, model)
     return Rendered(
-        _resampled(waveform, ear),
+        _resampled(waveform, model),
         {
-            change.name: [_resampled(v, ear) for v in _versions(waveform, change, seed)]
+            change.name: [_resampled(v, model) for v in _versions(waveform, change, seed)]
             for change in changes
         },
     )
@@ -356,8 +360,8 @@ def _versions(waveform: Waveform, change: Change, seed: tuple[int, int]) -> list
         return [made.result() for made in making]
 
 
-def _resampled(waveform: Waveform, ear: Ear) -> Waveform:
-    resampled = soxr.resample(waveform, STRETCH_RATE_HZ, ear.sample_rate_hz, quality="HQ")
+def _resampled(waveform: Waveform, model: Model) -> Waveform:
+    resampled = soxr.resample(waveform, STRETCH_RATE_HZ, model.sample_rate_hz, quality="HQ")
     return np.asarray(resampled, np.float32)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from loev_cli import bundle as bundles
+from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.errors import InputError, UsageError, did_you_mean
 from loev_cli.evaluate import changes, equivariance, geometry, maps, probes, retrieval
@@ -17,7 +18,6 @@ from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
 from loev_cli.evaluate.results import Results
 from loev_cli.evaluate.splits import Splits, split
 from loev_cli.evaluate.vectors import (
-    Ear,
     Vectors,
     embed_manifest,
     read_embeddings,
@@ -101,8 +101,8 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
     stretcher = (
         changes.open_stretcher(request.stretcher) if "equivariance" in request.parts else None
     )
-    ear = _open_ear(request)
-    if ear is not None:
+    model = _open_model(request)
+    if model is not None:
         check_files(manifest)
 
     skipped: list[str] = []
@@ -111,7 +111,7 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
         skipped.append(message)
         on_event(Skipped(message))
 
-    manifest, vectors = _vectors(request, manifest, ear, skip, on_event)
+    manifest, vectors = _vectors(request, manifest, model, skip, on_event)
     columns = [manifest.column(column.name, column.kind) for column in columns]
     splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
     together = with_concatenation(vectors.subspaces)
@@ -137,11 +137,11 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
     )
     if "probes" in request.parts:
         results = replace(results, probes=_probe(request, results, on_event))
-    if stretcher is not None and ear is None:
+    if stretcher is not None and model is None:
         reason = "changes were not heard: that needs the model (--model) beside its embeddings"
         results = replace(results, notes=[*results.notes, reason])
-    elif stretcher is not None and ear is not None:
-        results = _hear(request, results, ear, stretcher, skip, on_event)
+    elif stretcher is not None and model is not None:
+        results = _embed_changes(request, results, model, stretcher, skip, on_event)
     compared = splits.judged
     if len(compared) > _MOST_COMPARED:
         drawn = np.random.default_rng(request.seed).permutation(compared)[:_MOST_COMPARED]
@@ -176,7 +176,7 @@ def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
             )
 
 
-def _open_ear(request: Request) -> Ear | None:
+def _open_model(request: Request) -> Model | None:
     """The model, if there is to be one; checked against the embeddings if there are any."""
     if request.embeddings and request.model is None:
         return None
@@ -198,20 +198,20 @@ def _open_ear(request: Request) -> Ear | None:
         precision=request.precision,
         subspaces=subspaces,
     )
-    return Ear(encoder)
+    return Model(encoder)
 
 
 def _vectors(
     request: Request,
     manifest: Manifest,
-    ear: Ear | None,
+    model: Model | None,
     skip: Callable[[str], None],
     on_event: Callable[[Event], None],
 ) -> tuple[Manifest, Vectors]:
     """The vectors, and the manifest without the tracks that have none."""
     if request.embeddings:
         return manifest, read_embeddings(manifest, request.embeddings)
-    if ear is None:
+    if model is None:
         raise UsageError("nothing to judge", hint="--model or --embeddings")
     n = len(manifest)
 
@@ -220,7 +220,7 @@ def _vectors(
             skip(error.message)
         on_event(Stage("embedding", row + 1, n))
 
-    vectors, rows = embed_manifest(manifest, ear, on_track=on_track)
+    vectors, rows = embed_manifest(manifest, model, on_track=on_track)
     return manifest.select(rows.tolist()), vectors
 
 
@@ -247,10 +247,10 @@ def _probe(
     )
 
 
-def _hear(
+def _embed_changes(
     request: Request,
     results: Results,
-    ear: Ear,
+    model: Model,
     stretcher: changes.Stretcher,
     skip: Callable[[str], None],
     on_event: Callable[[Event], None],
@@ -264,11 +264,11 @@ def _hear(
             skip(error.message)
         on_event(Stage("changes", i + 1, n))
 
-    heard = equivariance.hear_changes(
+    heard = equivariance.embed_changes(
         [results.manifest.files[i] for i in rows],
         rows,
         results.manifest.groups[rows],
-        ear,
+        model,
         changes.changes(stretcher),
         stretcher.name,
         seed=request.seed,

@@ -38,6 +38,7 @@ from loev_cli.annotations import (
     TempoReadout,
     softmax,
 )
+from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import Bundle
 from loev_cli.errors import InputError, UsageError
@@ -54,7 +55,7 @@ from loev_cli.evaluate.tasks import (
     tempo_hits,
     tempo_targets,
 )
-from loev_cli.evaluate.vectors import Ear, Subspaces, embed_manifest, read_embeddings
+from loev_cli.evaluate.vectors import Subspaces, embed_manifest, read_embeddings
 from loev_cli.model.names import GLOBAL
 
 # Readout -> the subspace made for it; a model that has none is read where everything is.
@@ -373,5 +374,5 @@ def vectors_for(
             )
         return manifest, vectors.subspaces
     check_files(manifest)
-    vectors, rows = embed_manifest(manifest, Ear(open_encoder(bundle)), on_track=on_track)
+    vectors, rows = embed_manifest(manifest, Model(open_encoder(bundle)), on_track=on_track)
     return manifest.select(rows), vectors.subspaces

@@ -15,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli import audio, windows
-from loev_cli.backends import Encoder
+from loev_cli.api import Model
 from loev_cli.errors import InputError, UsageError
 from loev_cli.evaluate.manifest import Manifest
 from loev_cli.writers import EmbeddingFile, check_agree, read
 
 CONCATENATION = "all"
-_BATCH_SIZE = 8
 
-Subspaces = dict[str, NDArray[np.float32]]
+Subspaces = windows.Vectors
 
 
 @dataclass(frozen=True)
@@ -42,38 +41,9 @@ class Vectors:
     model: dict[str, Any]
 
 
-class Ear:
-    """A model with its windowing: waveforms in, vectors out, as ``loev embed`` makes them."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
-        self.sample_rate_hz = encoder.bundle.sample_rate_hz
-        self.window_n_samples = encoder.bundle.window_n_samples
-
-    def windows(self, waveform: NDArray[np.float32]) -> Subspaces:
-        """Waveform (N,) at the model's rate -> subspace -> (M, D), windows half a window apart."""
-        hop = max(1, self.window_n_samples // 2)
-        cuts = [cut.samples for cut in windows.cut(waveform, self.window_n_samples, hop)]
-        parts = [
-            self.encoder.encode(np.stack(cuts[i : i + _BATCH_SIZE]))
-            for i in range(0, len(cuts), _BATCH_SIZE)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def track(self, waveform: NDArray[np.float32]) -> Subspaces:
-        """Waveform (N,) -> subspace -> (D,), the mean of its windows."""
-        return mean_of(self.windows(waveform))
-
-
-def mean_of(vectors: Mapping[str, NDArray[np.float32]]) -> Subspaces:
-    return {
-        name: x.mean(axis=0, dtype=np.float64).astype(np.float32) for name, x in vectors.items()
-    }
-
-
 def embed_manifest(
     manifest: Manifest,
-    ear: Ear,
+    model: Model,
     *,
     on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
 ) -> tuple[Vectors, NDArray[np.int64]]:
@@ -91,24 +61,25 @@ def embed_manifest(
     rows, means, ends = [], [], []
     for row, file in enumerate(manifest.files):
         try:
-            vectors = ear.windows(audio.load(file, ear.sample_rate_hz))
+            waveform = audio.load(file, model.sample_rate_hz)
+            vectors, _ = model(waveform, model.sample_rate_hz, per_window=True)
         except InputError as error:
             on_track(row, error)
             continue
         rows.append(row)
-        means.append(mean_of(vectors))
+        means.append(windows.mean(vectors))
         ends.append({name: _ends(x) for name, x in vectors.items()})
         on_track(row, None)
     if not rows:
         raise UsageError("none of the manifest's files can be used")
-    bundle = ear.encoder.bundle
-    model = {
+    bundle = model.bundle
+    described = {
         "name": bundle.name,
         "sha256": bundle.sha256,
         "method": bundle.config["method"],
-        "subspaces": dict(ear.encoder.subspaces),
+        "subspaces": model.subspaces,
     }
-    return Vectors(_stack(means), _stack(ends), model), np.array(rows)
+    return Vectors(_stack(means), _stack(ends), described), np.array(rows)
 
 
 def read_embeddings(manifest: Manifest, paths: Sequence[Path]) -> Vectors:
@@ -204,7 +175,7 @@ def _by_track(file: EmbeddingFile) -> tuple[Subspaces, Subspaces | None]:
     of_track = [np.flatnonzero(file.track == i) for i in range(len(file.paths))]
     pieces = [{name: x[rows] for name, x in file.vectors.items()} for rows in of_track]
     ends = [{name: _ends(x) for name, x in piece.items()} for piece in pieces]
-    return _stack([mean_of(piece) for piece in pieces]), _stack(ends)
+    return _stack([windows.mean(piece) for piece in pieces]), _stack(ends)
 
 
 def _ends(x: NDArray[np.float32]) -> NDArray[np.float32]:

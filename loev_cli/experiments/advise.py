@@ -30,11 +30,11 @@ from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
 from loev_cli.evaluate.probes import Reading
 from loev_cli.evaluate.splits import Fold, Splits, split
 from loev_cli.experiments.advise_evidence import PROBE, Destroyed, Vectors, destroyed, gained
-from loev_cli.experiments.advise_vectors import Ears
+from loev_cli.experiments.advise_vectors import LabelledEmbedder
 from loev_cli.experiments.advise_verdict import DEFAULT_TOLERANCE, Verdict, judge, ranked
+from loev_cli.experiments.augmented import Draw, draw_changes
 from loev_cli.experiments.budget import steps_within
 from loev_cli.experiments.kept_probes import read_or_keep
-from loev_cli.experiments.listening import Draw, draw_changes
 from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
 from loev_cli.files.own import make_own_folder
 from loev_cli.model import load_model
@@ -70,7 +70,7 @@ class Request:
         config: of training; data, method, augs and seed are set for every run.
         wanted: ``column`` or ``column:kind``; none means all that can be used.
         candidates: augmentations that may get a subspace.
-        model: that hears unchanged and changed tracks, a name or a bundle.
+        model: that embeds unchanged and changed tracks, a name or a bundle.
         tolerance: how much of a label may be lost, of what can be known above chance.
         minutes: of training for all models together, instead of ``config.steps``.
         n_parallel: models trained side by side; None: one per core on a CPU, else one.
@@ -168,14 +168,14 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
             skipped.append(event.message)
         on_event(event)
 
-    ears = Ears(
+    embedder = LabelledEmbedder(
         request.config,
         device=checked.device,
         cache=request.cache,
         kept=request.out / VECTORS_FOLDER,
         on_event=tell,
     )
-    plain, changed, manifest = ears.reference(
+    plain, changed, manifest = embedder.reference(
         checked.bundle, checked.manifest, checked.draws, on_features=checked.on_features
     )
     columns = [manifest.column(column.name, column.kind) for column in checked.columns]
@@ -204,7 +204,7 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
         overwrite=request.overwrite,
         on_event=tell,
     )
-    of_model = {name: ears.trained(bundle, manifest, name) for name, bundle in models.items()}
+    of_model = {name: embedder.trained(bundle, manifest, name) for name, bundle in models.items()}
     seeds = range(request.n_seeds)
     verdicts = []
     for done, column in enumerate(columns):
@@ -310,7 +310,7 @@ class _Checked:
 
 
 def _check(request: Request) -> _Checked:
-    """Everything that can be known before anything is heard or trained."""
+    """Everything that can be known before anything is embedded or trained."""
     config = request.config
     _check_candidates(request.candidates, config)
     if not 0 < request.tolerance < 1:

@@ -1,7 +1,7 @@
-"""The labelled tracks as vectors: through the reference model, changed too, and the trained ones.
+"""Embeddings of the labelled tracks: by the reference model, also augmented, and by trained ones.
 
-What was heard is kept in a folder, under a name made of all that it depends on, so that other
-labels of the same tracks cost no hearing. A file of it that cannot be read is made again.
+They are cached in a folder, under a key of all that they depend on, so that other labels of the
+same tracks need no re-embedding. A cache file that cannot be read is made again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from loev_cli.evaluate.job import Event, Skipped, Stage
 from loev_cli.evaluate.manifest import Manifest
 from loev_cli.evaluate.vectors import CONCATENATION, with_concatenation
 from loev_cli.experiments.advise_evidence import Vectors, compact
-from loev_cli.experiments.listening import Draw, Listener, Subspaces
+from loev_cli.experiments.augmented import AugmentedEmbedder, Draw, Subspaces
 from loev_cli.files.own import make_own_folder
 from loev_cli.model import load_model
 from loev_cli.model.frontend import FrontendConfig
@@ -34,13 +34,13 @@ from loev_cli.train.data import Cache, Listed, Track, default_cache, load_tracks
 from loev_cli.writers.atomic import writing_own
 
 
-class Ears:
-    """Hears labelled tracks through one model after the other.
+class LabelledEmbedder:
+    """Embeds labelled tracks with one model after the other.
 
     Args:
         config: of training; its augmentations change the tracks.
         cache: folder of decoded tracks; None for the usual one.
-        kept: folder for what was heard.
+        kept: folder of the cached embeddings.
     """
 
     def __init__(
@@ -72,13 +72,18 @@ class Ears:
             UsageError: no track can be read.
         """
         every = [None, *(draw for drawn in draws.values() for draw in drawn)]
-        heard, rows = self._hear(
-            bundle, manifest, every, "hearing changes", on_features=on_features, plain=True
+        vectors, rows = self._embed(
+            bundle,
+            manifest,
+            every,
+            "embedding augmentations",
+            on_features=on_features,
+            plain=True,
         )
         if not len(rows):
             raise UsageError("none of the labelled files can be used")
         n_tracks = len(rows)
-        flat = {name: x.reshape(len(every) * n_tracks, -1) for name, x in heard.items()}
+        flat = {name: x.reshape(len(every) * n_tracks, -1) for name, x in vectors.items()}
         x = _whole(flat).reshape(len(every), n_tracks, -1)
         changed: dict[str, Vectors] = {}
         first = 1
@@ -93,15 +98,15 @@ class Ears:
         Raises:
             UsageError: a track that could be read before cannot be any more.
         """
-        heard, rows = self._hear(bundles.load(folder), manifest, [None], f"hearing by {name}")
+        vectors, rows = self._embed(bundles.load(folder), manifest, [None], f"embedding by {name}")
         if len(rows) < len(manifest):
             raise UsageError(
                 f"{len(manifest) - len(rows)} labelled files changed or went away meanwhile",
                 hint="start again",
             )
-        return _whole({subspace: x[0] for subspace, x in heard.items()})
+        return _whole({subspace: x[0] for subspace, x in vectors.items()})
 
-    def _hear(
+    def _embed(
         self,
         bundle: Bundle,
         manifest: Manifest,
@@ -115,10 +120,10 @@ class Ears:
         model = load_model(bundle)
         if on_features is None:
             on_features = isinstance(model.spec.frontend, FrontendConfig)
-        listener = Listener(
+        embedder = AugmentedEmbedder(
             model, self._config, on_features=on_features, device=self._device, plain=plain
         )
-        tracks = self._tracks(listener, manifest)
+        tracks = self._tracks(embedder, manifest)
         key = _key(
             bundle.sha256,
             [track.digest for track in tracks.values()],
@@ -135,18 +140,18 @@ class Ears:
                     self._tell(Skipped(error.message))
                 self._tell(Stage(stage, done, len(tracks)))
 
-            heard, places = listener.hear(list(tracks.values()), draws, on_track=on_track)
-            found = heard, places
+            vectors, places = embedder.embed(list(tracks.values()), draws, on_track=on_track)
+            found = vectors, places
             if len(places) == len(tracks):
-                _write(file, heard, places)
-        heard, places = found
-        return heard, np.array(list(tracks), np.int64)[places]
+                _write(file, vectors, places)
+        vectors, places = found
+        return vectors, np.array(list(tracks), np.int64)[places]
 
-    def _tracks(self, listener: Listener, manifest: Manifest) -> dict[int, Track]:
+    def _tracks(self, embedder: AugmentedEmbedder, manifest: Manifest) -> dict[int, Track]:
         """Row of the manifest -> track, of the files that can be read."""
         tracks, skipped = load_tracks(
             [Listed(file) for file in manifest.files],
-            listener.content,
+            embedder.content,
             self._cache,
             max_track_s=self._config.max_track_s,
             n_workers=usable_cpus(),
@@ -171,13 +176,13 @@ def _key(*parts: object) -> str:
 def _read(file: Path) -> tuple[Subspaces, NDArray[np.int64]] | None:
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            heard = dict(arrays)
-            return heard, heard.pop("places")
+            vectors = dict(arrays)
+            return vectors, vectors.pop("places")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _write(file: Path, heard: Subspaces, places: NDArray[np.int64]) -> None:
+def _write(file: Path, vectors: Subspaces, places: NDArray[np.int64]) -> None:
     make_own_folder(file.parent)
     with writing_own(file) as stream:
-        np.savez(stream, allow_pickle=False, places=places, **heard)
+        np.savez(stream, allow_pickle=False, places=places, **vectors)

@@ -25,7 +25,7 @@ from loev_cli.evaluate.vectors import Vectors
 from loev_cli.experiments.budget import steps_within
 from loev_cli.experiments.comparison import CHOSEN, Comparison, Contestant
 from loev_cli.experiments.foreign import read_foreign
-from loev_cli.experiments.judging import Encoding, Judged, embed_all, hear_all, read_all
+from loev_cli.experiments.judging import Encoding, Judged, embed_all, embed_changes, read_all
 from loev_cli.experiments.pretraining import pretraining_rows, write_pretraining
 from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
 from loev_cli.experiments.scoring import (
@@ -213,7 +213,7 @@ def _judge(
     columns = [manifest.column(column.name, column.kind) for column in checked.columns]
     splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
     rows = spread(splits, manifest, request.n_changed, request.seed)
-    heard = hear_all(
+    heard = embed_changes(
         manifest, rows, models, request.out, checked.stretcher, how,
         seed=request.seed, on_event=tell,
     )  # fmt: skip

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.api import Model
 from loev_cli.evaluate.changes import Change, Waveform
 from loev_cli.evaluate.equivariance import Rendered, render_excerpt
-from loev_cli.evaluate.vectors import Ear
 from loev_cli.files.own import make_own_folder
 from loev_cli.writers.atomic import writing_own
 
@@ -28,10 +28,10 @@ class Excerpts:
     """Renders what is not there, and keeps it; call it with a file and its place among them."""
 
     def __init__(
-        self, folder: Path, ear: Ear, changes: Sequence[Change], stretcher: str, *, seed: int
+        self, folder: Path, model: Model, changes: Sequence[Change], stretcher: str, *, seed: int
     ) -> None:
         self._folder = folder
-        self._ear = ear
+        self._model = model
         self._changes = changes
         self._stretcher = stretcher
         self._seed = seed
@@ -46,7 +46,7 @@ class Excerpts:
         kept, key = self._folder / f"{place}.npz", self._key(file, place)
         found = _read(kept, key)
         if found is None:
-            made = render_excerpt(file, self._ear, self._changes, (self._seed, place))
+            made = render_excerpt(file, self._model, self._changes, (self._seed, place))
             _write(kept, key, made)
             found = _read(kept, key)
         assert found is not None
@@ -61,8 +61,8 @@ class Excerpts:
                 "mtime_ns": status.st_mtime_ns,
                 "place": place,
                 "seed": self._seed,
-                "sample_rate_hz": self._ear.sample_rate_hz,
-                "window_n_samples": self._ear.window_n_samples,
+                "sample_rate_hz": self._model.sample_rate_hz,
+                "window_n_samples": self._model.window_n_samples,
                 "stretcher": self._stretcher,
                 "sizes": {change.name: change.sizes for change in self._changes},
             }

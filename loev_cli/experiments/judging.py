@@ -19,6 +19,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from loev_cli import bundle as bundles
+from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.embed import Request as EmbedRequest
 from loev_cli.embed import TrackDone, embed
@@ -30,7 +31,7 @@ from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.manifest import Manifest
 from loev_cli.evaluate.probes import Reading
 from loev_cli.evaluate.splits import Fold
-from loev_cli.evaluate.vectors import Ear, Vectors, read_embeddings, with_concatenation
+from loev_cli.evaluate.vectors import Vectors, read_embeddings, with_concatenation
 from loev_cli.experiments.excerpts import Excerpts
 from loev_cli.experiments.kept_probes import read_or_keep
 from loev_cli.files.own import make_own_folder
@@ -118,7 +119,7 @@ def _is_of_another(file: Path, bundle: Path) -> bool:
     return file.exists() and not is_made_by(read_meta(file), bundles.load(bundle))
 
 
-def hear_all(
+def embed_changes(
     manifest: Manifest,
     rows: NDArray[np.int64],
     models: Mapping[str, Path],
@@ -152,8 +153,8 @@ def hear_all(
     }
     missing = [name for name in models if name not in heard]
     if missing:
-        ears = [
-            Ear(
+        embedders = [
+            Model(
                 open_encoder(
                     opened[name],
                     backend=how.backend,
@@ -170,16 +171,18 @@ def hear_all(
                 on_event(Skipped(error.message))
             on_event(Stage("changes", i + 1, len(rows)))
 
-        answers = equivariance.hear_together(
+        answers = equivariance.embed_changes_together(
             [manifest.files[i] for i in rows],
             rows,
             manifest.groups[rows],
-            ears,
+            embedders,
             made,
             stretcher.name,
             seed=seed,
             on_track=on_track,
-            render=Excerpts(out / CHANGES / EXCERPTS, ears[0], made, stretcher.name, seed=seed),
+            render=Excerpts(
+                out / CHANGES / EXCERPTS, embedders[0], made, stretcher.name, seed=seed
+            ),
         )
         for name, answer in zip(missing, answers, strict=True):
             _write_heard(out / CHANGES / f"{name}.npz", keys[name], answer)

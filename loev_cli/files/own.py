@@ -20,6 +20,18 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO would wait for its other end
 
 
+def user_cache() -> Path:
+    """The folder for what loev keeps between runs: ``$XDG_CACHE_HOME/loev`` or ``~/.cache/loev``.
+
+    Raises:
+        OutputError: the user has no home folder, as in some containers.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loev"
+    except RuntimeError as error:
+        raise OutputError("this user has no home folder", hint="set XDG_CACHE_HOME") from error
+
+
 def own(path: str | os.PathLike[str], flags: int) -> int:
     """An opener for :func:`open`: a regular file, not a link; to write, one without other names.
 

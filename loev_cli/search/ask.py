@@ -18,8 +18,8 @@ from loev_cli.search.where import parse_where
 from loev_cli.writers import FOLDERS, Meta
 
 if TYPE_CHECKING:
+    from loev_cli.search.audio_query import FileEmbedder
     from loev_cli.search.database import Database
-    from loev_cli.search.listen import Listener
 
 _HINT_FROM_N_ROWS = 50_000
 
@@ -111,7 +111,7 @@ class Asker:
         self._model = model
         self._device = device
         self._ways: list[str] = []
-        self._can_listen = True
+        self._can_embed = True
 
     @property
     def subspaces(self) -> list[str]:
@@ -127,13 +127,15 @@ class Asker:
         return [*self._ways, f"by {by}; {self.gallery.note}"]
 
     @cached_property
-    def _listener(self) -> Listener:
-        from loev_cli.search.listen import Listener  # and with it soundfile and onnxruntime
+    def _embedder(self) -> FileEmbedder:
+        from loev_cli.search.audio_query import (
+            FileEmbedder,  # and with it soundfile and onnxruntime
+        )
 
-        self._can_listen = False  # until it does
-        listener = Listener(self.gallery.meta, model=self._model, device=self._device)
-        self._can_listen = True
-        return listener
+        self._can_embed = False  # until it does
+        embedder = FileEmbedder(self.gallery.meta, model=self._model, device=self._device)
+        self._can_embed = True
+        return embedder
 
     def ask(self, text: str) -> Answer:
         """Answer one query.
@@ -146,7 +148,7 @@ class Asker:
         found = self.gallery.find(text)
         if isinstance(found, FileQuery):
             same = found.rows
-            vectors = dict(self.gallery.ready(self._listener.vectors(found.file)))
+            vectors = dict(self.gallery.ready(self._embedder.vectors(found.file)))
         else:
             same = frozenset({found.path})
             vectors = dict(self.gallery.of_row(found))
@@ -161,9 +163,7 @@ class Asker:
         self, found: RowQuery | FileQuery, vectors: dict[str, Vectors], asked: Query, change: Change
     ) -> Query:
         """Move the vectors, in place; the query that is then to be asked."""
-        moved = move(
-            change, _Asked(self.gallery, found), self._audio_of(found), self._listener_vectors
-        )
+        moved = move(change, _Asked(self.gallery, found), self._audio_of(found), self._vectors_of)
         if moved.how not in self._ways:
             self._ways.append(moved.how)
         vectors |= self.gallery.ready(moved.vectors)
@@ -173,8 +173,8 @@ class Asker:
         rest = {name: w for name, w in asked.weights.items() if name != change.attribute}
         return replace(asked, where=where, weights=rest or default_weights(self.subspaces))
 
-    def _listener_vectors(self, file: Path, speed: float) -> Mapping[str, Vectors]:
-        return self._listener.vectors(file, speed)
+    def _vectors_of(self, file: Path, speed: float) -> Mapping[str, Vectors]:
+        return self._embedder.vectors(file, speed)
 
     def _audio_of(self, found: RowQuery | FileQuery) -> Path | None:
         if isinstance(found, FileQuery):
@@ -184,7 +184,7 @@ class Asker:
 
     def can_go_on(self, error: LoevError) -> bool:
         """Whether the next query may do better than this one did."""
-        return self._can_listen and isinstance(error, InputError | UsageError)
+        return self._can_embed and isinstance(error, InputError | UsageError)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loev_cli import audio
+from loev_cli import audio, windows
 from loev_cli.errors import InputError
 from loev_cli.model import LoevModel, ModelSpec
 from loev_cli.train.augment import Augmentation, apply_chain
@@ -32,7 +32,8 @@ from loev_cli.train.data import Track
 from loev_cli.train.objective import Objective
 
 # Enough for a stable figure, few enough to hold their waveforms in memory and to take seconds.
-_N_TRACKS_HEARD = 24
+_N_TRACKS = 24
+_BATCH_SIZE = 8
 _VALIDATION_STREAM = 2**31 - 1  # a step that no training has
 
 
@@ -92,21 +93,21 @@ class Validator:
         chosen = tracks[: config.batch_size]
         maker = BatchMaker(config, spec, device=device)
         self.batch = maker.of_tracks(dict(enumerate(chosen)), _VALIDATION_STREAM)
-        self.heard = _Heard(config, spec, tracks)
+        self.windows = ValidationWindows(config, spec, tracks)
 
     def __call__(self, model: LoevModel) -> Validation:
         was_training = model.training
         model.eval()
         try:
             losses = self.objective.losses(model, self.batch)
-            return self.heard.measure(
+            return self.windows.measure(
                 model, {head: float(loss) for head, loss in losses.items()}, self.device
             )
         finally:
             model.train(was_training)
 
 
-class _Heard:
+class ValidationWindows:
     """Windows of some validation tracks: as they are, another crop, and changed in known ways.
 
     Kept as float16; its rounding is 66 dB below the music.
@@ -121,7 +122,7 @@ class _Heard:
             if config.augmentations[aug].on_waveforms_too
         }
         for index, track in enumerate(tracks):
-            if len(self.plain) == _N_TRACKS_HEARD:
+            if len(self.plain) == _N_TRACKS:
                 break
             try:
                 waveform = _beginning(track, spec, config)
@@ -136,9 +137,9 @@ class _Heard:
         n = spec.window_n_samples
         self.plain.append(_cut(waveform, 0, n).half())
         self.other_crop.append(_cut(waveform, n, n).half())
-        for name, windows in self.changed.items():
+        for name, changed in self.changed.items():
             augmentation = config.augmentations[name]
-            windows.append(_change(augmentation, waveform, spec, rng).half())
+            changed.append(_change(augmentation, waveform, spec, rng).half())
 
     def measure(
         self, model: LoevModel, losses: dict[str, float], device: torch.device
@@ -175,10 +176,8 @@ def _beginning(track: Track, spec: ModelSpec, config: TrainConfig) -> np.ndarray
     return np.concatenate(blocks)[:wanted]
 
 
-def _cut(waveform: np.ndarray, start: int, n_samples: int) -> Tensor:
-    """(N,), from a waveform that starts again where it ends."""
-    index = np.arange(start, start + n_samples) % len(waveform)
-    return torch.from_numpy(waveform[index])
+def _cut(waveform: np.ndarray, start_n: int, n_samples: int) -> Tensor:
+    return torch.from_numpy(windows.wrapped(waveform, start_n, n_samples))
 
 
 def _change(
@@ -209,12 +208,14 @@ def _change(
 
 
 def _embed(
-    model: LoevModel, windows: Sequence[Tensor], device: torch.device, batch_size: int = 8
+    model: LoevModel, waveforms: Sequence[Tensor], device: torch.device
 ) -> dict[str, Tensor]:
-    """Windows (N,) -> subspace -> (len(windows), D), on the CPU."""
-    parts: list[dict[str, Tensor]] = []
+    """Windows (N,) -> subspace -> (len(waveforms), D), on the CPU."""
+
+    def encode(batch: Sequence[Tensor]) -> windows.Vectors:
+        vectors = model(torch.stack(list(batch)).float().to(device))
+        return {name: x.float().cpu().numpy() for name, x in vectors.items()}
+
     with torch.inference_mode():
-        for i in range(0, len(windows), batch_size):
-            batch = torch.stack(list(windows[i : i + batch_size])).float().to(device)
-            parts.append({name: x.float().cpu() for name, x in model(batch).items()})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        vectors = windows.encode_in_batches(waveforms, encode, _BATCH_SIZE)
+    return {name: torch.from_numpy(x) for name, x in vectors.items()}

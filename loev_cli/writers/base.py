@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.annotations import COLUMNS
-from loev_cli.errors import OutputError, UsageError
+from loev_cli.errors import OutputError, UsageError, needs_extra
 from loev_cli.writers.meta import TAG_PREFIX, Meta, annotation_columns, keeps_windows
 
 # Column names that a subspace must not take.
@@ -70,6 +70,30 @@ class EmbeddingFile:
     start_s: NDArray[np.float32] | None = None
     tags: dict[str, list[str]] = field(default_factory=dict)
     annotations: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with the columns of the same file as Parquet: a row per track, or
+        per window where windows are kept; a subspace's cells are arrays (D,).
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        with needs_extra("to_pandas()", "pandas"):
+            import pandas
+        of_tracks = {
+            "path": self.paths,
+            "duration_s": self.duration_s,
+            "silent": self.silent,
+            **{f"{TAG_PREFIX}{tag}": values for tag, values in self.tags.items()},
+            **self.annotations,
+        }
+        frame = pandas.DataFrame(of_tracks)
+        if self.track is not None:
+            frame = frame.iloc[self.track].reset_index(drop=True)
+            frame["track"], frame["start_s"] = self.track, self.start_s
+        for name, x in self.vectors.items():
+            frame[name] = list(x)
+        return frame
 
 
 def as_column(name: str, values: Sequence[float | str | None]) -> NDArray[Any]:

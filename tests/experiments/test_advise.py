@@ -15,7 +15,7 @@ from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.splits import Fold
 from loev_cli.experiments.advise import BLIND, name_of_run, plan_runs
 from loev_cli.experiments.advise_evidence import compact, destroyed
-from loev_cli.experiments.listening import Listener, draw_changes
+from loev_cli.experiments.augmented import AugmentedEmbedder, draw_changes
 from loev_cli.model import load_model
 from loev_cli.train.augment import AugmentationsConfig
 from loev_cli.train.config import TrainConfig
@@ -209,19 +209,19 @@ def test_chords_need_pitch_and_beats_need_tempo(tmp_path: Path, cache: Path) -> 
     """Audio of known truth through the shipped model and training's own augmentations."""
     write_tones(tmp_path, N_TONES)
     config = TrainConfig(data=str(tmp_path))
-    listener = Listener(
+    embedder = AugmentedEmbedder(
         load_model(bundles.find(DEFAULT_MODEL)),
         config,
         on_features=True,
         device=torch.device("cpu"),
         plain=True,
     )
-    tracks = _tracks(tmp_path, listener, cache)
+    tracks = _tracks(tmp_path, embedder, cache)
     draws = {name: draw_changes(config.augmentations, name, 3) for name in ("pitch", "tempo")}
-    heard, places = listener.hear(tracks, [None, *draws["pitch"], *draws["tempo"]])
-    assert len(places) == N_TONES and set(heard) == {"invariant", "pitch", "tempo", "bands"}
+    vectors, places = embedder.embed(tracks, [None, *draws["pitch"], *draws["tempo"]])
+    assert len(places) == N_TONES and set(vectors) == {"invariant", "pitch", "tempo", "bands"}
 
-    flat = np.concatenate([heard[name].reshape(7 * N_TONES, -1) for name in heard], axis=1)
+    flat = np.concatenate([vectors[name].reshape(7 * N_TONES, -1) for name in vectors], axis=1)
     x = compact(flat).reshape(7, N_TONES, -1)
     changed = {"pitch": x[1:4], "tempo": x[4:]}
     rows = np.random.default_rng(1).permutation(N_TONES)
@@ -236,31 +236,31 @@ def test_chords_need_pitch_and_beats_need_tempo(tmp_path: Path, cache: Path) -> 
         assert found[needs].share.low > found[other].share.high
 
 
-def test_unchanged_tracks_are_heard_as_the_model_hears_them(tmp_path: Path, cache: Path) -> None:
+def test_unchanged_tracks_are_embedded_as_the_model_does_it(tmp_path: Path, cache: Path) -> None:
     write_tones(tmp_path, 1)
     model = load_model(bundles.find(DEFAULT_MODEL))
-    listener = Listener(
+    embedder = AugmentedEmbedder(
         model, TrainConfig(data=str(tmp_path)), on_features=True, device=torch.device("cpu")
     )
-    track = _tracks(tmp_path, listener, cache)[0]
-    heard, _ = listener.hear([track], [None])
+    track = _tracks(tmp_path, embedder, cache)[0]
+    vectors, _ = embedder.embed([track], [None])
     import soundfile
 
     waveform = torch.from_numpy(soundfile.read(track.path, dtype="float32")[0])
     n = model.spec.window_n_samples
     with torch.inference_mode():
         ends = [model(waveform[None, start : start + n]) for start in (0, len(waveform) - n)]
-    for name, x in heard.items():
+    for name, x in vectors.items():
         expected = torch.cat([end[name] for end in ends]).mean(dim=0).numpy()
         off = np.linalg.norm(x[0, 0] - expected) / np.linalg.norm(expected)
         assert off < 0.15, name  # windows lie up to a frame apart, features are float16
 
 
-def _tracks(folder: Path, listener: Listener, cache: Path) -> list[Track]:
+def _tracks(folder: Path, embedder: AugmentedEmbedder, cache: Path) -> list[Track]:
     files = sorted(folder.glob("*.wav"))
     tracks, skipped = load_tracks(
         [Listed(file) for file in files],
-        listener.content,
+        embedder.content,
         Cache(cache),
         max_track_s=600.0,
         n_workers=0,

@@ -14,9 +14,9 @@ from loev_cli.backends import open_encoder
 from loev_cli.bundle import find
 from loev_cli.embed import Request, embed
 from loev_cli.errors import UsageError
+from loev_cli.search.audio_query import FileEmbedder
 from loev_cli.search.library import open_library
 from loev_cli.search.like_but import Change, move, parse_change
-from loev_cli.search.listen import Listener
 from loev_cli.writers import Meta, read
 from tests.conftest import ROOT, Loev
 
@@ -69,10 +69,10 @@ def test_changes_that_make_no_sense(text: str, message: str) -> None:
 
 def test_listening_makes_what_embedding_made(emb: Path) -> None:
     library = open_library(emb)
-    heard = Listener(library.meta).vectors(MUSIC / SLOW)
+    vectors = FileEmbedder(library.meta).vectors(MUSIC / SLOW)
     there = read(emb)
     for name, x in there.vectors.items():
-        np.testing.assert_allclose(heard[name], x[there.paths.index(SLOW)], atol=1e-5)
+        np.testing.assert_allclose(vectors[name], x[there.paths.index(SLOW)], atol=1e-5)
 
 
 def test_listening_faster_is_a_tape_played_faster(tmp_path: Path, emb: Path) -> None:
@@ -80,8 +80,8 @@ def test_listening_faster_is_a_tape_played_faster(tmp_path: Path, emb: Path) -> 
 
     waveform, rate_hz = soundfile.read(MUSIC / SLOW, dtype="float32")
     soundfile.write(tmp_path / "faster.wav", waveform, round(rate_hz * 1.25))
-    listener = Listener(open_library(emb).meta)
-    ours, theirs = listener.vectors(MUSIC / SLOW, 1.25), listener.vectors(tmp_path / "faster.wav")
+    embedder = FileEmbedder(open_library(emb).meta)
+    ours, theirs = embedder.vectors(MUSIC / SLOW, 1.25), embedder.vectors(tmp_path / "faster.wav")
     for name in ours:
         distance = np.linalg.norm(ours[name] - theirs[name]) / np.linalg.norm(theirs[name])
         assert distance < 0.02

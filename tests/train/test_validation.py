@@ -15,7 +15,7 @@ from loev_cli.model import ModelSpec
 from loev_cli.train.card import model_card
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Listed, Track, WaveformContent, load_tracks
-from loev_cli.train.validation import Validation, _Heard
+from loev_cli.train.validation import Validation, ValidationWindows
 
 RATE_HZ = 16000
 FREQUENCIES_HZ = (220.0, 311.1, 440.0, 622.3)  # half an octave apart
@@ -39,9 +39,9 @@ def tracks(tmp_path_factory: pytest.TempPathFactory) -> list[Track]:
     return found
 
 
-class Ear(nn.Module):
+class PeakModel(nn.Module):
     """`height` is the octave of the loudest frequency, `place` half octaves as points of a circle;
-    `blind` hears nothing."""
+    `blind` is constant."""
 
     def forward(self, waveform: Tensor) -> dict[str, Tensor]:
         peak = torch.fft.rfft(waveform * torch.hann_window(waveform.shape[1])).abs().argmax(dim=1)
@@ -57,12 +57,12 @@ class Ear(nn.Module):
 
 def test_sensitivity_is_the_distance_moved_over_that_between_tracks(tracks: list[Track]) -> None:
     config = TrainConfig(steps=1, augs=("pitch", "tempo", "gain"))
-    heard = _Heard(config, ModelSpec(), tracks)
-    model = Ear().eval()
-    measured = heard.measure(model, {"invariant": 1.0}, torch.device("cpu"))  # type: ignore[arg-type]
+    measurer = ValidationWindows(config, ModelSpec(), tracks)
+    model = PeakModel().eval()
+    measured = measurer.measure(model, {"invariant": 1.0}, torch.device("cpu"))  # type: ignore[arg-type]
 
-    plain = model(torch.stack(heard.plain).float())["height"]
-    shifted = model(torch.stack(heard.changed["pitch"]).float())["height"]
+    plain = model(torch.stack(measurer.plain).float())["height"]
+    shifted = model(torch.stack(measurer.changed["pitch"]).float())["height"]
     semitones = 12 * (shifted - plain)
     assert semitones.abs().min() > 0.9 and semitones.abs().max() < 4.1  # never by nothing
     # Mean distance of 4 points half an octave apart: (3 x 0.5 + 2 x 1 + 1 x 1.5) / 6
@@ -74,8 +74,8 @@ def test_sensitivity_is_the_distance_moved_over_that_between_tracks(tracks: list
 
 
 def test_alignment_and_uniformity_in_closed_form(tracks: list[Track]) -> None:
-    heard = _Heard(TrainConfig(steps=1), ModelSpec(), tracks)
-    measured = heard.measure(Ear().eval(), {}, torch.device("cpu"))  # type: ignore[arg-type]
+    measurer = ValidationWindows(TrainConfig(steps=1), ModelSpec(), tracks)
+    measured = measurer.measure(PeakModel().eval(), {}, torch.device("cpu"))  # type: ignore[arg-type]
     assert measured.alignment["place"] == pytest.approx(0, abs=1e-6)
     # Four points on a circle, an eighth apart: squared distances 2 - 2 cos(angle).
     squares = [2 - 2 * math.cos(k * math.pi / 4) for k in (1, 1, 1, 2, 2, 3)]
@@ -85,9 +85,9 @@ def test_alignment_and_uniformity_in_closed_form(tracks: list[Track]) -> None:
 
 
 def test_one_track_alone_is_only_a_loss(tracks: list[Track]) -> None:
-    heard = _Heard(TrainConfig(steps=1), ModelSpec(), tracks[:1])
-    model = Ear().eval()
-    measured = heard.measure(model, {"invariant": 2.0}, torch.device("cpu"))  # type: ignore[arg-type]
+    measurer = ValidationWindows(TrainConfig(steps=1), ModelSpec(), tracks[:1])
+    model = PeakModel().eval()
+    measured = measurer.measure(model, {"invariant": 2.0}, torch.device("cpu"))  # type: ignore[arg-type]
     assert measured == Validation({"invariant": 2.0}) and measured.loss == 2.0
 
 
@@ -95,8 +95,8 @@ def test_a_track_that_is_gone_is_left_out(tracks: list[Track], tmp_path: Path) -
     import dataclasses
 
     gone = dataclasses.replace(tracks[0], path=tmp_path / "gone.wav")
-    heard = _Heard(TrainConfig(steps=1), ModelSpec(), [gone, *tracks[1:]])
-    assert len(heard.plain) == len(tracks) - 1
+    measurer = ValidationWindows(TrainConfig(steps=1), ModelSpec(), [gone, *tracks[1:]])
+    assert len(measurer.plain) == len(tracks) - 1
 
 
 def test_the_card_says_what_was_measured_or_that_nothing_was() -> None:

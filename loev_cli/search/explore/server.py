@@ -33,7 +33,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.errors import InputError, LoevError, StoppedError, UsageError
 from loev_cli.search.explore import maps
 from loev_cli.search.explore.connections import BoundedProtocol
 from loev_cli.search.explore.files import TYPES, AudioFiles, NotServedError, is_playable
@@ -212,6 +212,7 @@ def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
         _NothingThereError: _says(404, lambda error: "nothing there"),
         NotServedError: _says(404, lambda error: f"the file {error}"),
         UsageError: _says(400, str),
+        StoppedError: _says(503, str),
         InputError: _says(415, lambda error: "the file cannot be decoded"),
     }
     return Guard(Starlette(routes=routes, exception_handlers=refusals), access)

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from loev_cli.errors import OutputError
-from loev_cli.files.own import own_folder
+from loev_cli.files.own import own_folder, user_cache
 from loev_cli.train.data.content import Content
 
 DEFAULT_MAX_BYTES = 50 * 10**9
@@ -45,9 +45,12 @@ _DRAFTS_STALE_S = 24 * 3600.0
 
 
 def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/loev/features`` or its usual place."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "loev" / "features"
+    """Where features are kept unless told otherwise.
+
+    Raises:
+        OutputError: the user has no home folder.
+    """
+    return user_cache() / "features"
 
 
 @dataclass(frozen=True)

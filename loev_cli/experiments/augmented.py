@@ -1,7 +1,7 @@
-"""Tracks as a model hears them, as they are and changed as training changes them.
+"""Embed tracks with and without training augmentations.
 
 Views are made by training's own code: the same augmentations, the same ranges, on features where
-training works on features. What a model is to become blind to is what is heard here.
+training works on features. What a model is to become blind to is what is embedded here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from loev_cli import windows
 from loev_cli.errors import InputError
 from loev_cli.model import LoevModel
 from loev_cli.model.frontend import Features
@@ -27,7 +28,7 @@ MAX_N_WINDOWS = 4  # of a track, evenly spread; more tell little more and cost a
 _N_ROWS_AT_ONCE = 48
 _N_TRIES = 200
 
-Subspaces = dict[str, NDArray[np.float32]]
+Subspaces = windows.Vectors
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def _another(
     return params
 
 
-class Listener:
-    """A model with the views that it hears.
+class AugmentedEmbedder:
+    """A model with the augmented views that it embeds.
 
     Args:
         config: of training; its augmentations change the views.
@@ -99,7 +100,7 @@ class Listener:
         """What must be read of every track."""
         return self._make.content
 
-    def hear(
+    def embed(
         self,
         tracks: Sequence[Track],
         draws: Sequence[Draw | None],
@@ -111,46 +112,42 @@ class Listener:
         Returns:
             name -> (len(draws), N, D), and the N places in ``tracks`` that could be read.
         """
-        heard: list[Subspaces] = []
+        vectors: list[Subspaces] = []
         rows: list[int] = []
         for place, track in enumerate(tracks):
             try:
-                heard.append(self._hear(track, draws))
+                vectors.append(self._embed(track, draws))
                 rows.append(place)
             except InputError as error:
                 on_track(place + 1, error)
             else:
                 on_track(place + 1, None)
-        names = heard[0] if heard else {}
+        names = vectors[0] if vectors else {}
         return (
-            {name: np.stack([one[name] for one in heard], axis=1) for name in names},
+            {name: np.stack([one[name] for one in vectors], axis=1) for name in names},
             np.array(rows, np.int64),
         )
 
-    def _hear(self, track: Track, draws: Sequence[Draw | None]) -> Subspaces:
+    def _embed(self, track: Track, draws: Sequence[Draw | None]) -> Subspaces:
         """name -> (len(draws), D) of one track."""
         views = [view for draw in draws for view in self._views(track, draw)]
         n_windows = len(views) // len(draws)
-        parts: list[Subspaces] = []
-        for start in range(0, len(views), _N_ROWS_AT_ONCE):
-            part = views[start : start + _N_ROWS_AT_ONCE]
-            parts.append(self._encode([(track, view) for view in part]))
-        return {
-            name: np.concatenate([part[name] for part in parts])
-            .reshape(len(draws), n_windows, -1)
-            .mean(axis=1, dtype=np.float64)
-            .astype(np.float32)
-            for name in parts[0]
-        }
+
+        def encode(part: Sequence[PlannedView]) -> Subspaces:
+            return self._encode([(track, view) for view in part])
+
+        x = windows.encode_in_batches(views, encode, _N_ROWS_AT_ONCE)
+        by_draw = {name: rows.reshape(len(draws), n_windows, -1) for name, rows in x.items()}
+        return windows.mean(by_draw, axis=1)
 
     def _encode(self, views: Sequence[tuple[Track, PlannedView]]) -> Subspaces:
         with torch.inference_mode():
             features = self._make(views)
-            heard = self._model.encode(features)
+            vectors = self._model.encode(features)
             if self._plain and isinstance(features, Features):
                 bands = features.bands
-                heard["bands"] = torch.cat([bands.mean(dim=2), bands.std(dim=2)], dim=1)
-            return {name: x.float().cpu().numpy() for name, x in heard.items()}
+                vectors["bands"] = torch.cat([bands.mean(dim=2), bands.std(dim=2)], dim=1)
+            return {name: x.float().cpu().numpy() for name, x in vectors.items()}
 
     def _views(self, track: Track, draw: Draw | None) -> Iterator[PlannedView]:
         """Windows of the whole track, under one draw."""
