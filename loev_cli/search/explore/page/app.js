@@ -26,7 +26,7 @@ async function start() {
   map = window.loevMap = new MapView(by("map"), {
     hover: pointAt,
     leave: () => {
-      by("tip").hidden = true;
+      pointAt(-1);
       player.left();
     },
     pick: (row) => choose(row, { play: true }),
