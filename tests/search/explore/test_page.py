@@ -126,14 +126,16 @@ def test_a_track_plays(page: Page, place: Place, name: str) -> None:
 
 
 def move_to_a_point(page: Page) -> None:
-    """Move the pointer over the map until it is over a point; where they are differs by machine."""
+    """Move the pointer to a track that can be played; where they lie on the map is not fixed."""
     box = page.page.locator("#map").bounding_box()
     for y in range(60, int(box["height"]) - 60, 14):  # a point is some 20 pixels wide to it
         for x in range(60, int(box["width"]) - 60, 14):
             page.page.mouse.move(box["x"] + x, box["y"] + y)
             if page.js("document.getElementById('map').classList.contains('over')"):
-                return
-    pytest.fail("no point on the map")
+                page.until("!document.getElementById('tip').hidden")
+                if "cannot be played" not in page.page.inner_text("#tip"):
+                    return
+    pytest.fail("no track on the map that can be played")
 
 
 def test_a_click_on_a_point_plays_it_and_searches(page: Page, site: Site) -> None:
@@ -142,8 +144,7 @@ def test_a_click_on_a_point_plays_it_and_searches(page: Page, site: Site) -> Non
     page.page.mouse.up()
     page.page.wait_for_selector("#hits li")
     assert page.page.inner_text("#query .title")
-    if not page.page.locator("#now.error, #nowsub.error").count():
-        page.until("document.getElementById('audio').currentTime > 0")
+    page.until("document.getElementById('audio').currentTime > 0")
 
 
 def test_the_pointer_plays_only_when_asked_to(page: Page) -> None:
@@ -152,9 +153,7 @@ def test_the_pointer_plays_only_when_asked_to(page: Page) -> None:
     assert not page.js("document.getElementById('audio').hasAttribute('src')")
     page.page.check("#hover")
     move_to_a_point(page)
-    page.until("document.getElementById('audio').hasAttribute('src')")
-    if not page.page.locator("#now.error, #nowsub.error").count():
-        page.until("document.getElementById('audio').currentTime > 0")
+    page.until("document.getElementById('audio').currentTime > 0")
 
 
 def test_a_search_by_tempo_is_that_of_the_command(page: Page, place: Place, loev: Loev) -> None:
