@@ -26,7 +26,7 @@ import soundfile
 import torch
 
 from loev_cli import audio
-from loev_cli.annotations import KEYS, TONICS, Answer, open_annotator
+from loev_cli.annotations import Answer, open_annotator
 from loev_cli.bundle import DEFAULT_MODEL, find
 from loev_cli.embed import Request, annotate
 from loev_cli.evaluate import calibration, readouts
@@ -36,6 +36,7 @@ from loev_cli.evaluate.manifest import Manifest, read_manifests
 from loev_cli.evaluate.tasks import ACC1_FACTORS, ACC2_FACTORS, tempo_hits
 from loev_cli.model.encoders.small import PitchBranch, TempoBranch
 from loev_cli.model.readouts import load_readouts
+from loev_cli.music_keys import KEYS, TONICS
 from loev_cli.writers import read
 
 # Mean ratings of the 12 tones after a context in the key, from its tonic on.

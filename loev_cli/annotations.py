@@ -27,10 +27,7 @@ from numpy.typing import NDArray
 
 from loev_cli.bundle import ANNOTATIONS_FILE, CONFIG_FILE, Bundle
 from loev_cli.errors import BundleError, UsageError
-
-TONICS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-# mir_eval's own spelling, pitch class first, minor keys after the twelve major ones.
-KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONICS)
+from loev_cli.music_keys import KEYS
 
 TEMPO_TOLERANCE = 0.04  # of MIREX: a tempo this near is right
 _MAX_N_BINS = 10_000
@@ -195,18 +192,6 @@ def softmax(logits: NDArray[np.floating[Any]], temperature: float) -> NDArray[np
     scaled = np.asarray(logits, np.float64) / temperature
     raised = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
-
-
-def camelot(key: str) -> str:
-    """A key's place on the Camelot wheel, as DJs write it: "A minor" -> "8A"; "" for "".
-
-    Neighbouring numbers are a fifth apart, A is minor and B its relative major.
-    """
-    if not key:
-        return ""
-    tonic, _, mode = key.partition(" ")
-    of_major = TONICS.index(tonic) + (3 if mode == "minor" else 0)  # of the relative major
-    return f"{(7 * of_major + 7) % 12 + 1}{'A' if mode == 'minor' else 'B'}"
 
 
 def _is_sound(readout: Readout, bundle: Bundle) -> bool:

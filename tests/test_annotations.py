@@ -10,16 +10,15 @@ import pytest
 
 from loev_cli.annotations import (
     COLUMNS,
-    KEYS,
     Annotator,
     KeyReadout,
     TempoReadout,
-    camelot,
     open_annotator,
     to_config,
 )
 from loev_cli.bundle import Bundle
 from loev_cli.errors import BundleError, UsageError
+from loev_cli.music_keys import KEYS
 
 TEMPO = TempoReadout("tempo")
 
@@ -28,30 +27,6 @@ def bell(bpm: float, height: float = 12.0, spread: float = 0.02) -> np.ndarray:
     """Logits that are greatest at ``bpm``."""
     distance = (TEMPO.log2_bpm - math.log2(bpm)) / math.log2(1 + spread)
     return np.asarray(height - 0.5 * distance**2)
-
-
-@pytest.mark.parametrize(
-    ("key", "place"),
-    [
-        ("C major", "8B"),
-        ("A minor", "8A"),
-        ("G major", "9B"),
-        ("E minor", "9A"),
-        ("F major", "7B"),
-        ("B major", "1B"),
-        ("Ab minor", "1A"),
-        ("E major", "12B"),
-        ("Db minor", "12A"),
-        ("F# minor", "11A"),
-        ("", ""),
-    ],
-)
-def test_camelot(key: str, place: str) -> None:
-    assert camelot(key) == place
-
-
-def test_every_key_has_a_place_of_its_own() -> None:
-    assert len({camelot(key) for key in KEYS}) == 24
 
 
 def test_a_key_and_the_probability_of_it() -> None:

@@ -122,7 +122,7 @@ def annotate(
 
 def _record(row: Row) -> dict[str, Any]:
     """One track for machines; None where there is no answer."""
-    from loev_cli.annotations import camelot
+    from loev_cli.music_keys import camelot, parse_key
 
     record: dict[str, Any] = {"path": row.path, "duration_s": round(row.duration_s, 3)}
     for name, value in row.annotations.items():
@@ -133,7 +133,8 @@ def _record(row: Row) -> dict[str, Any]:
         else:
             record[name] = round(value, 2 if name == "bpm" else 3)
         if name == "mode":
-            record["camelot"] = camelot(str(row.annotations["key"])) or None
+            key = parse_key(str(row.annotations["key"]))
+            record["camelot"] = None if key is None else camelot(key)
     return record
 
 

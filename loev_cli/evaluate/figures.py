@@ -22,11 +22,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from loev_cli.evaluate.equivariance import Response
-from loev_cli.evaluate.labels import KEYS, Column
+from loev_cli.evaluate.labels import Column
 from loev_cli.evaluate.probes import ProbeResult
 from loev_cli.evaluate.statistics import Estimate
+from loev_cli.music_keys import KEYS, fifths
 
 COLOURS = ("#3b82c4", "#d9822b", "#2f9e76", "#a06cd5", "#cf4a6b", "#8a8f3a", "#5aa7b5")
+_FIFTHS = np.array([fifths(key) for key in range(len(KEYS))])
 _INK = "#1a2b3d"  # dark on paper; stands for the page's own colour of text
 _MOST_DOTS = 2000
 _WIDTH = 4.9  # inches; a phone shows it without shrinking the text much
@@ -233,7 +235,7 @@ def subspace_map(
         if column.kind == "key":
             minor = values >= 12
             for mode, marker in ((~minor & known, "o"), (minor & known, "^")):
-                hue = fifths(values[mode]) / 12
+                hue = _FIFTHS[values[mode]] / 12
                 _dots(axes, places[mode], c=mpl.colormaps["hsv"](hue), marker=marker)
         elif column.kind in ("tempo", "number"):
             shown = np.log(values[known]) if column.kind == "tempo" else values[known]
@@ -256,16 +258,10 @@ def _dots(axes: Axes, places: NDArray[np.float64], **how: Any) -> PathCollection
     )
 
 
-def fifths(keys: NDArray[Any]) -> NDArray[np.int64]:
-    """Place of a key on the circle of fifths, 0 to 11 from C; a minor key's is its relative's."""
-    tonic = np.where(keys >= 12, keys - 12 + 3, keys) % 12
-    return np.asarray(tonic * 7 % 12)
-
-
 def key_confusion(probe: ProbeResult) -> Figure:
     """True key against the probe's, both in the order of the circle of fifths."""
     keys = np.arange(24)
-    order = np.lexsort((fifths(keys), keys >= 12))
+    order = np.lexsort((_FIFTHS, keys >= 12))
     place = np.argsort(order)
     counts = np.zeros((24, 24))
     np.add.at(counts, (place[probe.truth], place[probe.output]), 1)
@@ -289,7 +285,7 @@ def key_confusion(probe: ProbeResult) -> Figure:
 
 def key_errors(probe: ProbeResult) -> Figure:
     """Shares of the answers by steps on the circle of fifths between true key and answer."""
-    steps = (fifths(probe.output) - fifths(probe.truth)) % 12
+    steps = (_FIFTHS[probe.output] - _FIFTHS[probe.truth]) % 12
     same = (probe.output >= 12) == (probe.truth >= 12)
     figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
     axes = figure.subplots(subplot_kw={"projection": "polar"})

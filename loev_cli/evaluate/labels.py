@@ -20,13 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.annotations import KEYS as KEYS
 from loev_cli.errors import UsageError
+from loev_cli.music_keys import KEYS, parse_key
 
 KINDS = ("key", "tempo", "class", "multilabel", "number")
 
-_LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-_KEY = re.compile(r"([A-Ga-g])(#|b|♯|♭)?[\s:_-]*(major|maj|minor|min|M|m)?", re.ASCII)
 _SEPARATOR = re.compile(r"[;|]")
 _MAX_CLASSES_OF_NUMBERS = 12
 
@@ -48,21 +46,6 @@ class Column:
     values: NDArray[Any]
     known: NDArray[np.bool_]
     classes: tuple[str, ...] = ()
-
-
-def parse_key(text: str) -> int | None:
-    """Index into ``KEYS``, or None if it is no key. No mode means major, as in chord symbols."""
-    match = _KEY.fullmatch(text.strip())
-    if match is None:
-        # The mode in any spelling of capitals, but M and m differ.
-        head, _, mode = text.strip().partition(" ")
-        match = _KEY.fullmatch(f"{head} {mode.lower()}") if len(mode) > 1 else None
-    if match is None:
-        return None
-    letter, accidental, mode = match.groups()
-    shift = {None: 0, "#": 1, "♯": 1, "b": -1, "♭": -1}[accidental]
-    tonic = (_LETTERS[letter.upper()] + shift) % 12
-    return tonic + (12 if mode in ("minor", "min", "m") else 0)
 
 
 def parse_column(name: str, kind: str, cells: Sequence[str], places: Sequence[str]) -> Column:

@@ -30,7 +30,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loev_cli.annotations import (
-    KEYS,
     KINDS,
     Answer,
     KeyReadout,
@@ -57,10 +56,10 @@ from loev_cli.evaluate.tasks import (
 )
 from loev_cli.evaluate.vectors import Subspaces, embed_manifest, read_embeddings
 from loev_cli.model.names import GLOBAL
+from loev_cli.music_keys import KEYS, N_PITCH_CLASSES
 
 # Readout -> the subspace made for it; a model that has none is read where everything is.
 _SUBSPACE = {"key": "pitch", "tempo": "tempo"}
-_N_PITCH_CLASSES = 12
 # Of the mean square of the weights, for vectors of mean variance 1; strong to weak, so that each
 # fit starts from a simpler one.
 _STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
@@ -186,20 +185,20 @@ def _free(n_logits: int, dim: int) -> _Design:
 
 
 def _tied(n_logits: int, dim: int) -> _Design:
-    n_modes = n_logits // _N_PITCH_CLASSES
-    per_class = dim // _N_PITCH_CLASSES
-    template = torch.zeros(n_modes, _N_PITCH_CLASSES, per_class, requires_grad=True)
+    n_modes = n_logits // N_PITCH_CLASSES
+    per_class = dim // N_PITCH_CLASSES
+    template = torch.zeros(n_modes, N_PITCH_CLASSES, per_class, requires_grad=True)
     bias = torch.zeros(n_modes, requires_grad=True)
 
     def linear() -> tuple[Tensor, Tensor]:
-        return turned(template), bias.repeat_interleave(_N_PITCH_CLASSES)
+        return turned(template), bias.repeat_interleave(N_PITCH_CLASSES)
 
     return _Design([template, bias], linear)
 
 
 def turned(template: Tensor) -> Tensor:
     """Templates (modes, 12, D / 12) -> weights (modes x 12, D), one row per mode and tonic."""
-    tonics = [torch.roll(template, tonic, dims=1) for tonic in range(_N_PITCH_CLASSES)]
+    tonics = [torch.roll(template, tonic, dims=1) for tonic in range(N_PITCH_CLASSES)]
     return torch.stack(tonics, dim=1).flatten(0, 1).flatten(1)
 
 
@@ -220,7 +219,7 @@ def _fit(
     targets = torch.from_numpy(_targets(readout, truth[fold.train]))
 
     designs = {"free": _free(readout.n_logits, x.shape[1])}
-    if name == "key" and x.shape[1] % _N_PITCH_CLASSES == 0:
+    if name == "key" and x.shape[1] % N_PITCH_CLASSES == 0:
         designs["tied"] = _tied(readout.n_logits, x.shape[1])
     losses: dict[str, float] = {}
     best: tuple[str, float, float, Tensor, Tensor] | None = None

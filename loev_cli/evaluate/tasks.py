@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from loev_cli.annotations import TEMPO_TOLERANCE as TEMPO_TOLERANCE
-from loev_cli.evaluate.labels import KEYS, Column
+from loev_cli.evaluate.labels import Column
+from loev_cli.music_keys import KEYS
 
 Array = NDArray[Any]
 Metric = Callable[[Array, Array], float]

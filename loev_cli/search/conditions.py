@@ -115,6 +115,24 @@ class Contains:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """``column`` is one of some texts."""
+
+    column: str
+    texts: tuple[str, ...]
+
+    def mask(self, columns: Columns, n: int) -> Mask:
+        wanted = frozenset(self.texts)
+        return np.fromiter(
+            (text in wanted for text in _texts(columns[self.column]).tolist()), np.bool_, count=n
+        )
+
+    def sql(self, columns: Columns) -> str:
+        texts = ", ".join(map(_sql_value, self.texts))
+        return f"({_sql_column(self.column, columns)} IN ({texts}))"
+
+
+@dataclass(frozen=True)
 class AllOf:
     """Every part holds."""
 

@@ -25,22 +25,16 @@ import numpy as np
 
 from loev_cli import bundle as bundles
 from loev_cli.errors import LoevError, UsageError, did_you_mean
+from loev_cli.music_keys import KEYS, N_PITCH_CLASSES, parse_key, transposed
 from loev_cli.search.library import Vectors
 from loev_cli.writers import Meta
 
 ATTRIBUTES = {"tempo": "bpm", "pitch": "key"}  # and the column that has it
 _TEMPO_TOLERANCE = 0.04
-_N_PITCH_CLASSES = 12
 _MAX_SEMITONES = 12.0
 _RATES = (0.5, 2.0)
 _HINT = "as in tempo=+10%, tempo=-5%, pitch=+2 or pitch=-1"
 _CHANGE = re.compile(r"\s*(\w+)\s*=\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*(%?)\s*")
-# fmt: off
-_TONICS = {
-    "C": 0, "B#": 0, "C#": 1, "Db": 1, "D": 2, "D#": 3, "Eb": 3, "E": 4, "Fb": 4, "F": 5, "E#": 5,
-    "F#": 6, "Gb": 6, "G": 7, "G#": 8, "Ab": 8, "A": 9, "A#": 10, "Bb": 10, "B": 11, "Cb": 11,
-}
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -169,7 +163,7 @@ def _rotated(change: Change, asked: Asked) -> Vectors | None:
     if not is_known or config["encoder"].get("name") != "small":
         return None
     x = asked.raw()["pitch"]
-    return np.roll(x.reshape(_N_PITCH_CLASSES, -1), steps, axis=0).reshape(-1)
+    return np.roll(x.reshape(N_PITCH_CLASSES, -1), steps, axis=0).reshape(-1)
 
 
 def _annotated(change: Change, asked: Asked) -> str | None:
@@ -184,14 +178,10 @@ def _annotated(change: Change, asked: Asked) -> str | None:
         )
     if not isinstance(value, str) or not value.strip():
         return None
-    tonic, space, mode = value.strip().partition(" ")
-    steps = round(change.semitones)
-    if tonic not in _TONICS or abs(change.semitones - steps) > 1e-6:
+    key, steps = parse_key(value), round(change.semitones)
+    if key is None or abs(change.semitones - steps) > 1e-6:
         return None
-    wanted = (_TONICS[tonic] + steps) % _N_PITCH_CLASSES
-    names = [name for name, pitch_class in _TONICS.items() if pitch_class == wanted]
-    keys = ", ".join(f"'{name}{space}{mode}'" for name in names)
-    own_mode = asked.value("mode")
-    if not mode and isinstance(own_mode, str) and own_mode:
-        return f"key in ({keys}) and mode = '{own_mode}'"
-    return f"key in ({keys})"
+    moved, mode = KEYS[transposed(key, steps)], asked.value("mode")
+    if parse_key(f"{value.strip()} {mode}") is None:  # it says its mode itself
+        return f"key = '{moved}'"
+    return f"key = '{moved.split()[0]}' and mode = '{mode}'"

@@ -19,8 +19,10 @@
 Keywords are read without regard to case. A column alone is a condition if it is true or false.
 ``like`` compares the whole text, ``%`` stands for anything and ``_`` for one character;
 ``contains`` looks for a part; both ignore case. Texts that ``<`` and ``>`` compare are in the order
-of their characters. A value that is not known (NaN, no text in a number's column) fulfils no
-condition, not even ``!=``; ``not`` is true where what follows is not.
+of their characters. In columns called ``key``, or ``something_key``, ``=``, ``!=`` and ``in``
+compare keys, however they are spelled: "C# minor" is "Dbm". A value that is not known (NaN, no text
+in a number's column) fulfils no condition, not even ``!=``; ``not`` is true where what follows is
+not.
 
 Nothing is ever evaluated as code: text becomes a tree of :mod:`loev_cli.search.conditions`, and the
 tree a mask over numpy arrays, or SQL for a database.
@@ -32,6 +34,7 @@ import re
 from typing import NamedTuple, NoReturn
 
 from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.music_keys import parse_key, spellings
 from loev_cli.search.conditions import (
     COMPARE,
     AllOf,
@@ -43,11 +46,13 @@ from loev_cli.search.conditions import (
     IsTrue,
     Like,
     Not,
+    OneOf,
     Value,
 )
 
 _MAX_N_CHARS = 20_000
 _MAX_DEPTH = 100
+_KEY_COLUMN = re.compile(r"(?:^|_)key$", re.IGNORECASE)
 _SPELLED = {"==": "=", "<>": "!="}
 _KEYWORDS = {"and", "or", "not", "between", "in", "like", "contains", "true", "false"}
 _TOKEN = re.compile(
@@ -170,7 +175,7 @@ class _Parser:
                 return kind(column, self._take_text())
         return None
 
-    def _compare(self, column: str, sign: str) -> Compare:
+    def _compare(self, column: str, sign: str) -> Condition:
         token = self._token
         kind = self._kind_of(column)
         value: Value
@@ -197,6 +202,11 @@ class _Parser:
         if found == "truth" and sign not in ("=", "!="):
             self._fail(f"compares {column} by {sign}, it can only be = or !=", place=token.place)
         self._next += 1
+        if isinstance(value, str) and sign in ("=", "!=") and _KEY_COLUMN.search(column):
+            key = parse_key(value)
+            if key is not None:
+                same = OneOf(column, (value, *spellings(key)))
+                return same if sign == "=" else Not(same)
         return Compare(column, sign, value)
 
     def _column(self) -> str:

@@ -14,13 +14,14 @@ import pytest
 import soundfile
 
 from loev_cli import bundle as bundles
-from loev_cli.annotations import COLUMNS, KEYS, KeyReadout, TempoReadout, open_annotator
+from loev_cli.annotations import COLUMNS, KeyReadout, TempoReadout, open_annotator
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
 from loev_cli.embed import cluster
 from loev_cli.embed.merge import merge
 from loev_cli.errors import UsageError
 from loev_cli.export import add_readouts
+from loev_cli.music_keys import KEYS
 from loev_cli.writers import EmbeddingFile, Row, read, rows
 from tests.conftest import RATE_HZ, SUBSPACES, WINDOW_N, Loev, music
 from tests.embed.common import assert_same, embedded, left_in

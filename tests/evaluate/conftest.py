@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from loev_cli.evaluate import statistics
-from loev_cli.evaluate.labels import KEYS
 from loev_cli.evaluate.manifest import Manifest, read_manifests
+from loev_cli.music_keys import KEYS
 from tests.conftest import write_audio
 
 

@@ -11,38 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from loev_cli.errors import UsageError
-from loev_cli.evaluate.labels import KEYS, parse_key, recognise
+from loev_cli.evaluate.labels import recognise
 from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
 from loev_cli.evaluate.splits import split
 from tests.evaluate.conftest import write_csv
 
 Make = Callable[..., Manifest]
-
-
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        ("C major", "C major"),
-        ("F# minor", "F# minor"),
-        ("gb minor", "F# minor"),
-        ("Bb:min", "Bb minor"),
-        ("A♭ maj", "Ab major"),
-        ("Am", "A minor"),
-        ("D", "D major"),
-        (" e Minor ", "E minor"),
-        ("C# MAJOR", "Db major"),
-        ("Cb major", "B major"),
-        ("B# minor", "C minor"),
-    ],
-)
-def test_keys_in_many_spellings(text: str, key: str) -> None:
-    found = parse_key(text)
-    assert found is not None and KEYS[found] == key
-
-
-@pytest.mark.parametrize("text", ["H major", "C mixolydian", "major", "5", "C##", ""])
-def test_what_is_no_key(text: str) -> None:
-    assert parse_key(text) is None
 
 
 @pytest.mark.parametrize(

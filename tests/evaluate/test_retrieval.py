@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from loev_cli.evaluate.equivariance import Changed
-from loev_cli.evaluate.labels import KEYS
 from loev_cli.evaluate.manifest import Manifest
 from loev_cli.evaluate.retrieval import (
     METRICS,
@@ -20,6 +19,7 @@ from loev_cli.evaluate.retrieval import (
     ranked_hits,
     under_change,
 )
+from loev_cli.music_keys import KEYS
 
 Make = Callable[..., Manifest]
 

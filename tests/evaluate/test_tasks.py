@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from loev_cli.evaluate.labels import KEYS, parse_key
 from loev_cli.evaluate.tasks import (
     KeyTask,
     TempoTask,
@@ -18,6 +17,7 @@ from loev_cli.evaluate.tasks import (
     r2,
     roc_auc,
 )
+from loev_cli.music_keys import KEYS, parse_key
 
 
 def test_the_key_score_is_mir_evals() -> None:

@@ -19,6 +19,7 @@ COLUMNS = {
     "bpm": np.array([120, 124, 90, 60]),
     "silent": np.array([False, False, True, False]),
     "tag_artist": np.array(["J. S. Bach", "BACH", "", 'O\'Neil "x"']),
+    "key": np.array(["Db major", "C#m", "", "tonic"], object),
     "odd name": np.array(["a", None, "c", "d"], object),
 }
 
@@ -45,6 +46,11 @@ def rows(text: str) -> list[int]:
         ("bpm in (60, 90.0)", [2, 3]),
         ("bpm not in (60)", [0, 1, 2]),
         ("bpm > -1 and bpm > +1.", [0, 1, 2, 3]),
+        ("key = 'C# major'", [0]),
+        ("key = 'd♭ maj'", [0]),
+        ("key in ('Dbm', 'tonic')", [1, 3]),
+        ("key != 'C# minor'", [0, 2, 3]),  # no text is a text
+        ("path = 'Db major'", []),
         ("silent", [2]),
         ("not silent", [0, 1, 3]),
         ("silent = true", [2]),

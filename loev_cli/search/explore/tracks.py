@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,17 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.music_keys import KEYS, fifths, is_minor, parse_key
 from loev_cli.search.explore.files import AudioFiles, NotServedError, is_playable
 from loev_cli.search.library import Library
 
 FOLDER = "folder"  # made of the paths, not a column of the file
 N_CLASSES = 11  # beyond these, the rest is one
 _KEY_SHARE = 0.8
-_KEY = re.compile(r"([A-Ga-g])\s*([#♯b♭]?)\s*[-:]?\s*(major|maj|minor|min|m)?", re.IGNORECASE)
-_SEMITONE = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-# Round the circle of fifths from C; a minor key stands with its relative major.
-MAJORS = ("C", "G", "D", "A", "E", "B", "F♯", "D♭", "A♭", "E♭", "B♭", "F")
-MINORS = ("A", "E", "B", "F♯", "C♯", "G♯", "D♯", "B♭", "F", "C", "G", "D")
+# Round the circle of fifths from C, major keys first.
+_WHEEL = sorted(range(len(KEYS)), key=lambda key: (is_minor(key), fifths(key)))
 
 
 @dataclass(frozen=True)
@@ -146,20 +143,6 @@ class Tracks:
         return ["\n".join(texts).lower() for texts in zip(*parts, strict=True)]
 
 
-def parse_key(text: str) -> int | None:
-    """``F# minor``, ``Bb``, ``Am``, ``c:min`` -> 0 to 23 as :class:`Colouring` counts; None if it
-    is no key."""
-    found = _KEY.fullmatch(text.strip())
-    if found is None:
-        return None
-    letter, accidental, mode = found.groups()
-    minor = mode is not None and (mode == "m" or mode.lower() in ("minor", "min"))
-    semitone = _SEMITONE[letter.upper()] + {"#": 1, "♯": 1, "b": -1, "♭": -1}.get(accidental, 0)
-    if minor:
-        return 12 + (semitone + 3) * 7 % 12
-    return semitone * 7 % 12
-
-
 def _of_numbers(values: NDArray[np.float64]) -> Colouring:
     values = np.where(np.isfinite(values), values, np.nan)
     known = values[~np.isnan(values)]
@@ -173,11 +156,11 @@ def _of_keys(texts: list[str]) -> Colouring | None:
     known = [text for text in texts if text]
     if sum(parsed[text] is not None for text in known) < max(1.0, _KEY_SHARE * len(known)):
         return None
-    codes = [parsed[text] for text in texts]
-    values = np.array([math.nan if code is None else code for code in codes], np.float32)
-    labels = [f"{name} major" for name in MAJORS] + [f"{name} minor" for name in MINORS]
-    counts = Counter(codes)
-    return Colouring("key", values, labels, [counts[code] for code in range(24)])
+    keys = [parsed[text] for text in texts]
+    place = {key: i for i, key in enumerate(_WHEEL)}
+    values = np.array([math.nan if key is None else place[key] for key in keys], np.float32)
+    counts = Counter(keys)
+    return Colouring("key", values, [KEYS[key] for key in _WHEEL], [counts[key] for key in _WHEEL])
 
 
 def _of_texts(texts: list[str]) -> Colouring:

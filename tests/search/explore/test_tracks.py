@@ -10,7 +10,7 @@ import pytest
 
 from loev_cli.errors import UsageError
 from loev_cli.search.explore.files import AudioFiles
-from loev_cli.search.explore.tracks import FOLDER, N_CLASSES, Tracks, parse_key
+from loev_cli.search.explore.tracks import FOLDER, N_CLASSES, Tracks
 from loev_cli.search.library import open_library
 from tests.search.explore.common import HOSTILE, PLAIN, Place, write_embedding
 
@@ -18,30 +18,6 @@ from tests.search.explore.common import HOSTILE, PLAIN, Place, write_embedding
 def tracks_of(place: Place) -> Tracks:
     library = open_library(place.emb)
     return Tracks(library, AudioFiles(place.music, library.paths))
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("C major", 0),
-        ("G", 1),
-        ("F# major", 6),
-        ("Gb", 6),
-        ("F", 11),
-        ("A minor", 12),
-        ("Am", 12),
-        ("e:min", 13),
-        ("C# minor", 16),
-        ("Db minor", 16),
-        ("D minor", 23),
-        ("", None),
-        ("H major", None),
-        ("Cm7", None),
-        ("anything", None),
-    ],
-)
-def test_keys_lie_on_the_circle_of_fifths(text: str, code: int | None) -> None:
-    assert parse_key(text) == code
 
 
 def test_a_row_is_described_as_json(place: Place) -> None:
