@@ -134,6 +134,7 @@ def test_a_bomb(bundle: Bundle, tmp_path: Path, name: str) -> None:
     refused(path, meta_too=True)
 
 
+@pytest.mark.slow
 def test_the_bomb_in_a_process_with_little_memory(bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     arrays_of(bundle, path)
@@ -463,6 +464,7 @@ def test_an_encoder_that_is_none(tmp_path: Path, encoder: dict[str, Any]) -> Non
 # ------------------------------------------------------------ Parquet
 
 
+@pytest.mark.slow
 def test_a_table_of_one_value_repeated(bundle: Bundle, tmp_path: Path) -> None:
     """A million rows of the same vector in a file of some kilobytes."""
     path = tmp_path / "x.parquet"

@@ -20,7 +20,6 @@ from loev_cli.cli import build_app
 from loev_cli.embed import Request, embed
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.xdist_group("docs")  # one embedding of the examples for all
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),

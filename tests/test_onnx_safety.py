@@ -404,6 +404,7 @@ EMBED_TO_STDOUT = ["embed", "{music}", "--out", "-"]
 SEARCH_BY_FILE = ["search", "{library}", "{loud}"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(
     ("number", "arguments", "is_resumable"),
@@ -411,14 +412,9 @@ SEARCH_BY_FILE = ["search", "{library}", "{loud}"]
         (signal.SIGINT, EMBED_TO_FILE, True),
         (signal.SIGTERM, EMBED_TO_STDOUT, False),
         (signal.SIGTERM, SEARCH_BY_FILE, False),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in [
-                (signal.SIGTERM, EMBED_TO_FILE, True),
-                (signal.SIGINT, EMBED_TO_STDOUT, False),
-                (signal.SIGINT, SEARCH_BY_FILE, False),
-            ]
-        ),
+        (signal.SIGTERM, EMBED_TO_FILE, True),
+        (signal.SIGINT, EMBED_TO_STDOUT, False),
+        (signal.SIGINT, SEARCH_BY_FILE, False),
     ],
 )
 def test_a_signal_ends_a_graph_that_does_not(

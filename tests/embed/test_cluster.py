@@ -22,7 +22,6 @@ from loev_cli.writers import read
 from tests.conftest import add_bad_files, in_process_of_its_own, write_audio
 from tests.embed.common import assert_same, embedded, request
 
-pytestmark = pytest.mark.xdist_group("ray")  # one Ray for all tests here
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="the extra 'cluster' is not installed"
 )
@@ -40,7 +39,8 @@ def ray() -> Iterator[None]:
 
 
 @needs_ray
-@pytest.mark.parametrize("per_window", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("per_window", [False, True])
 def test_rows_and_failures_are_those_of_the_local_engine(
     ray: None, bundle: Bundle, library: Path, tmp_path: Path, per_window: bool
 ) -> None:
@@ -60,6 +60,7 @@ def test_rows_and_failures_are_those_of_the_local_engine(
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_run_that_the_other_engine_began_goes_on(
     ray: None, bundle: Bundle, library: Path, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_json_lines_of_a_list_come_in_its_order(ray: None, bundle: Bundle, tmp_p
 
 
 @needs_ray
+@pytest.mark.slow
 def test_strict_stops(ray: None, bundle: Bundle, library: Path, tmp_path: Path) -> None:
     add_bad_files(library)
     out = tmp_path / "x.npz"

@@ -96,6 +96,7 @@ def test_a_signal_to_the_whole_group_is_no_files_failure(
     assert len(stderr.decode().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_kill_9_again_and_again_loses_nothing(bundle: Bundle, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.npz"
     for _ in range(3):
@@ -168,6 +169,7 @@ def without_privileges() -> list[str]:
     return ["setpriv", "--reuid", "54321", "--clear-groups", *keeps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["-n", "-u"])
 def test_a_decoder_that_cannot_be_started_stops_the_run_and_loses_nothing(
     bundle: Bundle, tmp_path: Path, without_privileges: list[str], limit: str

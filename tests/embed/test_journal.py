@@ -231,6 +231,7 @@ def test_a_copy_of_output_and_journal_is_as_good(
     assert run(request(bundle, tmp_path / "else" / "y.npz", library)) == ([], [])
 
 
+@pytest.mark.slow
 def test_wherever_putting_together_stops_nothing_is_lost(
     bundle: Bundle, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

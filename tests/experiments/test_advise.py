@@ -39,6 +39,7 @@ def labels(tmp_path: Path) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_from_one_label_to_options(
     loev: Loev, music: Path, cache: Path, labels: Path, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def world() -> World:
     return World()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "kind", "needs"),
     [

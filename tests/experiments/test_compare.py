@@ -28,7 +28,6 @@ TRAINING = (
     *TINY_OPTIONS,
 )
 JUDGING = ("--label", "key", "--label", "energy", "--changed", "2", "--stretcher", "signalsmith")
-pytestmark = pytest.mark.xdist_group("compare")  # one finished comparison for all
 Tree = dict[str, tuple[int, int]]
 
 
@@ -208,6 +207,7 @@ def in_minutes(manifest: Path, cache: Path, out: Path) -> tuple[str | Path, ...]
     )
 
 
+@pytest.mark.slow
 def test_too_few_minutes_are_refused(
     manifest: Path, cache: Path, tmp_path: Path, loev: Loev
 ) -> None:

@@ -20,8 +20,6 @@ from loev_cli.train.checkpoint import load_checkpoint
 from tests.conftest import environment
 from tests.experiments.conftest import run_of
 
-pytestmark = pytest.mark.xdist_group("experiments")  # one finished run for all
-
 
 @pytest.fixture(scope="module")
 def finished(music: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,6 +34,7 @@ def finished(music: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
+@pytest.mark.slow
 def test_runs_are_trained_taken_and_gone_on_with(
     finished: Path, music: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -74,6 +73,7 @@ def test_another_config_is_thrown_away_when_asked(
     assert is_finished(other, tmp_path)
 
 
+@pytest.mark.slow
 def test_one_failure_leaves_the_others_alone(music: Path, cache: Path, tmp_path: Path) -> None:
     events: list[RunEvent] = []
     (tmp_path / "cl-seed0").write_text("a file where the folder should be")

@@ -187,6 +187,7 @@ def test_heads_are_named_once_each(augs: tuple[str, ...], says: str) -> None:
         build_mulooc(weights, augs, Path("x.ckpt"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_bundle_that_gives_its_figures(tmp_path: Path, loev: Loev) -> None:
     state = {f"model.{name}": tensor for name, tensor in mulooc_weights("shared").items()}
     file = save(tmp_path / "x.ckpt", state, hyper_parameters={"net": Foreign(1)})

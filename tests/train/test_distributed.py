@@ -64,12 +64,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "more",
     [
         [],
-        pytest.param(["--micro-batch-size", "1", "--method", "loev"], marks=pytest.mark.slow),
+        ["--micro-batch-size", "1", "--method", "loev"],
     ],
 )
 def test_two_processes_compute_what_one_does(
@@ -115,6 +116,7 @@ def ranks_of(parent: int) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 def test_a_killed_process_ends_the_other(music: Path, cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"

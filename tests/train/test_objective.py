@@ -82,6 +82,7 @@ def test_a_parts_second_pass_drops_what_its_first_did() -> None:
     assert not torch.equal(model.seen[6], first[0])
 
 
+@pytest.mark.slow
 def test_first_passes_leave_batch_norms_alone() -> None:
     """Running statistics move once per row, as without parts; the encoder of the paper has them."""
     spec = ModelSpec.of("sf-nfnet-f0", method="cl")

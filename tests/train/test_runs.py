@@ -32,7 +32,6 @@ from loev_cli.train.validation import Validation
 from tests.conftest import Loev, command
 from tests.train.conftest import TINY, TINY_OPTIONS
 
-pytestmark = pytest.mark.xdist_group("runs")  # one validated run for all
 PAPERS_ENCODER: dict[str, Any] = {
     "encoder": "sf-nfnet-f0",
     "encoder_options": {},
@@ -75,6 +74,7 @@ def test_every_method_trains_in_both_schemes(
     assert all(np.isfinite(p.loss) for p in reported)
 
 
+@pytest.mark.slow
 def test_a_third_subspace_goes_all_the_way_to_an_embedding(
     loev: Loev, music: Path, cache: Path, tmp_path: Path
 ) -> None:

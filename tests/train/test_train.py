@@ -35,7 +35,6 @@ from tests.conftest import Loev
 from tests.train.conftest import TINY, TINY_OPTIONS
 
 N_STEPS = 40
-pytestmark = pytest.mark.xdist_group("train")  # one finished run for all
 WINDOW_N = TINY["window_n_samples"]
 
 
@@ -179,6 +178,7 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(
         pipeline.run(config_of(music, lr=1e-3), run[0], cache=Cache(cache), resume=True)
 
 
+@pytest.mark.slow
 def test_init_starts_from_the_weights_given(
     run: tuple[Path, list[Progress]],
     exported: bundles.Bundle,
