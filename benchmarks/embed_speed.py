@@ -1,6 +1,6 @@
 """What share of the speed of mere decoding does `loev embed` keep?
 
-    python benchmarks/embed_speed.py [--files 16] [--minutes 3] [--repeats 3] [--peers PYTHON]
+    python benchmarks/embed_speed.py [--files 16] [--minutes 3] [--repeats 3] [--before CHECKOUT] [--peers PYTHON]
 
 For a folder each of MP3 (192 kbit/s), FLAC and WAV (16 bit) files (stereo, 44.1 kHz, the example
 music joined to 3 minutes): the time of decoding and resampling them to the model's rate and nothing
@@ -10,6 +10,9 @@ machine is busy for both; the share is of the medians. Others at work on the mac
 same; the share of CPU time, of all processes, they move little. The stage that limits is the one
 `--stats` names.
 
+With --before, another checkout of loev: its `embed` takes turns with this one's, each in a process
+of its own, and the last columns are its time, by the clock and of the CPU, over this one's.
+
 With --peers, an interpreter that has some of librosa, essentia, openl3, torchopenl3 and musicnn:
 each of those that it can import runs on the same files, one process per core.
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -25,7 +29,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -88,6 +92,17 @@ def embedding(folder: Path, out: Path, model: str) -> tuple[Took, Report]:
     return Took(time.monotonic() - began, cpu_s() - cpu_began), report
 
 
+def embedding_of(checkout: Path, folder: Path, out: Path, model: str) -> Took:
+    """The same by another checkout, or by this one on the same terms."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--model", model, "--embed", str(folder), str(out)],
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return Took(**json.loads(done.stdout))
+
+
 def cpu_s() -> float:
     """Of this process and its decoders, which have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -120,14 +135,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--formats", default="mp3,flac,wav")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT")
     parser.add_argument("--peers", metavar="PYTHON")
+    parser.add_argument("--embed", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.embed:
+        took, _ = embedding(*args.embed, args.model)
+        print(json.dumps(asdict(took)))
+        return
     rate_hz = bundle.find(args.model).sample_rate_hz
     seconds = args.files * args.minutes * 60
     n_cpus = usable_cpus()
     print(f"{args.files} files of {args.minutes:g} min, {n_cpus} cores, {sys.platform}", flush=True)
-    print("| format | floor (x real time) | embed (same) | share | of CPU time | work | limits |")
-    print("|---|---|---|---|---|---|---|")
+    more = " before / now, clock | CPU |" if args.before else ""
+    print(
+        f"| format | floor (x real time) | embed (same) | share | of CPU time | work | limits |{more}"
+    )
+    print("|---|---|---|---|---|---|---|" + "---|---|" * bool(args.before))
     with (
         tempfile.TemporaryDirectory() as temporary,
         ProcessPoolExecutor(n_cpus, mp_context=get_context("spawn")) as pool,
@@ -142,12 +166,21 @@ def main() -> None:
                 took, report = embedding(root / suffix, root / "x.npz", args.model)
                 times.append(took)
             least, took = median(floors), median(times)
+            if args.before:
+                before, now = [], []
+                for _ in range(args.repeats):
+                    for checkout, taken in ((args.before, before), (ROOT, now)):
+                        taken.append(
+                            embedding_of(checkout, root / suffix, root / "x.npz", args.model)
+                        )
+                old, new = median(before), median(now)
+                more = f" {old.wall_s / new.wall_s:.3f} | {old.cpu_s / new.cpu_s:.3f} |"
             shares = report.stats.shares()
             work = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
             print(
                 f"| {suffix.upper()} | {seconds / least.wall_s:.0f} | {seconds / took.wall_s:.0f} "
                 f"| {least.wall_s / took.wall_s:.2f} | {least.cpu_s / took.cpu_s:.2f} | {work} "
-                f"| {report.stats.limit} |",
+                f"| {report.stats.limit} |{more}",
                 flush=True,
             )
         if args.peers:
