@@ -1,6 +1,7 @@
 """What share of the speed of mere decoding does `loev embed` keep?
 
-    python benchmarks/embed_speed.py [--files 16] [--minutes 3] [--repeats 3] [--before CHECKOUT] [--peers PYTHON]
+    python benchmarks/embed_speed.py [--files 16] [--minutes 3] [--repeats 3]
+        [--before CHECKOUT] [--peers PYTHON]
 
 For a folder each of MP3 (192 kbit/s), FLAC and WAV (16 bit) files (stereo, 44.1 kHz, the example
 music joined to 3 minutes): the time of decoding and resampling them to the model's rate and nothing
@@ -148,9 +149,8 @@ def main() -> None:
     n_cpus = usable_cpus()
     print(f"{args.files} files of {args.minutes:g} min, {n_cpus} cores, {sys.platform}", flush=True)
     more = " before / now, clock | CPU |" if args.before else ""
-    print(
-        f"| format | floor (x real time) | embed (same) | share | of CPU time | work | limits |{more}"
-    )
+    titles = "format | floor (x real time) | embed (same) | share | of CPU time | work | limits"
+    print(f"| {titles} |{more}")
     print("|---|---|---|---|---|---|---|" + "---|---|" * bool(args.before))
     with (
         tempfile.TemporaryDirectory() as temporary,

@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     ["errors", "interrupts"],
     ["files"],
-    ["bundle", "remote"],
+    ["bundle", "manifest", "remote"],
     ["annotations"],
     ["model", "audio", "windows"],
     ["backends", "writers"],

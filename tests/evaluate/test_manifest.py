@@ -14,6 +14,7 @@ from loev_cli.errors import UsageError
 from loev_cli.evaluate.labels import recognise
 from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
 from loev_cli.evaluate.splits import split
+from loev_cli.train.data import listing
 from tests.evaluate.conftest import write_csv
 
 Make = Callable[..., Manifest]
@@ -97,13 +98,13 @@ def test_columns_that_say_nothing_are_noted_and_those_asked_for_are_errors(
     ("columns", "message"),
     [
         ({"file": ["a"]}, r"no column 'path' \(it has file\)"),
-        ({"path": []}, "no tracks in it"),
+        ({"path": []}, "no tracks in "),
         ({"path": ["a.wav", ""]}, "line 3: 'path' is empty"),
-        ({"path": ["a.wav", "a.wav"]}, "line 3: .*a.wav is named before, in .*line 2"),
+        ({"path": ["a.wav", "./a.wav"], "key": ["C", "D"]}, "line 3: .*a.wav is also in .*line 2"),
         ({"path": ["a", "b"], "split": ["train", "dev"]}, "line 3: unknown split 'dev'"),
         (
             {"path": ["a", "b"], "split": ["train", "test"], "group": ["g", "g"]},
-            "line 3: group 'g' is in split 'test' and, before, in 'train'",
+            "line 3: group 'g' is in split 'test', and in 'train' in .*line 2",
         ),
     ],
 )
@@ -118,7 +119,7 @@ def test_no_manifest_and_no_table(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no manifest"):
         read_manifests([tmp_path / "none.csv"])
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(UsageError, match="is no manifest"):
+    with pytest.raises(UsageError, match="is not a manifest"):
         read_manifests([tmp_path / "x.json"])
     (tmp_path / "bad.parquet").write_text("no")
     with pytest.raises(UsageError, match="cannot read"):
@@ -146,6 +147,28 @@ def test_parquet_says_the_same(tmp_path: Path) -> None:
     made = read_manifests([tmp_path / "m.parquet"])
     assert made.cells == {"tempo": ["90", "120.5"], "mood": ["x;y", "x"], "year": ["1990", ""]}
     assert made.places[1].endswith("m.parquet row 2")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_training_and_evaluation_read_a_manifest_by_one_rule(tmp_path: Path, suffix: str) -> None:
+    columns = {
+        "path": ["a.wav", "b.wav", "c.wav", "./a.wav", "d.wav"],
+        "split": ["Train", "TEST", "", "train", ""],
+        "group": ["1", "2", "2", "1", ""],
+        "key": ["C", "D", "E", "C", ""],
+    }
+    file = write_csv(tmp_path / "m.csv", columns)
+    if suffix == ".parquet":
+        columns["key"][-1] = None  # type: ignore[call-overload]
+        file = tmp_path / "m.parquet"
+        pq.write_table(pa.table(columns), file)
+    judged, trained = read_manifests([file]), listing(str(file))
+    assert judged.files == [row.path for row in trained]
+    assert judged.paths == ["a.wav", "b.wav", "c.wav", "d.wav"]
+    assert judged.splits.tolist() == ["train", "test", "test", ""]
+    assert [row.split for row in trained] == ["train", "test", "test", None]
+    assert [row.group for row in trained] == ["1", "2", "2", None]
+    assert judged.cells == {"key": ["C", "D", "E", ""]}
 
 
 def test_several_manifests_are_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@
 A file that cannot be read is skipped and listed; no other track is put in its place.
 """
 
+from loev_cli.manifest import Listed
 from loev_cli.train.data.cache import DEFAULT_MAX_BYTES, Cache, default_cache
 from loev_cli.train.data.content import (
     FULL_SCALE,
@@ -19,7 +20,7 @@ from loev_cli.train.data.content import (
 from loev_cli.train.data.loading import Skipped, load_tracks, require_enough
 from loev_cli.train.data.rows import Track
 from loev_cli.train.data.split import split
-from loev_cli.train.data.tracks import Listed, listing
+from loev_cli.train.data.tracks import listing
 
 __all__ = [
     "DEFAULT_MAX_BYTES",

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from loev_cli import audio
 from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.manifest import Listed
 from loev_cli.train.data.cache import Cache, Room, Stamp, digest_of
 from loev_cli.train.data.content import Content, waveform_blocks
 from loev_cli.train.data.rows import CachedRows, DecodedRows, RowSource, Track, make_rows
-from loev_cli.train.data.tracks import Listed
 from loev_cli.train.data.workers import run_each
 
 
