@@ -31,7 +31,7 @@ from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.arrays import ArrayReader
 from loev_cli.embed.mapper import Batching, open_fast
-from loev_cli.embed.runner import Settings, encoded, hop_n_samples, outcomes
+from loev_cli.embed.runner import Settings, encoded, outcomes
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import InputError, UsageError
 from loev_cli.remote import is_url
@@ -136,7 +136,7 @@ class Model:
             waveform: (n,) or (channels, n), floats, full scale 1, of any length.
             sample_rate_hz: its rate.
             per_window: keep the vector of every window instead of their mean.
-            hop_s: seconds from one window's start to the next; default half a window.
+            hop_s: seconds from one window's start to the next; default the model's own.
 
         Returns:
             Subspace -> (D,) float32. With ``per_window`` subspace -> (M, D), and the M starts in
@@ -321,7 +321,7 @@ class Model:
 
     def _settings(self, per_window: bool, hop_s: float | None) -> Settings:
         return Settings(
-            hop_n_samples=hop_n_samples(self.bundle, hop_s),
+            hop_n_samples=self.bundle.hop_n_samples(hop_s),
             per_window=per_window,
             in_order=True,
             batch_size=self._batching.size,

@@ -79,6 +79,25 @@ class Bundle:
     def window_s(self) -> float:
         return self.window_n_samples / self.sample_rate_hz
 
+    def hop_n_samples(self, hop_s: float | None = None) -> int:
+        """Samples from one window's start to the next; without ``hop_s`` the model's own default.
+
+        That is ``hop_n_samples`` of the config; half a window where an older bundle has none.
+
+        Raises:
+            UsageError: ``hop_s`` is out of range.
+        """
+        if hop_s is None:
+            return int(self.config.get("hop_n_samples", max(1, self.window_n_samples // 2)))
+        in_range = 0 < hop_s <= self.window_s  # false for NaN too
+        hop_n_samples = round(hop_s * self.sample_rate_hz) if in_range else 0
+        if hop_n_samples < 1:
+            raise UsageError(
+                f"hop of {hop_s:g} s is out of range",
+                hint=f"more than 0, up to the model's window of {self.window_s:g} s",
+            )
+        return hop_n_samples
+
     @property
     def pooling(self) -> str:
         return str(self.config["pooling"])
@@ -190,6 +209,9 @@ def _check_values(config: dict[str, Any], config_file: Path) -> None:
     for key, largest in _LARGEST.items():
         if not 0 < config[key] <= largest:
             raise BundleError(f"{config_file} needs a '{key}' of 1 to {largest}")
+    hop, window = config.get("hop_n_samples", 1), config["window_n_samples"]
+    if not isinstance(hop, int) or not 0 < hop <= window:
+        raise BundleError(f"{config_file} needs a 'hop_n_samples' of 1 to {window}")
     if config["pooling"] != "mean":
         raise BundleError(
             f"{config_file} asks for pooling '{config['pooling']}', this loev knows 'mean'"

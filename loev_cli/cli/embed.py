@@ -85,7 +85,7 @@ def embed(
     hop_s: Annotated[
         float | None,
         typer.Option(
-            help="Seconds from one window's start to the next; default half a window.",
+            help="Seconds from one window's start to the next; default that of the model.",
             metavar="SECONDS",
             show_default=False,
             rich_help_panel=options.MODEL,

@@ -24,7 +24,7 @@ from loev_cli.embed.mapper import CPU_BATCH_SIZE, CUDA_BATCH_SIZE, CUDA_ENCODERS
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.presence import Lookout, drop_what_is_gone, while_there
 from loev_cli.embed.request import Request
-from loev_cli.embed.runner import Settings, actual, hop_n_samples, outcomes
+from loev_cli.embed.runner import Settings, actual, outcomes
 from loev_cli.embed.staging import staged
 from loev_cli.embed.stats import Stats
 from loev_cli.errors import InputError, LoevError, UsageError
@@ -100,7 +100,7 @@ def planned_meta(request: Request, bundle: Bundle) -> Meta:
     return make_meta(
         bundle,
         subspaces=select_subspaces(bundle, request.subspaces),
-        hop_n_samples=hop_n_samples(bundle, request.hop_s),
+        hop_n_samples=bundle.hop_n_samples(request.hop_s),
         per_window=request.per_window,
         backend=request.backend,
         device=request.device,
@@ -352,7 +352,7 @@ def _settings(
 ) -> Settings:
     """How to run; ``batch_size`` unless the request has one."""
     return Settings(
-        hop_n_samples=hop_n_samples(bundle, request.hop_s),
+        hop_n_samples=bundle.hop_n_samples(request.hop_s),
         per_window=request.per_window,
         tags=request.tags,
         in_order=request.out == STDOUT,

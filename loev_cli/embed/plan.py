@@ -19,7 +19,7 @@ from loev_cli.bundle import Bundle
 from loev_cli.embed.failures import Failure, describe
 from loev_cli.embed.job import find_sources, prepare
 from loev_cli.embed.request import Request
-from loev_cli.embed.runner import Settings, hop_n_samples
+from loev_cli.embed.runner import Settings
 from loev_cli.errors import InputError
 from loev_cli.remote import Limits
 from loev_cli.windows import count
@@ -66,7 +66,7 @@ def dry_run(request: Request, *, stdin: BinaryIO | None = None) -> DryRun:
         check_output(request.out)
     bundle = bundles.find(request.model)
     subspaces = select_subspaces(bundle, request.subspaces)
-    hop_n = hop_n_samples(bundle, request.hop_s)
+    hop_n = bundle.hop_n_samples(request.hop_s)
     sources = find_sources(request, stdin)
 
     audio_s, n_unknown, n_tracks, n_windows = 0.0, 0, 0, 0

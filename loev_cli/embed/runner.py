@@ -15,12 +15,11 @@ from typing import Protocol, Self
 
 from loev_cli.audio import DEFAULT_TIMEOUT_S, Source
 from loev_cli.backends import Encoder
-from loev_cli.bundle import Bundle
 from loev_cli.embed.assembler import Assembler, Named
 from loev_cli.embed.mapper import Mapper
 from loev_cli.embed.reader import Idle, Item, Reader, TrackEnd, TrackFailed, Window
 from loev_cli.embed.stats import Stats
-from loev_cli.errors import InputError, UsageError
+from loev_cli.errors import InputError
 from loev_cli.interrupts import Interrupts
 from loev_cli.remote import DEFAULT_LIMITS, Limits
 from loev_cli.writers import ONNX_SHA256, Row
@@ -76,24 +75,6 @@ class Settings:
     file_timeout_s: float = DEFAULT_TIMEOUT_S
     tags: bool = False
     download_limits: Limits = DEFAULT_LIMITS
-
-
-def hop_n_samples(bundle: Bundle, hop_s: float | None) -> int:
-    """The hop in samples; default half a window.
-
-    Raises:
-        UsageError: it is out of range.
-    """
-    if hop_s is None:
-        return max(1, bundle.window_n_samples // 2)
-    in_range = 0 < hop_s <= bundle.window_s  # false for NaN too
-    hop_n_samples = round(hop_s * bundle.sample_rate_hz) if in_range else 0
-    if hop_n_samples < 1:
-        raise UsageError(
-            f"hop of {hop_s:g} s is out of range",
-            hint=f"more than 0, up to the model's window of {bundle.window_s:g} s",
-        )
-    return hop_n_samples
 
 
 def actual(encoder: Encoder) -> dict[str, str]:

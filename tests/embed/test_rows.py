@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from loev_cli import bundle as bundles
 from loev_cli.audio import load
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import Bundle
+from loev_cli.errors import BundleError
 from loev_cli.windows import cut
-from tests.conftest import RATE_HZ, WINDOW_N, music
+from tests.conftest import RATE_HZ, WINDOW_N, music, write_config
 from tests.embed.common import TOLERANCE, assert_same, embedded, row
 
 
@@ -132,6 +135,21 @@ def test_the_hop_is_kept_in_meta(bundle: Bundle, library: Path, tmp_path: Path) 
     assert file.meta["window_s"] == 0.5
     assert file.start_s is not None
     assert file.start_s[1] == np.float32(0.1)
+
+
+def test_the_default_hop_is_that_of_the_bundle(
+    bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "hop"))
+    write_config(copy, hop_n_samples=RATE_HZ // 10)
+    file, _ = embedded(bundles.load(copy), tmp_path / "x.npz", library, per_window=True)
+    asked, _ = embedded(bundle, tmp_path / "y.npz", library, per_window=True, hop_s=0.1)
+    assert file.meta["hop_s"] == 0.1
+    assert file.start_s is not None and asked.start_s is not None
+    np.testing.assert_array_equal(file.start_s, asked.start_s)
+    write_config(copy, hop_n_samples=bundle.window_n_samples + 1)
+    with pytest.raises(BundleError, match="hop_n_samples"):
+        bundles.load(copy)
 
 
 def test_subspaces_can_be_chosen(bundle: Bundle, library: Path, tmp_path: Path) -> None:
