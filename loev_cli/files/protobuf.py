@@ -79,6 +79,8 @@ def _external_tensor(data: mmap.mmap) -> str | None:
 
 def _varint(data: mmap.mmap, at: int, end: int, max_n_bytes: int) -> tuple[int, int]:
     """A number and where it ends."""
+    if at < end and data[at] < 0x80:  # most are of one byte, and a graph has tens of thousands
+        return data[at], at + 1
     value = 0
     for i in range(min(max_n_bytes, end - at)):
         byte = data[at + i]
