@@ -242,7 +242,7 @@ def _share(known: Score, blind: Score, chance: float) -> Score:
 
     def of(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         readable = a - chance
-        undefined = np.full(len(a), np.nan)
+        undefined = np.full(a.shape, np.nan)
         return np.asarray(np.divide(a - b, readable, out=undefined, where=readable > 1e-9))
 
     values = of(np.array(known.of_seeds), np.array(blind.of_seeds))

@@ -165,8 +165,8 @@ class Comparison:
                 }
                 for c in self.contestants
             },
-            "interval": "95 %, hierarchical bootstrap over groups of tracks and over seeds",
-            "test": "two-sided, bootstrap of the difference, paired by track and seed; Holm over "
+            "interval": "95 %, Student's t over groups of tracks (bootstrap) and seeds",
+            "test": "two-sided, Student's t of the difference, paired by track and seed; Holm over "
             f"{len(self.differences)} tests",
             "skipped": list(self.skipped),
             "notes": list(self.notes),

@@ -1,12 +1,15 @@
 """How sure is it that one method is better than another?
 
 score         the mean over seeds of a figure over tracks
-interval      95 %, hierarchical bootstrap: whole groups of tracks are drawn with replacement, and
-              so are seeds; the same draws for all methods (Efron & Tibshirani 1993, percentiles).
-              A bootstrap of S seeds shows only (S - 1) / S of their variance; its weights are
-              widened by the square root of S / (S - 1) (Rao & Wu, JASA 1988)
-test          of two methods' difference, paired by track and by seed: how often would draws about
-              0 lie as far away as what was found? Two-sided
+variance      of tracks: bootstrap, whole groups drawn with replacement, the same draws for all
+              methods (Efron & Tibshirani 1993); of seeds: their sample variance. Seeds are judged
+              on the same tracks, so what both contain (seed times track) is taken off once
+              (two-way clustering: Cameron, Gelbach & Miller, J. Bus. Econ. Stat. 2011)
+interval      95 %: Student's t, its degrees of freedom by Satterthwaite (Biometrics 1946). With one
+              seed the percentiles of the bootstrap: the variance of seeds is not known then
+test          of two methods' difference, paired by track and by seed: the p value of the same t,
+              with one seed of the bootstrap. G groups give no p below 2^(1 - G), which is what a
+              sign test of G equal signs gives
 correction    Holm (Scand. J. Statist. 1979) over all tests that are made
 """
 
@@ -18,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
 from loev_cli.evaluate.probes import Reading
 from loev_cli.evaluate.statistics import Estimate
@@ -92,7 +96,7 @@ class Score:
 
     Attributes:
         of_seeds: (S,), the figure of each seed on all rows.
-        draws: (M,), the weighted mean over seeds in each draw.
+        draws: (M, S), that of each seed in each draw of groups; NaN where it is not defined.
     """
 
     of_seeds: tuple[float, ...]
@@ -104,12 +108,12 @@ class Score:
 
 
 class Draws:
-    """The same draws of groups and seeds for every method that answers one question.
+    """The same draws of groups for every method that answers one question.
 
     Args:
         groups: (n,), the group of every row.
         n_seeds: S of the methods that have several; one that has a single seed, as a foreign
-            file, takes part with it in every draw.
+            file, is compared by it with each seed of the others.
     """
 
     def __init__(
@@ -117,12 +121,9 @@ class Draws:
     ) -> None:
         names, self._of_row = np.unique(groups, return_inverse=True)
         self.n_rows, self.n_groups, self.n_seeds = len(groups), len(names), n_seeds
-        of_groups, of_seeds = (np.random.default_rng([seed, i]) for i in range(2))
         share = np.full(self.n_groups, 1 / max(1, self.n_groups))
-        self._groups = of_groups.multinomial(self.n_groups, share, size=n_draws)
-        counts = of_seeds.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_draws)
-        widened = np.sqrt(n_seeds / (n_seeds - 1)) if n_seeds > 1 else 1.0
-        self._seeds = 1 / n_seeds + (counts / n_seeds - 1 / n_seeds) * widened
+        rng = np.random.default_rng([seed, 0])
+        self._groups = rng.multinomial(self.n_groups, share, size=n_draws)
 
     def score(self, statistics: Sequence[Statistic], *, n_draws: int | None = None) -> Score:
         """Of one method: a statistic per seed, either one or ``n_seeds`` of them.
@@ -134,43 +135,68 @@ class Draws:
             raise ValueError(f"{len(statistics)} statistics for {self.n_seeds} seeds")
         once = np.ones((1, self.n_rows), np.int64)
         groups = self._groups[:n_draws]
-        weights = self._seeds[:n_draws] if len(statistics) > 1 else np.ones((len(groups), 1))
         values = np.empty((len(groups), len(statistics)))
         for start in range(0, len(groups), _CHUNK):
             drawn = groups[start : start + _CHUNK, self._of_row]
             for s, statistic in enumerate(statistics):
                 values[start : start + _CHUNK, s] = statistic(drawn)
-        of_seeds = tuple(float(statistic(once)[0]) for statistic in statistics)
-        return Score(of_seeds, np.asarray((values * weights).sum(axis=1)))
+        return Score(tuple(float(statistic(once)[0]) for statistic in statistics), values)
 
     def estimate(self, score: Score, *, chance: float | None = None) -> Estimate:
         """With its interval."""
-        low, high = _interval(score.draws)
+        low, high = self._interval(score)
         return Estimate(score.value, low, high, self.n_rows, self.n_groups, chance)
 
     def difference(self, a: Score, b: Score) -> tuple[Estimate, float]:
         """``a`` - ``b`` with its interval, and the p value of there being none."""
         n = min(len(a.draws), len(b.draws))
-        found, draws = a.value - b.value, a.draws[:n] - b.draws[:n]
-        low, high = _interval(draws)
-        return Estimate(found, low, high, self.n_rows, self.n_groups, 0.0), _p_value(found, draws)
+        of_seeds = np.subtract(a.of_seeds, b.of_seeds)  # one seed goes with each of the others
+        apart = Score(tuple(of_seeds.tolist()), a.draws[:n] - b.draws[:n])
+        return self.estimate(apart, chance=0.0), self._p_value(apart)
 
+    def _interval(self, score: Score) -> tuple[float, float]:
+        if len(score.of_seeds) > 1:
+            error, n_free = self._error(score)
+            reach = float(student_t.ppf(0.975, n_free)) * error
+            return score.value - reach, score.value + reach
+        defined = score.draws[np.isfinite(score.draws)]
+        if not len(defined):
+            return float("nan"), float("nan")
+        low, high = np.quantile(defined, [0.025, 0.975])
+        return float(low), float(high)
 
-def _interval(draws: Floats) -> tuple[float, float]:
-    defined = draws[np.isfinite(draws)]
-    if not len(defined):
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return float(low), float(high)
+    def _p_value(self, score: Score) -> float:
+        """That of the score being 0."""
+        found = abs(score.value)
+        if len(score.of_seeds) > 1:
+            error, n_free = self._error(score)
+            if not np.isfinite(found) or np.isnan(error) or found <= 1e-12:
+                return 1.0
+            p = 2 * float(student_t.sf(found / error, n_free)) if error > 0 else 0.0
+        else:  # the share of the draws, moved to lie about 0, that are as far from it
+            defined = score.draws[np.isfinite(score.draws)]
+            if not np.isfinite(found) or not len(defined):
+                return 1.0
+            as_far = np.abs(defined - score.value) >= found - 1e-12
+            p = float((1 + as_far.sum()) / (1 + len(defined)))
+        return max(p, 2.0 ** (1 - self.n_groups))
 
-
-def _p_value(found: float, draws: Floats) -> float:
-    """Share of the draws, moved to lie about 0, that are as far from it as ``found``."""
-    defined = draws[np.isfinite(draws)]
-    if not np.isfinite(found) or not len(defined):
-        return 1.0
-    as_far = np.abs(defined - found) >= abs(found) - 1e-12
-    return float((1 + as_far.sum()) / (1 + len(defined)))
+    def _error(self, score: Score) -> tuple[float, float]:
+        """Standard error of a mean over S seeds, and its degrees of freedom."""
+        draws = score.draws[np.isfinite(score.draws).all(axis=1)]
+        n_seeds, n_groups = len(score.of_seeds), self.n_groups
+        if len(draws) < 2 or n_groups < 2:
+            return float("nan"), 1.0
+        unbiased = n_groups / (n_groups - 1)  # a bootstrap of G groups has (G - 1) / G of it
+        of_mean = float(draws.mean(axis=1).var(ddof=1)) * unbiased
+        of_one = float(draws.var(axis=0, ddof=1).mean()) * unbiased
+        of_both = max(0.0, (of_one - of_mean) / (n_seeds - 1))
+        of_seeds = float(np.var(score.of_seeds, ddof=1)) / n_seeds
+        of_tracks = max(0.0, of_mean - of_both)
+        variance = max(of_seeds + of_tracks, of_mean)
+        parts = of_seeds**2 / (n_seeds - 1) + of_tracks**2 / (n_groups - 1)
+        n_free = variance**2 / parts if parts > 0 else n_groups - 1
+        return float(np.sqrt(variance)), max(1.0, n_free)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
