@@ -108,6 +108,6 @@ def draw(curves: Mapping[str, Reliability]) -> Figure:
             top.set_ylim(0, 1.02)
             bottom.bar(curve.low + 0.5 / N_BINS, curve.counts, width=0.9 / N_BINS, color=colour)
             bottom.set_xlabel("confidence")
-        axes[0, 0].set_ylabel("share that is right")
-        axes[1, 0].set_ylabel("answers")
+        axes[0, 0].set_ylabel("accuracy")
+        axes[1, 0].set_ylabel("predictions")
     return figure

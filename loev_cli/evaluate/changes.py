@@ -63,7 +63,7 @@ class Rubberband:
                 changed, _ = soundfile.read(target, dtype="float32")
             except (OSError, subprocess.CalledProcessError, soundfile.LibsndfileError) as error:
                 raise LoevError(
-                    f"rubberband failed: {error}", hint="--stretcher signalsmith"
+                    f"rubberband failed: {error}", hint="try --stretcher signalsmith"
                 ) from error
         return np.asarray(changed, np.float32)
 
@@ -94,8 +94,8 @@ def open_stretcher(name: str) -> Stretcher:
     has_rubberband = shutil.which("rubberband") is not None
     if name == "rubberband" and not has_rubberband:
         raise UsageError(
-            "there is no command 'rubberband'",
-            hint="install it (Debian: rubberband-cli), or --stretcher signalsmith",
+            "command 'rubberband' not found",
+            hint="install it (Debian: rubberband-cli), or use --stretcher signalsmith",
         )
     if name != "signalsmith" and has_rubberband:
         return Rubberband()

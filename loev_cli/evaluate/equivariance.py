@@ -186,7 +186,9 @@ def embed_changes_together(
         kept.append(i)
         on_track(i, None)
     if len(kept) < 2:
-        raise UsageError("changes need two tracks or more", hint="--changed N, 2 or more")
+        raise UsageError(
+            "equivariance needs at least two usable tracks", hint="--changed N with N >= 2"
+        )
     return [
         Changed(
             rows=rows[kept],

@@ -277,8 +277,10 @@ def key_confusion(probe: ProbeResult) -> Figure:
         axes.axhline(at, color="white", lw=0.8)
         axes.axvline(at, color="white", lw=0.8)
     axes.set_ylabel("true key")
-    axes.set_xlabel("key read by the probe")
-    bar = figure.colorbar(image, ax=axes, label="share of the true key", fraction=0.05)
+    axes.set_xlabel("predicted key")
+    bar = figure.colorbar(
+        image, ax=axes, label="share of the tracks in the true key", fraction=0.05
+    )
     bar.outline.set_visible(False)
     return figure
 
@@ -296,7 +298,10 @@ def key_errors(probe: ProbeResult) -> Figure:
     axes.set_theta_direction(-1)  # type: ignore[attr-defined]
     axes.bar(angle, shares[0], 0.45, color=COLOURS[0], label="same mode")
     axes.bar(angle, shares[1], 0.45, bottom=shares[0], color=COLOURS[1], label="other mode")
-    names = ["right key\nor relative", *(f"{k:+d}" for k in (1, 2, 3, 4, 5, 6, -5, -4, -3, -2, -1))]
+    names = [
+        "correct key\nor relative",
+        *(f"{k:+d}" for k in (1, 2, 3, 4, 5, 6, -5, -4, -3, -2, -1)),
+    ]
     axes.set_xticks(angle, names)
     axes.tick_params(labelsize=8)
     axes.grid(color=_INK, alpha=0.2)

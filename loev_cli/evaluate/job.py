@@ -138,7 +138,7 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
     if "probes" in request.parts:
         results = replace(results, probes=_probe(request, results, on_event))
     if stretcher is not None and model is None:
-        reason = "changes were not heard: that needs the model (--model) beside its embeddings"
+        reason = "equivariance skipped: pass --model together with --embeddings"
         results = replace(results, notes=[*results.notes, reason])
     elif stretcher is not None and model is not None:
         results = _embed_changes(request, results, model, stretcher, skip, on_event)
@@ -146,7 +146,7 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
     if len(compared) > _MOST_COMPARED:
         drawn = np.random.default_rng(request.seed).permutation(compared)[:_MOST_COMPARED]
         compared = np.sort(drawn)
-        note = f"neighbours and geometry are of {_MOST_COMPARED} of the tracks, drawn at random"
+        note = f"retrieval and geometry use {_MOST_COMPARED} randomly drawn tracks"
         results = replace(results, notes=[*results.notes, note])
     if "retrieval" in request.parts:
         on_event(Stage("retrieval", 0, 1))
@@ -189,7 +189,7 @@ def _open_model(request: Request) -> Model | None:
             raise UsageError(
                 f"the embeddings were made by {meta['model']} ({meta['model_sha256'][:12]}), "
                 f"not by {bundle.name} ({bundle.sha256[:12]})",
-                hint="leave out --model, or give the one that made them",
+                hint="omit --model, or pass the model that made them",
             )
     encoder = open_encoder(
         bundle,
@@ -212,7 +212,7 @@ def _vectors(
     if request.embeddings:
         return manifest, read_embeddings(manifest, request.embeddings)
     if model is None:
-        raise UsageError("nothing to judge", hint="--model or --embeddings")
+        raise UsageError("no model or embeddings given", hint="pass --model or --embeddings")
     n = len(manifest)
 
     def on_track(row: int, error: InputError | None) -> None:

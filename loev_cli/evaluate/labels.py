@@ -66,7 +66,7 @@ def parse_column(name: str, kind: str, cells: Sequence[str], places: Sequence[st
     for i in np.flatnonzero(known).tolist():
         if cells[i].strip().lower() == "nan":
             raise UsageError(
-                f"{places[i]}: '{name}' is NaN", hint="leave the cell empty where nothing is known"
+                f"{places[i]}: '{name}' is NaN", hint="leave the cell empty if the value is unknown"
             )
     if kind == "key":
         keys = np.full(len(cells), -1, np.int64)
@@ -74,8 +74,8 @@ def parse_column(name: str, kind: str, cells: Sequence[str], places: Sequence[st
             key = parse_key(cells[i])
             if key is None:
                 raise UsageError(
-                    f"{places[i]}: '{cells[i]}' in column '{name}' is no key",
-                    hint="as in 'C major', 'F# minor', 'Bb:min'",
+                    f"{places[i]}: '{cells[i]}' in column '{name}' is not a valid key name",
+                    hint="for example 'C major', 'F# minor' or 'Bb:min'",
                 )
             keys[i] = key
         return Column(name, kind, keys, known, KEYS)
@@ -110,7 +110,7 @@ def why_useless(column: Column, groups: NDArray[Any]) -> str | None:
         return "is empty"
     if column.kind == "multilabel":
         varying = values.any(axis=0) & ~values.all(axis=0)
-        return None if varying.any() else "says the same of every track"
+        return None if varying.any() else "is constant"
     distinct = np.unique(values)
     if len(distinct) == 1:
         only = column.classes[distinct[0]] if column.classes else f"{distinct[0]:g}"
@@ -118,7 +118,7 @@ def why_useless(column: Column, groups: NDArray[Any]) -> str | None:
     if column.kind == "class":
         shared = [len(np.unique(of[values == value])) > 1 for value in distinct]
         if sum(shared) < 2:
-            return "has no two values that more than one group has"
+            return "needs two classes that each occur in more than one group"
     return None
 
 
@@ -146,10 +146,10 @@ def _number(cell: str, name: str, place: str, *, positive: bool) -> float:
     try:
         value = float(cell)
     except ValueError as error:
-        raise UsageError(f"{place}: '{cell}' in column '{name}' is no number") from error
+        raise UsageError(f"{place}: '{cell}' in column '{name}' is not a number") from error
     if math.isnan(value):
         raise UsageError(
-            f"{place}: '{name}' is NaN", hint="leave the cell empty where nothing is known"
+            f"{place}: '{name}' is NaN", hint="leave the cell empty if the value is unknown"
         )
     if not math.isfinite(value) or (positive and value <= 0):
         wanted = "a tempo in BPM, above 0" if positive else "a finite number"

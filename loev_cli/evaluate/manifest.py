@@ -88,20 +88,20 @@ class Manifest:
             column = self.column(name, kind or None)
             useless = labels.why_useless(column, self.groups)
             if useless is None and not wanted and labels.is_name_of_group(column, self.groups):
-                useless = "only numbers the groups"
+                useless = "only identifies the groups"
             if useless is None:
                 columns.append(column)
             elif wanted or column.kind in ("key", "tempo"):
                 raise UsageError(
-                    f"column '{name}' {useless}, so nothing can be learned of it",
-                    hint="name the columns to use with --label",
+                    f"column '{name}' {useless}, so it cannot be probed",
+                    hint="select the columns to use with --label",
                 )
             else:
                 notes.append(f"column '{name}' left out: it {useless}")
         if needed and not columns:
             raise UsageError(
-                "the manifest has no column to judge by",
-                hint="key, tempo, or a column of your own",
+                "the manifest has no label column to evaluate",
+                hint="add key, tempo, or a column of your own",
             )
         return columns, notes
 

@@ -151,7 +151,7 @@ def check_out(
         if not (left <= {*unfinished} and {*unfinished[:1]} <= left):
             raise UsageError(
                 f"will not write to {out}: it is not empty, and was not made by 'loev {command}'",
-                hint="choose another --out, or --overwrite what is there",
+                hint="choose another --out, or pass --overwrite",
             )
 
 
@@ -173,7 +173,7 @@ def document(page: Page, *, title: str, heading: str, facts: Sequence[str], comm
         f"<h1>{escape(heading)}</h1>{below}"
         f"<p class='muted'><code>{escape(command)}</code></p>"
         + "\n".join(page.parts)
-        + f"<p class='muted'>Every figure with its interval: {JSON_FILE}.</p></body></html>\n"
+        + f"<p class='muted'>All results with their intervals: {JSON_FILE}.</p></body></html>\n"
     )
 
 
@@ -195,7 +195,7 @@ def write_report(
         html_file: what the page is called.
 
     Raises:
-        OutputError: the system will not have it.
+        OutputError: it cannot be written.
     """
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made:

@@ -148,13 +148,13 @@ def check_folds(column: Column, folds: Sequence[Fold]) -> None:
             if len(getattr(known, part)) == 0:
                 raise UsageError(
                     f"column '{column.name}' has no labels among the {part} rows",
-                    hint="fewer --folds, more labels, or leave it out with --label",
+                    hint="use fewer --folds, add labels, or exclude it with --label",
                 )
         values = column.values[known.train]
         if (values == values[0]).all():
             raise UsageError(
                 f"column '{column.name}' has one value only among the train rows",
-                hint="leave it out with --label",
+                hint="exclude it with --label",
             )
 
 

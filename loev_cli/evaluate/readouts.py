@@ -131,8 +131,8 @@ def fit_readouts(
     wanted = [name for name in KINDS if name in manifest.cells]
     if not wanted:
         raise UsageError(
-            "the manifest has neither a 'key' nor a 'tempo' column to fit annotations to",
-            hint="as in path,key,tempo,split",
+            "the manifest has neither a 'key' nor a 'tempo' column to fit readouts to",
+            hint="for example: path,key,tempo,split",
         )
     whole = split(manifest).folds[0]
     fitted = []

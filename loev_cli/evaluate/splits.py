@@ -58,7 +58,8 @@ def split(manifest: Manifest, *, n_folds: int | None = None, seed: int = 0) -> S
     """
     if n_folds is not None and n_folds < MIN_N_FOLDS:
         raise UsageError(
-            f"{n_folds} folds are too few", hint="3 or more: to learn, to choose, to judge"
+            f"{n_folds} folds are too few",
+            hint=f"at least {MIN_N_FOLDS} are needed (train, validation, test)",
         )
     rows = np.arange(len(manifest))
     of = {name: rows[manifest.splits == name] for name in ("train", "val", "test")}
@@ -69,13 +70,13 @@ def split(manifest: Manifest, *, n_folds: int | None = None, seed: int = 0) -> S
         groups = np.unique(manifest.groups[of["train"]])
         if len(groups) < 2:
             raise UsageError(
-                "the train rows are one group only, and there are no val rows",
+                "all train rows are in one group, and there are no val rows",
                 hint="add rows with split 'val'",
             )
         held = _shuffled(groups, seed)[: max(1, round(_VAL_SHARE * len(groups)))]
         is_val = np.isin(manifest.groups[of["train"]], held)
         fold = Fold(of["train"][~is_val], of["train"][is_val], of["test"])
-        return Splits((fold,), "the manifest's split, a fifth of its train groups to choose by")
+        return Splits((fold,), "the manifest's split, a fifth of its train groups for validation")
     notes = []
     if n_folds is None and any(len(part) for part in of.values()):
         lacking = " or ".join(name for name in ("train", "test") if not len(of[name]))

@@ -71,7 +71,7 @@ def embed_manifest(
         ends.append({name: _ends(x) for name, x in vectors.items()})
         on_track(row, None)
     if not rows:
-        raise UsageError("none of the manifest's files can be used")
+        raise UsageError("none of the manifest's files could be embedded")
     bundle = model.bundle
     described = {
         "name": bundle.name,
@@ -158,9 +158,9 @@ class RowFinder:
                 f"{', '.join(files)}"
             )
         raise UsageError(
-            f"{manifest.places[row]}: {manifest.paths[row]} may be any of "
+            f"{manifest.places[row]}: {manifest.paths[row]} is ambiguous; it matches "
             f"{', '.join(self._paths[i] for i in found)} in {', '.join(files)}",
-            hint="embed the manifest's folder, so that paths agree",
+            hint="embed the manifest's folder, so that the paths match",
         )
 
 

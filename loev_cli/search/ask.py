@@ -214,7 +214,7 @@ class _InMemory:
         self.source, self.meta = library.source, library.meta
         n = len(library)
         self.note = f"exact, all {n} tracks compared" + (
-            "; 'loev index' makes this quicker" if n >= _HINT_FROM_N_ROWS else ""
+            "; 'loev index' makes this faster" if n >= _HINT_FROM_N_ROWS else ""
         )
 
     def check_where(self, where: str) -> None:
@@ -248,7 +248,7 @@ class _Indexed:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.source, self.meta = database.source, database.meta
-        self.note = f"by the index of {database.n_rows} tracks; --exact compares all"
+        self.note = f"approximate, by the index of {database.n_rows} tracks; --exact compares all"
 
     def check_where(self, where: str) -> None:
         parse_where(where, self.database.columns)

@@ -48,14 +48,14 @@ def _bundle_of(meta: Meta, model: str | None) -> Bundle:
         if model:
             raise
         raise UsageError(
-            f"to search by an audio file needs the model that made the library, {wanted}, which "
-            "is not here",
-            hint="--model FOLDER says where it lies",
+            f"querying by audio needs the model used to embed the library, {wanted}, which was not "
+            "found",
+            hint="pass its folder with --model",
         ) from error
     if not is_made_by(meta, bundle):
         raise UsageError(
             f"the library was made by {wanted}, not by {bundle.name} ({bundle.sha256[:12]}) in "
             f"{bundle.path}",
-            hint="--model FOLDER says where that one lies, or embed the library again",
+            hint="pass the folder of the library's model with --model, or embed the library again",
         )
     return bundle

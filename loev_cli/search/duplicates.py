@@ -67,7 +67,9 @@ def find_duplicates(
     """
     library.check_subspace(by)
     if not 0 <= threshold < 1:
-        raise UsageError(f"a threshold of {threshold:g} is out of range", hint="0 up to below 1")
+        raise UsageError(
+            f"a threshold of {threshold:g} is out of range", hint="use 0 <= threshold < 1"
+        )
     rows = np.arange(len(library))
     if where is not None:
         rows = rows[parse_where(where, library.columns).mask(library.columns, len(library))]
@@ -102,7 +104,7 @@ def _pairs(
             if n_pairs > _MAX_N_PAIRS:
                 raise UsageError(
                     f"more than {_MAX_N_PAIRS} pairs lie within {threshold:g}",
-                    hint="a smaller --threshold",
+                    hint="use a smaller --threshold",
                 )
             dots = np.einsum("nd,nd->n", x[i].astype(np.float64), x[j].astype(np.float64))
             distance = np.round(1 - dots, 6)  # rounding errors of float32 are no difference

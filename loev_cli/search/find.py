@@ -52,7 +52,7 @@ def find_query(text: str, paths: Sequence[str], source: Path) -> RowQuery | File
         UsageError: none of these (the nearest path is named), or the end of several paths.
     """
     if not text:
-        raise UsageError("an empty query", hint="the path of a track, or of an audio file")
+        raise UsageError("an empty query", hint="give the path of a track or of an audio file")
     # As the row is called, or as the file is, which differ where a name is no UTF-8.
     file, called, text = Path(text), row_name(text), spell_out(text)
     tails = [PurePosixPath(each).parts for each in dict.fromkeys([text, called])]
@@ -75,7 +75,7 @@ def find_query(text: str, paths: Sequence[str], source: Path) -> RowQuery | File
     if ends:
         named = [paths[row] for row in ends[:_MAX_N_NAMED]]
         more = ", ..." if len(ends) > len(named) else ""
-        raise UsageError(f"'{text}' may be any of {', '.join(named)}{more} in {source}")
+        raise UsageError(f"'{text}' is ambiguous; it matches {', '.join(named)}{more} in {source}")
     raise UsageError(
         f"{source} has no track '{text}', and there is no such file",
         hint=_nearest(text, paths) or None,

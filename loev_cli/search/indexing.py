@@ -92,7 +92,7 @@ def index(
     on_step(f"reading {emb}")
     survey = _survey(emb, meta)
     if not survey.digests:
-        raise UsageError(f"{emb} holds no tracks", hint="embed some: loev embed")
+        raise UsageError(f"{emb} holds no tracks", hint="create embeddings with loev embed")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with db.lance_errors(folder):
@@ -171,7 +171,7 @@ def _existing(folder: Path, meta: Meta, emb: Path, *, overwrite: bool) -> db.Dat
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     if not db.is_database(folder):
-        raise UsageError(f"{folder} is not empty, and no database of 'loev index'")
+        raise UsageError(f"{folder} is not empty and was not created by 'loev index'")
     if overwrite:
         shutil.rmtree(db.table_of(folder))
         return None
@@ -179,7 +179,7 @@ def _existing(folder: Path, meta: Meta, emb: Path, *, overwrite: bool) -> db.Dat
     try:
         check_agree({str(folder): old.meta, str(emb): meta}, keys=_SETTINGS)
     except UsageError as error:
-        raise UsageError(error.message, hint="--overwrite makes the database anew") from error
+        raise UsageError(error.message, hint="--overwrite rebuilds the database") from error
     return old
 
 

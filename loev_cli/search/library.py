@@ -159,7 +159,7 @@ def library_of(source: Path, columns: Columns) -> Library:
     """The library of some columns. Raises as :func:`open_library`."""
     paths = [str(path) for path in columns.load("path")]
     if not paths:
-        raise UsageError(f"{source} holds no tracks", hint="embed some: loev embed")
+        raise UsageError(f"{source} holds no tracks", hint="create embeddings with loev embed")
     windows = keeps_windows(columns.meta)
 
     def load_subspace(name: str) -> Subspace:

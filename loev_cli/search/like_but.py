@@ -33,7 +33,7 @@ ATTRIBUTES = {"tempo": "bpm", "pitch": "key"}  # and the column that has it
 _TEMPO_TOLERANCE = 0.04
 _MAX_SEMITONES = 12.0
 _RATES = (0.5, 2.0)
-_HINT = "as in tempo=+10%, tempo=-5%, pitch=+2 or pitch=-1"
+_HINT = "for example tempo=+10%, tempo=-5%, pitch=+2 or pitch=-1"
 _CHANGE = re.compile(r"\s*(\w+)\s*=\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*(%?)\s*")
 
 
@@ -110,7 +110,7 @@ def parse_change(text: str) -> Change:
     low, high = _RATES if percent else (2**-1, 2.0)
     if not low <= rate <= high:
         bounds = "-50% to +100%" if percent else f"+-{_MAX_SEMITONES:g} semitones"
-        raise UsageError(f"--like-but '{text}' is too far", hint=f"{attribute}: {bounds}")
+        raise UsageError(f"--like-but '{text}' is out of range", hint=f"{attribute}: {bounds}")
     return Change(attribute, rate, text.strip())
 
 
@@ -134,10 +134,10 @@ def move(
     if name in asked.meta["subspaces"]:
         if file is not None:
             moved = listen(file, change.rate)[name]
-            how = f"{change.text}: by listening to the audio played {change.rate:.4g} times as fast"
+            how = f"{change.text}: by embedding the audio played {change.rate:.4g} times as fast"
             return Moved({name: moved}, None, how)
         if (turned := _rotated(change, asked)) is not None:
-            how = f"{change.text}: by turning the pitch classes, {change.semitones:+.0f}"
+            how = f"{change.text}: by rotating the pitch classes, {change.semitones:+.0f}"
             return Moved({name: turned}, None, how)
     where = _annotated(change, asked)
     if where is not None:
@@ -145,7 +145,7 @@ def move(
     column = ATTRIBUTES[name]
     raise UsageError(
         f"--like-but {change.text} needs the query's audio, or a column '{column}'",
-        hint="--root FOLDER says where the tracks lie",
+        hint="pass the folder of the tracks with --root",
     )
 
 

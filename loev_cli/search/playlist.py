@@ -111,9 +111,9 @@ def _check(library: Library, minutes: float, keep: Sequence[str], drift: str) ->
     if len(set(keep)) < len(keep):
         raise UsageError(f"--keep names a subspace twice: {', '.join(keep)}")
     if drift in keep:
-        raise UsageError(f"'{drift}' cannot be kept and drift", hint="--drift another subspace")
+        raise UsageError(f"--keep and --drift must differ, but both name '{drift}'")
     if not 0 < minutes < float("inf"):
-        raise UsageError(f"{minutes:g} minutes are no length of a playlist")
+        raise UsageError(f"--minutes must be positive and finite, got {minutes:g}")
 
 
 def _pool(

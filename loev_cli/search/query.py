@@ -48,12 +48,15 @@ class Query:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UsageError(f"k is {self.k}, it must be at least 1")
+            raise UsageError(f"k must be at least 1, got {self.k}")
         if not self.weights:
-            raise UsageError("no subspace to search by", hint="as in --by tempo")
+            raise UsageError("no subspace selected", hint="for example --by tempo")
         for name, weight in self.weights.items():
             if not math.isfinite(weight) or weight == 0:
-                raise UsageError(f"the weight of '{name}' is {weight:g}", hint="any number but 0")
+                raise UsageError(
+                    f"the weight of '{name}' is {weight:g}",
+                    hint="weights must be finite and nonzero",
+                )
 
     @property
     def shares(self) -> dict[str, float]:
@@ -197,7 +200,7 @@ def parse_weights(text: str) -> dict[str, float]:
         if not name or not equals:
             raise UsageError(
                 f"weights '{text}': '{part.strip()}' is not SUBSPACE=NUMBER",
-                hint="as in --weights invariant=1,pitch=-0.3",
+                hint="for example --weights invariant=1,pitch=-0.3",
             )
         if name in weights:
             raise UsageError(f"weights '{text}' name '{name}' twice")

@@ -99,7 +99,7 @@ class _Parser:
 
     def parse(self) -> Condition:
         if self._token.kind == "end":
-            self._fail("is empty", hint="as in --where 'duration_s > 60'")
+            self._fail("is empty", hint="for example --where 'duration_s > 60'")
         condition = self._expression()
         if self._token.kind != "end":
             self._fail_here("'and', 'or' or the end")
@@ -167,7 +167,7 @@ class _Parser:
             if self._take_keyword(keyword):
                 if self._kind_of(column) != "text":
                     self._fail(
-                        f"asks for '{column} {keyword}', but {column} is no text",
+                        f"asks for '{column} {keyword}', but {column} is not text",
                         place=self._tokens[self._next - 1].place,
                     )
                 if self._token.kind != "text":
@@ -200,7 +200,9 @@ class _Parser:
                 f"compares {column} with {token.text}, which is too large", place=token.place
             )
         if found == "truth" and sign not in ("=", "!="):
-            self._fail(f"compares {column} by {sign}, it can only be = or !=", place=token.place)
+            self._fail(
+                f"compares {column} by {sign}, which allows only = and !=", place=token.place
+            )
         self._next += 1
         if isinstance(value, str) and sign in ("=", "!=") and _KEY_COLUMN.search(column):
             key = parse_key(value)

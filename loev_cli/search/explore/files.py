@@ -54,18 +54,18 @@ class AudioFiles:
         """
         path = self.paths[row]
         if "://" in path:
-            raise NotServedError("is at a URL, and only files on this machine are played")
+            raise NotServedError("is at a URL; only local files can be played")
         if PurePosixPath(path).suffix.lower() not in AUDIO_EXTENSIONS:
-            raise NotServedError("has no name of an audio file")
+            raise NotServedError("does not have an audio file extension")
         try:
             root = self.root.resolve(strict=True)
             file = (self.root / path_of_row(path)).resolve(strict=True)
         except (OSError, ValueError, RuntimeError) as error:  # a NUL, a loop of links, no such file
             raise NotServedError(f"is not in {self.root}") from error
         if not file.is_relative_to(root):
-            raise NotServedError(f"lies outside {self.root}")
+            raise NotServedError(f"is outside {self.root}")
         if not file.is_file():
-            raise NotServedError("is no regular file")
+            raise NotServedError("is not a regular file")
         return file
 
     def n_found(self) -> tuple[int, int]:

@@ -112,19 +112,21 @@ class Guard:
         self, scope: Scope, headers: Headers, token: str | None
     ) -> PlainTextResponse | None:
         if not self._access.allows_host(headers.get("host")):
-            return _refuse(403, "This address is not the page's own.")
+            return _refuse(403, "Host header not allowed.")
         if scope["method"] not in _METHODS:
-            return _refuse(405, "Only GET and HEAD.")
+            return _refuse(405, "Only GET and HEAD are allowed.")
         origin = headers.get("origin")
         if origin is not None and not _is_same(origin, headers["host"], scope["scheme"]):
-            return _refuse(403, "Another site may not ask.")
+            return _refuse(403, "Cross-origin request refused.")
         # A link on another site may lead to the page; nothing of it may be a part of that site.
         from_elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
         opens_page = scope["path"] == "/" and headers.get("sec-fetch-dest") == "document"
         if from_elsewhere and not opens_page:
-            return _refuse(403, "Another site may not ask.")
+            return _refuse(403, "Cross-origin request refused.")
         if not self._access.knows_token(token):
-            return _refuse(401, "This needs the whole address that loev explore printed.")
+            return _refuse(
+                401, "Token missing or wrong: open the full address that loev explore printed."
+            )
         return None
 
 

@@ -35,7 +35,7 @@ _ENDLESS_NUMBER = re.compile(r"\d{19}")
 
 
 class Previews:
-    """Previews, so many at once at most."""
+    """Limits the number of concurrent previews."""
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(_N_AT_ONCE)
@@ -48,7 +48,7 @@ class Previews:
             NotServedError: nobody knows how long it is.
         """
         if not duration_s >= 0 or math.isinf(duration_s):
-            raise NotServedError("has no known length")
+            raise NotServedError("has no known duration")
         n_samples = min(max(1, round(duration_s * RATE_HZ)), _LONGEST_N_SAMPLES)
         n_bytes = HEADER_N_BYTES + 2 * n_samples
         span = _parse_range(request.headers.get("range"), n_bytes)

@@ -209,7 +209,7 @@ def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
     routes += [Route(path, answers(function)) for path, function in api.items()]
     routes.append(Route("/audio/{row}", audio))
     refusals: dict[Any, Any] = {
-        _NothingThereError: _says(404, lambda error: "nothing there"),
+        _NothingThereError: _says(404, lambda error: "not found"),
         NotServedError: _says(404, lambda error: f"the file {error}"),
         UsageError: _says(400, str),
         StoppedError: _says(503, str),
@@ -272,7 +272,7 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, OverflowError) as error:
         raise UsageError(
-            f"--host {host}: no such address", hint="as in --host 127.0.0.1"
+            f"--host {host}: no such address", hint="for example --host 127.0.0.1"
         ) from error
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
@@ -282,7 +282,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        hint = "--port N takes another, --port 0 any free one"
+        hint = "choose another port with --port N, or --port 0 for any free one"
         raise LoevError(
             f"cannot listen on {host} port {port}: {error.strerror}", hint=hint
         ) from error
@@ -323,6 +323,6 @@ def make_server(app: Guard) -> uvicorn.Server:
 def serve(app: Guard, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM, which then go to whoever handled them before."""
     server = make_server(app)
-    # From before it runs: a signal that comes while it starts would leave it half awaited.
+    # Captured before it runs: a signal during start-up would interrupt start-up.
     with server.capture_signals():
         server.run(sockets=[listener])

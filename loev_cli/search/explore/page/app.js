@@ -82,7 +82,7 @@ function noticeMissing() {
   if (found === looked) return;
   by("notice").hidden = false;
   by("notice").textContent = (found === 0 ? "No track can be played: their files are not" : "Some tracks cannot be played: not all files are")
-    + ` in ${folder}. Start with --audio FOLDER to say where they lie; the map and the search work without.`;
+    + ` in ${folder}. Restart with --audio FOLDER to set the audio folder. Map and search work without audio.`;
 }
 
 function drawChoices(wanted) {
@@ -101,7 +101,7 @@ function drawChoices(wanted) {
   by("layout").value = library.layouts.includes("neighbours") && wanted.get("layout") !== "components"
     ? "neighbours" : "components";
   by("layoutbox").hidden = library.layouts.length < 2;
-  const names = { auto: "by the map", none: "one colour" };
+  const names = { auto: "auto (by map)", none: "one color" };
   for (const name of ["auto", ...library.columns, "none"]) {
     const option = make("option", "", names[name] ?? name.replace(/^tag_/, ""));
     option.value = name;
@@ -301,7 +301,7 @@ async function searchOnce() {
   const asked = { row: state.row, weights: weights.text, k: by("k").value, where: by("where").value.trim() };
   if (by("where").getAttribute("aria-invalid")) asked.where = "";
   if (!asked.weights) {
-    show(null, "Every weight is 0: move a slider to say in what results should be alike.");
+    show(null, "All weights are 0: move a slider to choose what results should have in common.");
     return;
   }
   try {
@@ -356,5 +356,5 @@ function speak(text, after = SPEAK_AFTER_MS) {
 
 start().catch((error) => {
   by("notice").hidden = false;
-  by("notice").textContent = `The page could not be set up: ${error.message}`;
+  by("notice").textContent = `The page failed to load: ${error.message}`;
 });

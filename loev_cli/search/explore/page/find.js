@@ -50,7 +50,7 @@ export class Finder {
       return item;
     });
     if (!items.length) {
-      const none = make("li", "quiet", "No track is called so");
+      const none = make("li", "quiet", "No matching track");
       none.setAttribute("role", "option");
       none.setAttribute("aria-disabled", "true");
       items.push(none);
