@@ -153,8 +153,8 @@ def of_geometry(shapes: Sequence[Shape], leaks: Sequence[Leak]) -> list[str]:
         seen.add(pair)
         if leak.cka.value > 0.5:
             said.append(
-                f"{leak.source} and {leak.target} are similar (CKA {shown(leak.cka)}): they arrange "
-                "these tracks alike, even if a probe finds a label in only one of them."
+                f"{leak.source} and {leak.target} are similar (CKA {shown(leak.cka)}): they "
+                "arrange these tracks alike, even if a probe finds a label in only one of them."
             )
         elif np.isfinite(leak.cka.value):
             said.append(f"{leak.source} and {leak.target} share little (CKA {shown(leak.cka)}).")
