@@ -12,11 +12,11 @@ TITLE = "Annotations"
 
 
 def card_with_readouts(card: str, fitted: Sequence[FittedReadout], *, data: str) -> str:
-    """The card with the section ``## Annotations`` put in the place of an earlier one, or before
+    """The card with the section ``## Annotations``: replaces an earlier one, or is inserted before
     ``## Limits``, or at the end.
 
     Args:
-        data: the manifests, in words.
+        data: description of the manifests.
     """
     section = f"## {TITLE}\n\n{_section(fitted, data).rstrip()}\n\n"
     earlier = re.compile(rf"^## {TITLE}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)

@@ -28,7 +28,7 @@ def write(results: Results, out: Path) -> None:
 
 
 def draw(results: Results) -> Page:
-    """All sections that the results fill."""
+    """All sections for which there are results."""
     page = Page()
     page.sentences(words.of_data(results))
     if results.probes:
