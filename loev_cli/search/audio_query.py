@@ -1,4 +1,4 @@
-"""An audio file as a query: embedded by the model that made the library, as it did."""
+"""Audio files as queries, embedded with the model and settings of the library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FileEmbedder:
         device: as :func:`loev_cli.backends.open_encoder` takes it.
 
     Raises:
-        UsageError: the model is not here, or is another than the library's.
+        UsageError: the model is not found, or is not the library's.
         BundleError: it is damaged.
     """
 
@@ -35,7 +35,7 @@ class FileEmbedder:
         """Subspace -> (D,) of a file of any length; see :meth:`loev_cli.api.Model.embed_file`.
 
         Raises:
-            InputError: the file is not there or not audio.
+            InputError: the file is missing or not audio.
         """
         return self._model.embed_file(file, hop_s=self._hop_s, speed=speed)
 

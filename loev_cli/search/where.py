@@ -16,13 +16,12 @@
     value      = a number | text | true | false
     text       = "..." or '...'; the quote itself is written twice
 
-Keywords are read without regard to case. A column alone is a condition if it is true or false.
+Keywords are case-insensitive. A column alone is a condition if it is true or false.
 ``like`` compares the whole text, ``%`` stands for anything and ``_`` for one character;
 ``contains`` looks for a part; both ignore case. Texts that ``<`` and ``>`` compare are in the order
 of their characters. In columns called ``key``, or ``something_key``, ``=``, ``!=`` and ``in``
-compare keys, however they are spelled: "C# minor" is "Dbm". A value that is not known (NaN, no text
-in a number's column) fulfils no condition, not even ``!=``; ``not`` is true where what follows is
-not.
+compare keys, however they are spelled: "C# minor" is "Dbm". A missing value (NaN) matches no
+condition, not even ``!=``; ``not`` inverts the result of its condition.
 
 Nothing is ever evaluated as code: text becomes a tree of :mod:`loev_cli.search.conditions`, and the
 tree a mask over numpy arrays, or SQL for a database.
@@ -70,11 +69,11 @@ def parse_where(text: str, columns: Columns) -> Condition:
     """Read a filter.
 
     Args:
-        columns: those there are; by their types the filter is checked.
+        columns: the available columns; the filter is checked against their types.
 
     Raises:
-        UsageError: it does not read as the module's text says, names a column that is not there
-            (the nearest is named), or compares a number with a text. It says where.
+        UsageError: invalid syntax, an unknown column (names the nearest), or a comparison of a
+            number with a text. The message has the position.
     """
     return _Parser(text, columns).parse()
 
@@ -86,7 +85,7 @@ class _Token(NamedTuple):
 
 
 class _Parser:
-    """Recursive descent, one method per rule of the module's text."""
+    """Recursive descent, one method per rule of the grammar above."""
 
     def __init__(self, text: str, columns: Columns) -> None:
         self._text = text

@@ -1,4 +1,4 @@
-// The box that finds a track by name: a combobox as the ARIA practices have it.
+// The box that finds a track by name: an ARIA combobox.
 
 import * as api from "./api.js";
 import { make } from "./results.js";

@@ -75,7 +75,7 @@ export class Player {
     else this.audio.pause();
   }
 
-  // What the browser cannot play as it is, the server decodes.
+  // Files the browser cannot play are decoded by the server.
   failed() {
     if (!this.track || !this.audio.getAttribute("src")) return;
     if (!this.decoded && this.track.audio === "file") {
@@ -89,7 +89,7 @@ export class Player {
     this.show();
   }
 
-  // The pointer rests on a track, or on none.
+  // The pointer is over a track, or over none.
   point(track) {
     clearTimeout(this.dwell);
     if (!this.hover.checked || !track) return;

@@ -1,4 +1,4 @@
-// The query, the sliders for its weights, and the list of what is nearest and why.
+// The query, its weight sliders, and the result list with distances.
 
 import { css } from "./colour.js";
 
@@ -190,7 +190,7 @@ export class Hits {
     return item;
   }
 
-  // Up and down go from track to track, and stay in the same column of buttons.
+  // Up and down move between tracks within the same column of buttons.
   key(event) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     const item = event.target.closest("li");
@@ -202,7 +202,7 @@ export class Hits {
   }
 }
 
-// Distances as dots on a scale from the same to opposite, one line for each subspace.
+// Distances as dots on a scale from identical to opposite, one line per subspace.
 function why(hit, weights) {
   const box = make("dl", "why");
   Object.entries(hit.distances).forEach(([name, distance], i) => {
