@@ -2,7 +2,7 @@
 
 Search uses the cosine similarity of centered vectors. For the stored vectors x of a subspace,
 
-    centre  c = the mean of all rows' x; 0 in a library of fewer than 10 distinct tracks
+    center  c = the mean of all rows' x; 0 in a library of fewer than 10 distinct tracks
     length  |x - c|
     vector  (x - c) / |x - c|, which is what :attr:`Library.vectors` holds; 0 where x = c
 
@@ -41,8 +41,8 @@ class Subspace:
     """One subspace of N tracks, ready for search; see the module's text.
 
     Attributes:
-        vectors: (N, D) float32, of length 1, or 0 where a row lies at the centre.
-        lengths: (N,) float32, the distance of each row from the centre.
+        vectors: (N, D) float32, of length 1, or 0 where a row lies at the center.
+        lengths: (N,) float32, the distance of each row from the center.
         centre: (D,) float32.
     """
 
