@@ -81,7 +81,7 @@ def main() -> None:
         queries = [Query(library.meta, embedder.vectors(source)) for source in sources]
 
         print(f"{len(library)} tracks and {len(sources)} changed ones: cosine, nearest\n")
-        print("| change | unmoved | by turning | by listening |\n|---|---|---|---|")
+        print("| change | unmoved | by rotating | by embedding |\n|---|---|---|---|")
         for text in CHANGES:
             change = parse_change(text)
             name, space = change.attribute, library.subspaces[change.attribute]
@@ -93,15 +93,15 @@ def main() -> None:
             ways: dict[str, list[Vectors]] = {"unmoved": [q.vectors[name] for q in queries]}
             if name == "pitch":
                 turned = [move(change, q, None, embedder.vectors) for q in queries]
-                ways["by turning"] = [moved.vectors[name] for moved in turned]
+                ways["by rotating"] = [moved.vectors[name] for moved in turned]
             played = [
                 move(change, query, source, embedder.vectors)
                 for query, source in zip(queries, sources, strict=True)
             ]
-            ways["by listening"] = [moved.vectors[name] for moved in played]
+            ways["by embedding"] = [moved.vectors[name] for moved in played]
             cells = [
                 cell(ways[way], space, gallery) if way in ways else ""
-                for way in ("unmoved", "by turning", "by listening")
+                for way in ("unmoved", "by rotating", "by embedding")
             ]
             print(f"| {text} | {' | '.join(cells)} |", flush=True)
 

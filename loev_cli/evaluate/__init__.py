@@ -1,12 +1,12 @@
-"""Judging a model by what its subspaces know, on tracks of which something is known.
+"""Evaluation of a model's subspaces on labeled tracks.
 
-manifest, labels, splits    the tracks, what is known of them, who is judged on what
+manifest, labels, splits    the tracks, their labels, the folds
 vectors                     their embeddings, from a file or from a model
-tasks, probes               what can be read from a subspace
-changes, equivariance       how far it moves when the music is changed by a known amount
-retrieval                   what lies next to what
-geometry                    how it uses its dimensions, and what it shares with others
-statistics                  every figure with its interval
-figures, words, report      all of it to look at
-job                         a request, checked and carried out
+tasks, probes               probes of each label in each subspace
+changes, equivariance       distance moved under transformations of known size
+retrieval                   nearest neighbors
+geometry                    rank, uniformity, and overlap between subspaces
+statistics                  confidence intervals
+figures, words, report      the HTML report
+job                         checks a request and runs it
 """

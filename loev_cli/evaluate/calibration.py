@@ -1,11 +1,11 @@
-"""Do confidences mean what they say? Of answers given with 0.8, 80 % should be right.
+"""Calibration: of predictions with confidence 0.8, 80 % should be correct.
 
-reliability curve   answers sorted into bins by their confidence: mean confidence against the share
-                    that is right (Niculescu-Mizil & Caruana, ICML 2005)
-ECE                 the distance of the two, weighted by the bins' answers (Naeini et al., AAAI
+reliability curve   accuracy against mean confidence, for predictions binned by confidence
+                    (Niculescu-Mizil & Caruana, ICML 2005)
+ECE                 mean absolute difference of the two, weighted by bin size (Naeini et al., AAAI
                     2015)
-temperature         the one number that a classifier's logits are divided by so that the truth gets
-                    the best log loss on data it was not fitted to (Guo et al., ICML 2017)
+temperature         divisor of the logits that minimizes the log loss on held-out data (Guo et al.,
+                    ICML 2017)
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MAX_LOG_TEMPERATURE = 3.0
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability curve; bins without answers are left out.
+    """A reliability curve; empty bins are left out.
 
     Attributes:
-        low: (k,) where each bin begins; it ends 1 / ``N_BINS`` higher.
-        counts: (k,) answers in it.
-        confidence: (k,) their mean confidence.
-        right: (k,) the share of them that is right.
+        low: (k,) lower edge of each bin, of width 1 / ``N_BINS``.
+        counts: (k,) predictions per bin.
+        confidence: (k,) mean confidence.
+        right: (k,) accuracy.
     """
 
     low: NDArray[np.float64]
@@ -64,7 +64,7 @@ class Reliability:
 
 
 def reliability(confidence: NDArray[Any], right: NDArray[np.bool_]) -> Reliability:
-    """The curve of n answers: their confidences (n,), 0 to 1, and whether each is right (n,)."""
+    """The curve of n predictions: confidences (n,), 0 to 1, and correctness (n,)."""
     bin_of = np.minimum((np.asarray(confidence, np.float64) * N_BINS).astype(np.int64), N_BINS - 1)
     counts = np.bincount(bin_of, minlength=N_BINS)
     filled = counts > 0
@@ -82,7 +82,7 @@ def reliability(confidence: NDArray[Any], right: NDArray[np.bool_]) -> Reliabili
 
 
 def best_temperature(log_loss: Callable[[float], float]) -> tuple[float, float]:
-    """The temperature with the least ``log_loss``, and that loss."""
+    """The temperature that minimizes ``log_loss``, and that loss."""
     found = minimize_scalar(
         lambda log_temperature: log_loss(math.exp(log_temperature)),
         bounds=(-_MAX_LOG_TEMPERATURE, _MAX_LOG_TEMPERATURE),
@@ -92,7 +92,7 @@ def best_temperature(log_loss: Callable[[float], float]) -> tuple[float, float]:
 
 
 def draw(curves: Mapping[str, Reliability]) -> Figure:
-    """Reliability curves side by side, name -> curve, each over the number of its answers."""
+    """Reliability curves side by side, name -> curve, each above its histogram."""
     with style():
         figure = Figure(figsize=(_WIDTH, 3.0), layout="constrained")
         axes = figure.subplots(
@@ -108,6 +108,6 @@ def draw(curves: Mapping[str, Reliability]) -> Figure:
             top.set_ylim(0, 1.02)
             bottom.bar(curve.low + 0.5 / N_BINS, curve.counts, width=0.9 / N_BINS, color=colour)
             bottom.set_xlabel("confidence")
-        axes[0, 0].set_ylabel("share that is right")
-        axes[1, 0].set_ylabel("answers")
+        axes[0, 0].set_ylabel("accuracy")
+        axes[1, 0].set_ylabel("predictions")
     return figure

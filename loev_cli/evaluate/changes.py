@@ -1,13 +1,13 @@
-"""Known changes of real audio, to see what each subspace makes of them.
+"""Audio transformations of known size, to measure the response of each subspace.
 
 name    size in               made by
-pitch   semitones             an outside stretcher
-tempo   log2 of the rate      an outside stretcher
+pitch   semitones             an external stretcher
+tempo   log2 of the rate      an external stretcher
 gain    dB                    multiplication
 noise   the music's level     white noise added
 
-The stretcher is another program than the one training uses, so that what is measured is the music
-and not the artefacts a model may have learned: ``rubberband`` (its finer engine, as a command), or
+The stretcher is not the one used in training, so that the result does not depend on artifacts the
+model may have learned: ``rubberband`` (its finer engine, as a command), or
 Signalsmith Stretch (the package python-stretch) where that is not installed.
 """
 
@@ -30,12 +30,12 @@ from loev_cli.errors import LoevError, UsageError, needs_extra
 Waveform = NDArray[np.float32]
 
 STRETCHERS = ("auto", "rubberband", "signalsmith")
-# Sounds are changed at a rate that keeps what the model may hear above its own.
+# Sample rate for the transformations, at least that of the models.
 STRETCH_RATE_HZ = 44100
 
 
 class Stretcher(Protocol):
-    """Plays audio faster and higher.
+    """Changes speed and pitch of audio.
 
     Attributes:
         name: for the report.
@@ -63,7 +63,7 @@ class Rubberband:
                 changed, _ = soundfile.read(target, dtype="float32")
             except (OSError, subprocess.CalledProcessError, soundfile.LibsndfileError) as error:
                 raise LoevError(
-                    f"rubberband failed: {error}", hint="--stretcher signalsmith"
+                    f"rubberband failed: {error}", hint="try --stretcher signalsmith"
                 ) from error
         return np.asarray(changed, np.float32)
 
@@ -87,29 +87,29 @@ def open_stretcher(name: str) -> Stretcher:
     """``auto`` takes rubberband if its command is there.
 
     Raises:
-        UsageError: an unknown name, or one that is not to be had here.
+        UsageError: an unknown name, or a stretcher that is not installed.
     """
     if name not in STRETCHERS:
         raise UsageError(f"unknown stretcher '{name}'", hint=", ".join(STRETCHERS))
     has_rubberband = shutil.which("rubberband") is not None
     if name == "rubberband" and not has_rubberband:
         raise UsageError(
-            "there is no command 'rubberband'",
-            hint="install it (Debian: rubberband-cli), or --stretcher signalsmith",
+            "command 'rubberband' not found",
+            hint="install it (Debian: rubberband-cli), or use --stretcher signalsmith",
         )
     if name != "signalsmith" and has_rubberband:
         return Rubberband()
     with needs_extra("stretching audio", "eval"):
-        import python_stretch  # noqa: F401  (only whether it is there)
+        import python_stretch  # noqa: F401  (availability check)
     return Signalsmith()
 
 
 class Change(Protocol):
-    """One way to change audio by a known amount."""
+    """One audio transformation of known size."""
 
     @property
     def name(self) -> str:
-        """As the augmentation is called."""
+        """The name of the corresponding augmentation."""
         ...
 
     @property
@@ -119,7 +119,7 @@ class Change(Protocol):
 
     @property
     def sizes(self) -> tuple[float, ...]:
-        """The amounts to try; 0 would be no change."""
+        """The sizes to apply; 0 is the identity."""
         ...
 
     def __call__(self, waveform: Waveform, size: float, rng: np.random.Generator) -> Waveform:
@@ -129,7 +129,7 @@ class Change(Protocol):
 
 @dataclass(frozen=True)
 class Pitch:
-    """Transposition; the duration stays."""
+    """Pitch shift at constant duration."""
 
     stretcher: Stretcher
     name: str = "pitch"
@@ -142,7 +142,7 @@ class Pitch:
 
 @dataclass(frozen=True)
 class Tempo:
-    """Another speed; the pitch stays. 1 is twice as fast, -1 half."""
+    """Time stretch at constant pitch. 1 is twice as fast, -1 half."""
 
     stretcher: Stretcher
     name: str = "tempo"
@@ -180,5 +180,5 @@ class Noise:
 
 
 def changes(stretcher: Stretcher) -> Sequence[Change]:
-    """All there are, in the order of the report."""
+    """All transformations, in the order of the report."""
     return [Pitch(stretcher), Tempo(stretcher), Gain(), Noise()]

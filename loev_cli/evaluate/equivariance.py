@@ -1,14 +1,14 @@
-"""How does each subspace move when the music is changed by a known amount?
+"""Distance each subspace moves under audio transformations of known size.
 
-sensitivity    distance moved, over the mean distance between different tracks: 0 is not moved, 1 is
-               as far away as another recording. Rows subspaces, columns changes; the ideal is large
-               where a subspace is the change's own, and 0 elsewhere
-curves         the same for each size of the change
-monotonicity   Spearman's correlation of the size of the change and the distance moved, per track
-predicted      R2 of a regression that tells the change from the two embeddings; its tracks are not
-               those it was fitted to
+sensitivity    distance moved over the mean distance between different tracks: 0 is unmoved, 1 is as
+               far as another recording. Rows are subspaces, columns transformations; ideally it is
+               large in the subspace of the transformation and 0 elsewhere
+curves         the same for each size of the transformation
+monotonicity   Spearman's correlation of the size and the distance moved, per track
+predicted      R2 of a regression that predicts the size from the two embeddings, on held-out
+               tracks
 
-Distances are Euclidean. Each track gives an excerpt, long enough for a window at the fastest rate.
+Distances are Euclidean. One excerpt per track, long enough for a window at the fastest rate.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _RIDGE_STRENGTHS = (1e4, 1e2, 1e1, 1.0, 0.1)
 
 @dataclass(frozen=True)
 class Changed:
-    """Excerpts of n tracks, plain and changed.
+    """Embeddings of n excerpts, original and transformed.
 
     Attributes:
         rows: (n,) of the manifest.
         groups: (n,).
         plain: subspace -> (n, D).
-        changed: change -> subspace -> (n, S, D), S sizes.
-        sizes: change -> its S sizes.
-        units: change -> unit of its sizes.
-        stretcher: what made the changes of pitch and tempo.
+        changed: transformation -> subspace -> (n, S, D), S sizes.
+        sizes: transformation -> its S sizes.
+        units: transformation -> unit of its sizes.
+        stretcher: used for pitch and tempo.
     """
 
     rows: NDArray[np.int64]
@@ -71,24 +71,24 @@ class Rendered:
 
     Attributes:
         plain: (N,).
-        changed: change -> a waveform per size.
+        changed: transformation -> a waveform per size.
     """
 
     plain: Waveform
     changed: dict[str, list[Waveform]]
 
 
-# File and its place among the files -> its excerpt through every change at every size.
+# File and its index -> its excerpt under every transformation at every size.
 Render = Callable[[Path, int], Rendered]
 
 
 @dataclass(frozen=True)
 class Response:
-    """How one subspace answers one change.
+    """Sensitivity of one subspace to one transformation.
 
     Attributes:
-        curve: size -> distance moved over that between tracks.
-        predicted: R2 of the change told from the pair.
+        curve: size -> distance moved relative to that between tracks.
+        predicted: R2 of the size predicted from the pair.
     """
 
     subspace: str
@@ -112,7 +112,7 @@ class Response:
 
 
 def excerpt(file: Path, model: Model) -> Waveform:
-    """The middle of a track at ``STRETCH_RATE_HZ``, as long as the changes need.
+    """The middle of a track at ``STRETCH_RATE_HZ``, as long as the transformations need.
 
     Raises:
         InputError: the file cannot be decoded.
@@ -134,7 +134,7 @@ def embed_changes(
     seed: int = 0,
     on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
 ) -> Changed:
-    """Excerpts of ``files`` through every change at every size, and through the model.
+    """Embed excerpts of ``files`` under every transformation at every size.
 
     Args:
         rows, groups: of the files.
@@ -162,7 +162,7 @@ def embed_changes_together(
     """The same for several models of one window and rate, which embed the same excerpts.
 
     Args:
-        render: makes an excerpt and its changes; None: :func:`render_excerpt`.
+        render: makes an excerpt and its transformed versions; None: :func:`render_excerpt`.
 
     Raises:
         UsageError: fewer than two files can be used.
@@ -186,7 +186,9 @@ def embed_changes_together(
         kept.append(i)
         on_track(i, None)
     if len(kept) < 2:
-        raise UsageError("changes need two tracks or more", hint="--changed N, 2 or more")
+        raise UsageError(
+            "equivariance needs at least two usable tracks", hint="--changed N with N >= 2"
+        )
     return [
         Changed(
             rows=rows[kept],
@@ -204,7 +206,7 @@ def embed_changes_together(
 def render_excerpt(
     file: Path, model: Model, changes: Sequence[Change], seed: tuple[int, int]
 ) -> Rendered:
-    """An excerpt through every change at every size, at the rate of ``model``.
+    """An excerpt under every transformation at every size, at the rate of ``model``.
 
     Raises:
         InputError: the file cannot be decoded.
@@ -220,7 +222,7 @@ def render_excerpt(
 
 
 def respond(heard: Changed, *, seed: int = 0) -> list[Response]:
-    """Every subspace's answer to every change."""
+    """The response of every subspace to every transformation."""
     bootstrap = Bootstrap(heard.groups, seed=seed)
     return [
         _response(subspace, change, heard, bootstrap, seed)
@@ -237,7 +239,7 @@ def _response(
     sizes = heard.sizes[change]
     moved = np.linalg.norm(versions - plain[:, None], axis=2)  # (n, S)
     between = cdist(plain, plain)
-    # Another version of a track is no other track, so those a bootstrap draws twice do not count.
+    # A track drawn twice by the bootstrap is not a pair of different tracks.
     other = ~np.eye(len(plain), dtype=bool)
 
     def relative(distance: NDArray[np.float64]) -> Estimate:
@@ -262,7 +264,7 @@ def _response(
 def monotonicity(sizes: NDArray[Any], moved: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n,): Spearman's correlation of sizes (S,) and distances (n, S) of each track.
 
-    A track that does not move at all does not follow the sizes: 0.
+    It is 0 for a track that does not move at all.
     """
     a = rankdata(sizes)
     b = rankdata(moved, axis=1)
@@ -279,12 +281,12 @@ def predict_change(
     *,
     seed: int = 0,
 ) -> Estimate:
-    """R2 of the signed change told from the embeddings of two versions of a track.
+    """R2 of the signed size predicted from the embeddings of two versions of a track.
 
     Every two versions of a track whose sizes differ by no more than the largest size are a pair. A
-    ridge regression reads both vectors and the products of their first 16 principal components:
-    a turn, which is what a change of key is, cannot be read from a difference. Folds over groups
-    hold out the tracks that are judged, folds within the others choose the regularisation.
+    ridge regression takes both vectors and the products of their first 16 principal components:
+    a rotation, such as a transposition, cannot be predicted from a difference. Outer folds over
+    groups hold out the test tracks, inner folds choose the regularization.
 
     Args:
         plain: (n, D). versions: (n, S, D). sizes: (S,). groups: (n,); fewer than three give NaN.
@@ -309,7 +311,7 @@ def predict_change(
     def tell(
         train: NDArray[np.bool_], test: NDArray[np.bool_], strengths: Sequence[float]
     ) -> list[NDArray[np.float64]]:
-        """What the regression of each strength says of the test tracks' pairs."""
+        """Predictions for the test tracks' pairs by the regression of each strength."""
         read = _pair_reader(stack[train], first, second)
         x, asked, y = read(stack[train]), read(stack[test]), wanted[train].ravel()
         said = [Ridge(alpha=strength).fit(x, y).predict(asked) for strength in strengths]
@@ -332,7 +334,7 @@ def _pair_reader(
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     """Versions (n, 1 + S, D) -> features of their pairs (n * P, 2C + C * C).
 
-    One scale for all components: those that hardly vary must not be blown up.
+    One scale for all components, so that weak ones are not amplified.
     """
     flat = train.reshape(-1, train.shape[2])
     center = flat.mean(axis=0)
@@ -351,7 +353,7 @@ def _pair_reader(
 
 
 def _versions(waveform: Waveform, change: Change, seed: tuple[int, int]) -> list[Waveform]:
-    """One per size, made side by side: a stretcher takes longer than the model."""
+    """One per size, computed in parallel: the stretcher is slower than the model."""
     with ThreadPoolExecutor(usable_cpus()) as threads:
         making = [
             threads.submit(change, waveform, size, np.random.default_rng([*seed, s]))

@@ -1,7 +1,7 @@
-"""The pictures of a report. Each is drawn once, and read on paper, a screen or a phone.
+"""Figures of the report, for paper, screens and phones.
 
-Text and axes take a colour that :func:`as_svg` turns into the page's own; the colours of the data
-are of a middling lightness, so that they stand out on white and on black.
+:func:`as_svg` replaces the color of text and axes by the page's own; data colors have medium
+lightness, so that they are visible on white and on black.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from loev_cli.music_keys import KEYS, fifths
 
 COLOURS = ("#3b82c4", "#d9822b", "#2f9e76", "#a06cd5", "#cf4a6b", "#8a8f3a", "#5aa7b5")
 _FIFTHS = np.array([fifths(key) for key in range(len(KEYS))])
-_INK = "#1a2b3d"  # dark on paper; stands for the page's own colour of text
+_INK = "#1a2b3d"  # dark on paper; replaced by the page's text color
 _MOST_DOTS = 2000
 _WIDTH = 4.9  # inches; a phone shows it without shrinking the text much
 _MOST_WITH_INTERVALS = 5  # columns of a heat map
@@ -61,10 +61,10 @@ def style() -> Iterator[None]:
 
 
 def as_svg(figure: Figure, name: str) -> str:
-    """An ``<svg>`` element for a page, in the page's colours.
+    """An ``<svg>`` element for a page, in the page's colors.
 
     Args:
-        name: unlike that of every other figure of the page; its ids are made from it.
+        name: unique on the page; the element ids are derived from it.
     """
     buffer = io.StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
@@ -75,13 +75,13 @@ def as_svg(figure: Figure, name: str) -> str:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """On white, for slides and papers."""
+    """Save on white, for slides and papers."""
     with style():
         figure.savefig(path, dpi=200, facecolor="white")
 
 
 def colour_of(names: Sequence[str]) -> dict[str, str]:
-    """Subspace -> its colour, the same in every figure."""
+    """Subspace -> its color, the same in every figure."""
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
@@ -90,7 +90,7 @@ def heat_map(
 ) -> Figure:
     """A cell per row and column with its value and interval; an empty one where None.
 
-    With many columns there is no room for intervals: a report has them in a table too.
+    With many columns the intervals are omitted; the report has them in a table.
     """
     names, columns = list(rows), list(next(iter(rows.values())))
     values = np.array(
@@ -111,7 +111,7 @@ def heat_map(
             estimate = rows[name][column]
             if estimate is None:
                 continue
-            # Contrast with the cell, whatever the page is like.
+            # Contrast with the cell, independent of the page.
             ink = "#ffffff" if np.nan_to_num(estimate.value) < 0.6 * top else "#000000"
             up = 0.0 if is_crowded else 0.14
             axes.text(j, i - up, _short(estimate.value), ha="center", va="center", color=ink)
@@ -125,10 +125,10 @@ def heat_map(
 
 
 def bars(groups: Mapping[str, Mapping[str, Estimate]], *, label: str) -> Figure:
-    """A bar with its interval per row and series; a dotted line where chance is.
+    """A bar with its interval per row and series; a dotted line at chance.
 
     Args:
-        groups: row -> series -> figure.
+        groups: row -> series -> value.
     """
     names = list(groups)
     series = list(dict.fromkeys(s for of in groups.values() for s in of))
@@ -153,7 +153,7 @@ def bars(groups: Mapping[str, Mapping[str, Estimate]], *, label: str) -> Figure:
     axes.set_xlabel(label)
     ends = [end for of in groups.values() for e in of.values() for end in (e.low, e.value, e.high)]
     reach = [end for end in ends if np.isfinite(end)]
-    # A figure far below 0, as R2 can be, must not squeeze the others.
+    # A value far below 0, as R2 can be, must not squeeze the others.
     axes.set_xlim(max(min([0.0, *reach]), -1.0), 1.05 * max([0.1, *reach]))
     handles: list[Artist] = [
         mpl.patches.Patch(color=COLOURS[j % len(COLOURS)], label=one)
@@ -166,7 +166,7 @@ def bars(groups: Mapping[str, Mapping[str, Estimate]], *, label: str) -> Figure:
 
 
 def forest(rows: Mapping[str, tuple[Estimate, bool]], *, label: str) -> Figure:
-    """Differences with their intervals about a line at 0; filled where they are clear."""
+    """Differences with their intervals about a line at 0; filled if significant."""
     names = list(rows)
     figure = Figure(figsize=(_WIDTH, 0.9 + 0.32 * len(names)), layout="constrained")
     axes = figure.subplots()
@@ -187,7 +187,7 @@ def forest(rows: Mapping[str, tuple[Estimate, bool]], *, label: str) -> Figure:
 
 
 def curves(responses: Sequence[Response], unit: str) -> Figure:
-    """How far each subspace moves by the size of one change."""
+    """Distance each subspace moves by the size of one transformation."""
     figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
     axes = figure.subplots()
     colours = colour_of([response.subspace for response in responses])
@@ -252,14 +252,14 @@ def subspace_map(
 
 
 def _dots(axes: Axes, places: NDArray[np.float64], **how: Any) -> PathCollection:
-    # Many dots are a picture inside the drawing; each on its own would make a page heavy.
+    # Many dots are rasterized: as vectors they would make the page large.
     return axes.scatter(
         places[:, 0], places[:, 1], s=16, lw=0, rasterized=len(places) > _MOST_DOTS, **how
     )
 
 
 def key_confusion(probe: ProbeResult) -> Figure:
-    """True key against the probe's, both in the order of the circle of fifths."""
+    """Confusion matrix of true and predicted key, in the order of the circle of fifths."""
     keys = np.arange(24)
     order = np.lexsort((_FIFTHS, keys >= 12))
     place = np.argsort(order)
@@ -277,14 +277,16 @@ def key_confusion(probe: ProbeResult) -> Figure:
         axes.axhline(at, color="white", lw=0.8)
         axes.axvline(at, color="white", lw=0.8)
     axes.set_ylabel("true key")
-    axes.set_xlabel("key read by the probe")
-    bar = figure.colorbar(image, ax=axes, label="share of the true key", fraction=0.05)
+    axes.set_xlabel("predicted key")
+    bar = figure.colorbar(
+        image, ax=axes, label="share of the tracks in the true key", fraction=0.05
+    )
     bar.outline.set_visible(False)
     return figure
 
 
 def key_errors(probe: ProbeResult) -> Figure:
-    """Shares of the answers by steps on the circle of fifths between true key and answer."""
+    """Shares of predictions by steps on the circle of fifths from the true key."""
     steps = (_FIFTHS[probe.output] - _FIFTHS[probe.truth]) % 12
     same = (probe.output >= 12) == (probe.truth >= 12)
     figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
@@ -296,7 +298,10 @@ def key_errors(probe: ProbeResult) -> Figure:
     axes.set_theta_direction(-1)  # type: ignore[attr-defined]
     axes.bar(angle, shares[0], 0.45, color=COLOURS[0], label="same mode")
     axes.bar(angle, shares[1], 0.45, bottom=shares[0], color=COLOURS[1], label="other mode")
-    names = ["right key\nor relative", *(f"{k:+d}" for k in (1, 2, 3, 4, 5, 6, -5, -4, -3, -2, -1))]
+    names = [
+        "correct key\nor relative",
+        *(f"{k:+d}" for k in (1, 2, 3, 4, 5, 6, -5, -4, -3, -2, -1)),
+    ]
     axes.set_xticks(angle, names)
     axes.tick_params(labelsize=8)
     axes.grid(color=_INK, alpha=0.2)

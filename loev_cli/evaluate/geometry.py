@@ -1,12 +1,12 @@
-"""How does a subspace use its dimensions, and what does it share with the others?
+"""Geometry of each subspace, and overlap between subspaces.
 
 alignment        mean squared distance of two parts of one track, first and last window, on the
-                 sphere (Wang & Isola, ICML 2020): 0 where they are the same, 2 where unrelated
+                 sphere (Wang & Isola, ICML 2020): 0 if identical, 2 if unrelated
 uniformity       log of the mean of exp(-2 d^2) over pairs of tracks (the same); lower: more spread
-effective rank   exp of the entropy of the normalised singular values, the mean taken away
-                 (Roy & Vetterli, EUSIPCO 2007): how many dimensions are really in use
+effective rank   exp of the entropy of the normalized singular values of the centered vectors
+                 (Roy & Vetterli, EUSIPCO 2007): the effective number of dimensions
 CKA              linear, of two subspaces (Kornblith et al., ICML 2019), with the unbiased HSIC of
-                 Song et al. (JMLR 2012): the usual one is far above 0 for unrelated vectors of
+                 Song et al. (JMLR 2012): the biased one is far above 0 for unrelated vectors with
                  more dimensions than tracks. 1: the same up to rotation; about 0: unrelated
 cross-probing    R2 of one subspace's vectors predicted from another's by ridge regression
 """
@@ -28,12 +28,12 @@ from loev_cli.evaluate.statistics import Bootstrap, Estimate, jackknife
 from loev_cli.evaluate.vectors import Vectors
 
 _RIDGE_STRENGTHS = (1e5, 1e4, 1e3, 1e2, 1e1)
-_FEWEST = 4  # what the unbiased HSIC needs
+_FEWEST = 4  # required by the unbiased HSIC
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Figures of one subspace; ``alignment`` is None where windows are not known."""
+    """Statistics of one subspace; ``alignment`` is None if windows are not available."""
 
     subspace: str
     dim: int
@@ -53,7 +53,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Leak:
-    """What two subspaces share; ``cross_r2`` is ``target`` predicted from ``source``."""
+    """Overlap of two subspaces; ``cross_r2`` is ``target`` predicted from ``source``."""
 
     source: str
     target: str
@@ -120,21 +120,21 @@ def leaks(
 
 
 def unit(x: NDArray[Any]) -> NDArray[np.float64]:
-    """Rows (n, D) at length 1; a row of zeros stays."""
+    """Rows (n, D) scaled to unit length; zero rows stay zero."""
     x = x.astype(np.float64)
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return np.asarray(np.divide(x, length, out=x.copy(), where=length > 1e-12))
 
 
 def uniformity(x: NDArray[Any]) -> float:
-    """Of rows (n, D); 0 if all point the same way."""
+    """Uniformity of rows (n, D); 0 if all have the same direction."""
     if len(x) < 2:
         return float("nan")
     return float(np.log(np.exp(-2 * np.square(pdist(unit(x)))).mean()))
 
 
 def effective_rank(x: NDArray[Any]) -> float:
-    """Of rows (n, D); 1 of a line, at most D; 0 if all rows are the same."""
+    """Effective rank of rows (n, D): 1 for a line, at most D; 0 if all rows are equal."""
     x = x.astype(np.float64)
     values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
     total = values.sum()
@@ -145,7 +145,7 @@ def effective_rank(x: NDArray[Any]) -> float:
 
 
 def linear_cka(x: NDArray[Any], y: NDArray[Any]) -> float:
-    """Of the same rows (n, D) and (n, E); NaN for fewer than four, or without variance."""
+    """Linear CKA of the same rows (n, D) and (n, E); NaN below four rows or without variance."""
     if len(x) < _FEWEST:
         return float("nan")
     k, m = (a @ a.T for a in (_centred(x), _centred(y)))

@@ -1,4 +1,4 @@
-"""A request to judge a model: checked before any work, carried out, written whole or not at all."""
+"""An evaluation request: checked before any work, then run."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from loev_cli.writers import is_made_by, read_meta
 
 PARTS = ("probes", "equivariance", "retrieval", "geometry")
 DEFAULT_N_CHANGED = 16
-# What compares all tracks with all takes the square of their number.
+# Comparing all pairs of tracks takes quadratic time.
 _MOST_COMPARED = 3000
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to judge, on what; the options of ``loev evaluate``.
+    """What to evaluate, and on which data; the options of ``loev evaluate``.
 
     Attributes:
-        data: manifests, taken as one.
-        model: a bundle; with ``embeddings`` only to hear changes with. None: the shipped one,
-            or, with ``embeddings``, none.
+        data: manifests, concatenated.
+        model: a bundle; with ``embeddings`` it only embeds transformed audio. None: the shipped
+            one, or, with ``embeddings``, none.
         embeddings: files with the vectors of the manifest's tracks.
-        labels: ``column`` or ``column:kind``; none means all that can be used.
+        labels: ``column`` or ``column:kind``; empty means all usable columns.
         parts: some of ``PARTS``.
-        n_changed: tracks that are changed in pitch, tempo, level and noise.
+        n_changed: number of tracks to transform in pitch, tempo, level and noise.
         n_folds: None: the manifest's split, or 5.
         command: the command line, for the report.
     """
@@ -84,10 +84,10 @@ Event = Stage | Skipped
 
 
 def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: None) -> Results:
-    """Carry the request out.
+    """Run the request.
 
     Raises:
-        UsageError, BundleError: the request cannot be carried out, or its data not be used.
+        UsageError, BundleError: the request or its data are invalid.
     """
     check_names("part", request.parts, PARTS)
     check_names("probe", request.probes, probes.PROBES)
@@ -138,7 +138,7 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
     if "probes" in request.parts:
         results = replace(results, probes=_probe(request, results, on_event))
     if stretcher is not None and model is None:
-        reason = "changes were not heard: that needs the model (--model) beside its embeddings"
+        reason = "equivariance skipped: pass --model together with --embeddings"
         results = replace(results, notes=[*results.notes, reason])
     elif stretcher is not None and model is not None:
         results = _embed_changes(request, results, model, stretcher, skip, on_event)
@@ -146,7 +146,7 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
     if len(compared) > _MOST_COMPARED:
         drawn = np.random.default_rng(request.seed).permutation(compared)[:_MOST_COMPARED]
         compared = np.sort(drawn)
-        note = f"neighbours and geometry are of {_MOST_COMPARED} of the tracks, drawn at random"
+        note = f"retrieval and geometry use {_MOST_COMPARED} randomly drawn tracks"
         results = replace(results, notes=[*results.notes, note])
     if "retrieval" in request.parts:
         on_event(Stage("retrieval", 0, 1))
@@ -177,7 +177,7 @@ def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _open_model(request: Request) -> Model | None:
-    """The model, if there is to be one; checked against the embeddings if there are any."""
+    """The model, if any; checked against the embeddings if there are any."""
     if request.embeddings and request.model is None:
         return None
     bundle = bundles.find(request.model or bundles.DEFAULT_MODEL)
@@ -189,7 +189,7 @@ def _open_model(request: Request) -> Model | None:
             raise UsageError(
                 f"the embeddings were made by {meta['model']} ({meta['model_sha256'][:12]}), "
                 f"not by {bundle.name} ({bundle.sha256[:12]})",
-                hint="leave out --model, or give the one that made them",
+                hint="omit --model, or pass the model that made them",
             )
     encoder = open_encoder(
         bundle,
@@ -208,11 +208,11 @@ def _vectors(
     skip: Callable[[str], None],
     on_event: Callable[[Event], None],
 ) -> tuple[Manifest, Vectors]:
-    """The vectors, and the manifest without the tracks that have none."""
+    """The vectors, and the manifest without the tracks that could not be embedded."""
     if request.embeddings:
         return manifest, read_embeddings(manifest, request.embeddings)
     if model is None:
-        raise UsageError("nothing to judge", hint="--model or --embeddings")
+        raise UsageError("no model or embeddings given", hint="pass --model or --embeddings")
     n = len(manifest)
 
     def on_track(row: int, error: InputError | None) -> None:
@@ -255,7 +255,7 @@ def _embed_changes(
     skip: Callable[[str], None],
     on_event: Callable[[Event], None],
 ) -> Results:
-    """With the answers to changes of some of the judged tracks, one of each group first."""
+    """Results with the responses to transformations of some test tracks, spread over groups."""
     rows = spread(results.splits, results.manifest, request.n_changed, request.seed)
     n = len(rows)
 
@@ -278,7 +278,7 @@ def _embed_changes(
 
 
 def spread(splits: Splits, manifest: Manifest, n: int, seed: int) -> np.ndarray:
-    """``n`` of the judged rows, drawn so that no group gives a second before each gave one."""
+    """``n`` of the test rows, drawn so that every group is used once before any is used twice."""
     judged = np.random.default_rng(seed).permutation(splits.judged)
     seen: dict[str, int] = {}
     turn = np.zeros(len(judged), np.int64)

@@ -1,12 +1,12 @@
-"""The cells of a manifest's column -> labels: the five kinds, how each is spelled and recognised.
+"""The cells of a manifest's column -> labels: the five kinds, their spelling and detection.
 
 key         "C major", "F# minor", "Bb:min", "Am"                 24 classes
-tempo       BPM, above 0                                          judged as a ratio
+tempo       BPM, above 0                                          scored as a ratio
 class       any text                                              one of several
 multilabel  texts separated by ; or |                             any of several
 number      a number                                              regression
 
-An empty cell is a track without that label; it is left out of what that label is used for.
+An empty cell is a track without that label; the track is skipped for that label.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def parse_column(name: str, kind: str, cells: Sequence[str], places: Sequence[st
     """Cells -> labels.
 
     Args:
-        places: where each cell stands, as in "manifest.csv line 3", for messages.
+        places: the location of each cell, such as "manifest.csv line 3", for messages.
 
     Raises:
-        UsageError: a cell that is not of the kind, naming its place and column.
+        UsageError: a cell is not of the kind; names its location and column.
     """
     known = np.array([bool(cell.strip()) for cell in cells], dtype=np.bool_)
     if kind in ("tempo", "number"):
@@ -66,7 +66,7 @@ def parse_column(name: str, kind: str, cells: Sequence[str], places: Sequence[st
     for i in np.flatnonzero(known).tolist():
         if cells[i].strip().lower() == "nan":
             raise UsageError(
-                f"{places[i]}: '{name}' is NaN", hint="leave the cell empty where nothing is known"
+                f"{places[i]}: '{name}' is NaN", hint="leave the cell empty if the value is unknown"
             )
     if kind == "key":
         keys = np.full(len(cells), -1, np.int64)
@@ -74,8 +74,8 @@ def parse_column(name: str, kind: str, cells: Sequence[str], places: Sequence[st
             key = parse_key(cells[i])
             if key is None:
                 raise UsageError(
-                    f"{places[i]}: '{cells[i]}' in column '{name}' is no key",
-                    hint="as in 'C major', 'F# minor', 'Bb:min'",
+                    f"{places[i]}: '{cells[i]}' in column '{name}' is not a valid key name",
+                    hint="for example 'C major', 'F# minor' or 'Bb:min'",
                 )
             keys[i] = key
         return Column(name, kind, keys, known, KEYS)
@@ -92,7 +92,7 @@ def parse_column(name: str, kind: str, cells: Sequence[str], places: Sequence[st
 
 
 def recognise(name: str, cells: Sequence[str]) -> str:
-    """The kind of a column nobody has named one for."""
+    """The kind of a column, inferred from its name and cells."""
     if name.lower() in ("key", "tempo"):
         return name.lower()
     given = [cell.strip() for cell in cells if cell.strip()]
@@ -104,13 +104,13 @@ def recognise(name: str, cells: Sequence[str]) -> str:
 
 
 def why_useless(column: Column, groups: NDArray[Any]) -> str | None:
-    """Why nothing can be learned of a column, in words that follow its name; None if it can."""
+    """Why a column cannot be probed, as a predicate of its name; None if it can."""
     values, of = column.values[column.known], groups[column.known]
     if len(values) == 0:
         return "is empty"
     if column.kind == "multilabel":
         varying = values.any(axis=0) & ~values.all(axis=0)
-        return None if varying.any() else "says the same of every track"
+        return None if varying.any() else "is constant"
     distinct = np.unique(values)
     if len(distinct) == 1:
         only = column.classes[distinct[0]] if column.classes else f"{distinct[0]:g}"
@@ -118,12 +118,12 @@ def why_useless(column: Column, groups: NDArray[Any]) -> str | None:
     if column.kind == "class":
         shared = [len(np.unique(of[values == value])) > 1 for value in distinct]
         if sum(shared) < 2:
-            return "has no two values that more than one group has"
+            return "needs two classes that each occur in more than one group"
     return None
 
 
 def is_name_of_group(column: Column, groups: NDArray[Any]) -> bool:
-    """Whether a number only numbers the groups, so that no other group can be predicted from it."""
+    """Whether a number is an id of the groups, which a probe cannot predict for new groups."""
     if column.kind != "number" or len(np.unique(groups)) == len(groups):
         return False
     pairs = {(g, v) for g, v in zip(groups, column.values, strict=True)}
@@ -146,10 +146,10 @@ def _number(cell: str, name: str, place: str, *, positive: bool) -> float:
     try:
         value = float(cell)
     except ValueError as error:
-        raise UsageError(f"{place}: '{cell}' in column '{name}' is no number") from error
+        raise UsageError(f"{place}: '{cell}' in column '{name}' is not a number") from error
     if math.isnan(value):
         raise UsageError(
-            f"{place}: '{name}' is NaN", hint="leave the cell empty where nothing is known"
+            f"{place}: '{name}' is NaN", hint="leave the cell empty if the value is unknown"
         )
     if not math.isfinite(value) or (positive and value <= 0):
         wanted = "a tempo in BPM, above 0" if positive else "a finite number"

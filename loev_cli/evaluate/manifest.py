@@ -22,9 +22,9 @@ class Manifest:
 
     Attributes:
         paths: as they are written.
-        files: where they lie.
+        files: the resolved paths.
         places: "manifest.csv line 3", for messages.
-        splits: (n,) str, empty where nothing is said.
+        splits: (n,) str, empty if not given.
         groups: (n,) str; a track without one is a group of its own.
         cells: column -> n texts, without path, split and group.
     """
@@ -51,7 +51,7 @@ class Manifest:
         )
 
     def column(self, name: str, kind: str | None = None) -> Column:
-        """The labels of one column; its kind is recognised unless given.
+        """The labels of one column; its kind is inferred unless given.
 
         Raises:
             UsageError: no such column or kind, or a cell that is not of the kind.
@@ -72,15 +72,15 @@ class Manifest:
     def columns(
         self, wanted: Sequence[str], *, needed: bool = True
     ) -> tuple[list[Column], list[str]]:
-        """The labels to judge by, and notes on those left out.
+        """The labels to evaluate, and notes on those left out.
 
         Args:
-            wanted: ``name`` or ``name:kind``; with none, every column that can be used is.
-            needed: whether it is an error that there is none at all.
+            wanted: ``name`` or ``name:kind``; if empty, every usable column.
+            needed: whether having no column is an error.
 
         Raises:
-            UsageError: as :meth:`column`; a column that was asked for, or ``key`` or ``tempo``,
-                of which nothing can be learned; no column at all.
+            UsageError: as :meth:`column`; a requested column, or ``key`` or ``tempo``, that
+                cannot be probed; no column at all.
         """
         asked = [part.partition(":") for part in wanted] or [(name, "", "") for name in self.cells]
         columns, notes = [], []
@@ -88,20 +88,20 @@ class Manifest:
             column = self.column(name, kind or None)
             useless = labels.why_useless(column, self.groups)
             if useless is None and not wanted and labels.is_name_of_group(column, self.groups):
-                useless = "only numbers the groups"
+                useless = "only identifies the groups"
             if useless is None:
                 columns.append(column)
             elif wanted or column.kind in ("key", "tempo"):
                 raise UsageError(
-                    f"column '{name}' {useless}, so nothing can be learned of it",
-                    hint="name the columns to use with --label",
+                    f"column '{name}' {useless}, so it cannot be probed",
+                    hint="select the columns to use with --label",
                 )
             else:
                 notes.append(f"column '{name}' left out: it {useless}")
         if needed and not columns:
             raise UsageError(
-                "the manifest has no column to judge by",
-                hint="key, tempo, or a column of your own",
+                "the manifest has no label column to evaluate",
+                hint="add key, tempo, or a column of your own",
             )
         return columns, notes
 
@@ -114,7 +114,7 @@ def read_manifests(paths: Sequence[Path]) -> Manifest:
     """
     rows = read_rows(paths)
     names = dict.fromkeys(name for row in rows for name in row.labels)
-    # No group of a manifest can be called so.
+    # A manifest's group names cannot contain NUL.
     groups = [row.group or f"\0{i}" for i, row in enumerate(rows)]
     return Manifest(
         paths=[row.written for row in rows],
@@ -127,10 +127,10 @@ def read_manifests(paths: Sequence[Path]) -> Manifest:
 
 
 def check_files(manifest: Manifest) -> None:
-    """Whether every file is there.
+    """Check that every file exists.
 
     Raises:
-        UsageError: naming the first that is not, and how many more.
+        UsageError: a file is missing; names the first and counts the others.
     """
     missing = [i for i, file in enumerate(manifest.files) if not file.is_file()]
     if missing:

@@ -1,4 +1,4 @@
-"""Two dimensions of a subspace, to look at: principal components, or t-SNE."""
+"""Two-dimensional projections of a subspace: principal components, or t-SNE."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A report's frame: one HTML file that needs no other and no network, beside it JSON and PNGs.
+"""The report's layout: one self-contained HTML file, with JSON and PNGs beside it.
 
-The page follows the reader's choice of dark or light, and fits a phone: figures are drawn narrow,
-tables scroll within themselves. Whatever comes from files is escaped.
+The page follows the system's dark or light mode and fits a phone: figures are narrow, tables scroll
+by themselves. All text from files is escaped.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ summary { cursor: pointer; margin: 0.8rem 0; }
 
 @dataclass
 class Page:
-    """A section at a time; figures are kept to be written as PNG too."""
+    """Collects sections; figures are kept to be saved as PNG too."""
 
     parts: list[str] = field(default_factory=list)
     drawn: dict[str, Figure] = field(default_factory=dict)
@@ -70,19 +70,19 @@ class Page:
         self.parts.append(f"<ul>{items}</ul>")
 
     def figures(self, drawn: Mapping[str, tuple[Figure, str]]) -> None:
-        """``name`` -> figure and caption, side by side where there is room."""
+        """``name`` -> figure and caption, side by side if there is room."""
         cells = []
         for name, (figure, caption) in drawn.items():
             name = self._free(name)
             self.drawn[name] = figure
             svg = figures.as_svg(figure, name)
-            # A picture of text says nothing to who cannot see it; the tables below hold the same.
+            # For screen readers; the tables below have the same content.
             svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
             cells.append(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>")
         self.parts.append(f'<div class="figures">{"".join(cells)}</div>')
 
     def open_table(self, header: Sequence[str], rows: Iterable[Sequence[tuple[str, str]]]) -> None:
-        """A table that is shown at once; a cell is a text and a smaller one below it."""
+        """An expanded table; a cell is a text and a smaller one below it."""
         head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in header)
         body = "".join(
             "<tr>"
@@ -107,7 +107,7 @@ class Page:
         )
 
     def _free(self, name: str) -> str:
-        """``name`` as a file can be called, and unlike those before."""
+        """``name`` as a valid and unique file name."""
         stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60]
         return stem if stem not in self.drawn else f"{stem}_{len(self.drawn)}"
 
@@ -121,24 +121,24 @@ def check_out(
     command: str | None = None,
     unfinished: Sequence[str] = (),
 ) -> None:
-    """Whether a report may be written to folder ``out``.
+    """Check that a report may be written to folder ``out``.
 
     Args:
-        overwrite: replace a report in it, whoever made it.
-        inputs: what the run reads.
-        files: that are written into it.
-        command: takes up what it has left in ``out``; None for one that needs an empty folder.
-        unfinished: what an unfinished run of ``command`` may have left, the first for certain.
+        overwrite: replace an existing report.
+        inputs: files the run reads.
+        files: names of the output files.
+        command: may reuse its earlier output in ``out``; None requires an empty folder.
+        unfinished: files of an unfinished run of ``command``; the first always exists.
 
     Raises:
-        UsageError: it is a file, holds something else, or its own folder is missing; an input
-            would be replaced.
+        UsageError: it is a file, has other contents, or its parent is missing; an input would be
+            replaced.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, not a folder")
     if not out.parent.is_dir():
         raise UsageError(f"cannot write {out}: no folder {out.parent}", hint="create it first")
-    # Folders are searched for audio, which none of these files is.
+    # Input folders are only searched for audio, which these files are not.
     here = [each for each in inputs if not Path(each).is_dir()]
     for name in files:
         check_no_input(out / name, here)
@@ -151,7 +151,7 @@ def check_out(
         if not (left <= {*unfinished} and {*unfinished[:1]} <= left):
             raise UsageError(
                 f"will not write to {out}: it is not empty, and was not made by 'loev {command}'",
-                hint="choose another --out, or --overwrite what is there",
+                hint="choose another --out, or pass --overwrite",
             )
 
 
@@ -164,7 +164,7 @@ def _is_report_of(command: str, file: Path) -> bool:
 
 
 def document(page: Page, *, title: str, heading: str, facts: Sequence[str], command: str) -> str:
-    """The HTML of a whole page; ``facts`` stand below the heading, a paragraph each."""
+    """The HTML of a whole page; ``facts`` are paragraphs below the heading."""
     below = "".join(f"<p class='muted'>{escape(fact)}</p>" for fact in facts)
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -173,7 +173,7 @@ def document(page: Page, *, title: str, heading: str, facts: Sequence[str], comm
         f"<h1>{escape(heading)}</h1>{below}"
         f"<p class='muted'><code>{escape(command)}</code></p>"
         + "\n".join(page.parts)
-        + f"<p class='muted'>Every figure with its interval: {JSON_FILE}.</p></body></html>\n"
+        + f"<p class='muted'>All results with their intervals: {JSON_FILE}.</p></body></html>\n"
     )
 
 
@@ -186,16 +186,16 @@ def write_report(
     texts: Mapping[str, str] | None = None,
     html_file: str = HTML_FILE,
 ) -> None:
-    """Write all of it into folder ``out``: made beside it, then put in its place.
+    """Write the report to folder ``out``, via a temporary folder beside it.
 
-    Files of an earlier report are replaced; others in the folder stay.
+    Files of an earlier report are replaced; other files are kept.
 
     Args:
         texts: file name -> content of further files.
-        html_file: what the page is called.
+        html_file: name of the page.
 
     Raises:
-        OutputError: the system will not have it.
+        OutputError: it cannot be written.
     """
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made:
@@ -207,8 +207,8 @@ def write_report(
             for name, figure in drawn.items():
                 figures.save_png(figure, folder / f"{name}.png")
             out.mkdir(exist_ok=True)
-            # The results first, by which the folder is known as ours; the page last: it is there
-            # when all is.
+            # The results first, which identify the folder as ours; the page last, when all is
+            # there.
             for file in sorted(
                 folder.iterdir(), key=lambda f: (f.name == html_file, f.name != JSON_FILE)
             ):

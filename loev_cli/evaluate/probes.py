@@ -1,10 +1,9 @@
-"""What can be read from each subspace, and from all together?
+"""Probes of each subspace, and of all concatenated.
 
 A probe is a multinomial logistic or ridge regression (``linear``), or a network with one hidden
-layer (``mlp``), on standardised vectors. It is fitted to the train rows for several strengths of
-regularisation; the one that is best on the val rows is judged on the test rows, which nothing else
-sees. The test rows of all folds are judged together; rankings (multilabel) fold by fold, and the
-mean over folds counts.
+layer (``mlp``), on standardized vectors. It is fitted to the train rows for several strengths of
+regularization; the best one on the val rows is scored on the test rows. The test rows of all folds
+are scored together; rankings (multilabel) are scored per fold and averaged.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from loev_cli.evaluate.tasks import TASKS, Array, Metric, Task
 
 PROBES = ("linear", "mlp")
 
-# Weak to strong, so that of equals the simplest is kept.
+# Strongest regularization first, so that ties keep the strongest.
 _INVERSE_STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
 _RIDGE_STRENGTHS = (1e5, 1e4, 1e3, 1e2, 1e1, 1.0)
 _MLP_STRENGTHS = (10.0, 1.0, 0.01)
@@ -41,16 +40,16 @@ _MAX_MLP_EPOCHS = 100
 
 @dataclass(frozen=True)
 class Reading:
-    """What a probe says of the test rows.
+    """Predictions of a probe for the test rows.
 
     Attributes:
-        rows: (n,) the rows judged, of the manifest.
-        fold_of: (n,) the fold each was judged in.
+        rows: (n,) test rows of the manifest.
+        fold_of: (n,) the fold of each.
         is_judged_by_fold: whether a metric is the mean over folds, not of all rows together.
         truth, output: (n,) or (n, L), in the label's units.
-        learned: what the probes of all folds were fitted to.
-        strength: the regularisation chosen in each fold, in scikit-learn's units.
-        reached: the main metric of the chosen one on each fold's val rows.
+        learned: the training labels of all folds.
+        strength: the regularization chosen in each fold, in scikit-learn's units.
+        reached: the main validation metric of the chosen probe in each fold.
     """
 
     rows: NDArray[np.int64]
@@ -77,10 +76,10 @@ class ProbeResult:
     """One probe of one label in one subspace.
 
     Attributes:
-        rows: (n,) the rows judged, of the manifest.
+        rows: (n,) test rows of the manifest.
         truth, output: (n,) or (n, L), in the label's units.
         scores: metric -> figure.
-        strength: the regularisation chosen in each fold, in scikit-learn's units.
+        strength: the regularization chosen in each fold, in scikit-learn's units.
     """
 
     label: str
@@ -124,7 +123,7 @@ def probe_all(
         groups: (N,) of the manifest.
 
     Raises:
-        UsageError: a label whose known rows do not fill the folds, or that does not vary in them.
+        UsageError: a label that is missing or constant in a fold.
     """
     results = []
     for column in columns:
@@ -137,10 +136,10 @@ def probe_all(
 
 
 def check_folds(column: Column, folds: Sequence[Fold]) -> None:
-    """Whether every fold has labels to learn from, to choose by and to judge on.
+    """Check that every fold has labels for training, validation and testing.
 
     Raises:
-        UsageError: it has not.
+        UsageError: a part has no labels, or the training labels are constant.
     """
     for fold in folds:
         known = fold.only(column.known)
@@ -148,13 +147,13 @@ def check_folds(column: Column, folds: Sequence[Fold]) -> None:
             if len(getattr(known, part)) == 0:
                 raise UsageError(
                     f"column '{column.name}' has no labels among the {part} rows",
-                    hint="fewer --folds, more labels, or leave it out with --label",
+                    hint="use fewer --folds, add labels, or exclude it with --label",
                 )
         values = column.values[known.train]
         if (values == values[0]).all():
             raise UsageError(
                 f"column '{column.name}' has one value only among the train rows",
-                hint="leave it out with --label",
+                hint="exclude it with --label",
             )
 
 
@@ -195,7 +194,7 @@ def probe_one(
 def read_label(
     x: NDArray[np.float32], column: Column, folds: Sequence[Fold], probe: str, *, seed: int = 0
 ) -> Reading:
-    """What a probe fitted to vectors (N, D) says of every fold's test rows."""
+    """Predictions for every fold's test rows by a probe fitted to vectors (N, D)."""
     task = TASKS[column.kind]()
     rows, outputs, strengths, learned, reached = [], [], [], [], []
     for whole in folds:
@@ -223,9 +222,9 @@ def read_label(
 def _fit(
     task: Task, x: NDArray[np.float32], column: Column, fold: Fold, probe: str, seed: int
 ) -> tuple[Array, float, float]:
-    """Of the probe that is best on the val rows: outputs for the test rows, strength, score."""
+    """Test outputs, strength and validation score of the best probe on the val rows."""
     mean, deviation = x[fold.train].mean(axis=0), x[fold.train].std(axis=0)
-    # A dimension that never changes in training says nothing, and rounding must not blow it up.
+    # Constant dimensions are zeroed, so that rounding errors are not amplified.
     scale = np.where(deviation > 1e-6 * (np.abs(mean) + 1e-6), deviation, np.inf)
     train, val, test = ((x[rows] - mean) / scale for rows in (fold.train, fold.val, fold.test))
     truth = task.truth(column, fold.train)
@@ -243,11 +242,11 @@ def _fit(
     best: tuple[float, float, Array] | None = None
     for strength, model in _models(task, column.kind, probe, seed):
         with warnings.catch_warnings():
-            # A probe that has not quite converged is one more regularisation to choose from.
+            # A probe that has not converged is just another candidate.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            # A label that no train row, or every one, has: it is left out of the means.
+            # Labels that are constant in training are left out of the means.
             warnings.filterwarnings("ignore", message="Label .* is present in")
-            # Many bins of tempo for few tracks are meant.
+            # Many tempo bins for few tracks are intended.
             warnings.filterwarnings("ignore", message="The number of unique classes")
             model.fit(examples, targets, **weights)
 
@@ -258,7 +257,7 @@ def _fit(
             return said[:, : truth.shape[1]] if truth.ndim == 2 else said
 
         reached = score(wanted, say(val))
-        if np.isnan(reached):  # one value only among the val rows: any will do
+        if np.isnan(reached):  # the val rows are constant: any strength will do
             reached = -np.inf
         if best is None or reached > best[0]:
             best = (reached, strength, say(test))
@@ -267,7 +266,7 @@ def _fit(
 
 
 def _models(task: Task, kind: str, probe: str, seed: int) -> Iterator[tuple[float, Any]]:
-    """(strength, estimator), from the most regularised on."""
+    """(strength, estimator), strongest regularization first."""
     if probe == "mlp":
         of_kind = MLPRegressor if task.is_regression else MLPClassifier
         for alpha in _MLP_STRENGTHS:
@@ -281,7 +280,7 @@ def _models(task: Task, kind: str, probe: str, seed: int) -> Iterator[tuple[floa
         for alpha in _RIDGE_STRENGTHS:
             yield alpha, Ridge(alpha=alpha)
     else:
-        # One model: each fit starts from the last, which saves half of the steps.
+        # One model with warm starts, which saves half of the iterations.
         logistic = LogisticRegression(max_iter=_MAX_ITERATIONS, warm_start=kind != "multilabel")
         for c in _INVERSE_STRENGTHS:
             logistic.set_params(C=c)

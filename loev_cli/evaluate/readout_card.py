@@ -1,4 +1,4 @@
-"""What a model card says of a model's readouts, in a section of its own."""
+"""The model card's section on the readouts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ TITLE = "Annotations"
 
 
 def card_with_readouts(card: str, fitted: Sequence[FittedReadout], *, data: str) -> str:
-    """The card with the section ``## Annotations`` put in the place of an earlier one, or before
+    """The card with the section ``## Annotations``: replaces an earlier one, or is inserted before
     ``## Limits``, or at the end.
 
     Args:
-        data: the manifests, in words.
+        data: description of the manifests.
     """
     section = f"## {TITLE}\n\n{_section(fitted, data).rstrip()}\n\n"
     earlier = re.compile(rf"^## {TITLE}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
@@ -32,10 +32,10 @@ def card_with_readouts(card: str, fitted: Sequence[FittedReadout], *, data: str)
 def _section(fitted: Sequence[FittedReadout], data: str) -> str:
     lines = [
         "`loev annotate` and `loev embed --annotate` read these from the subspaces, by linear",
-        f"readouts that were fitted to {data}. Judged on the test rows, which chose nothing;",
-        "in brackets 95 % intervals from a bootstrap over groups.",
+        f"readouts fitted to {data}. Scores are on the test rows, which were not used for",
+        "fitting or selection; brackets are 95 % intervals from a bootstrap over groups.",
         "",
-        "| answer | from | train, val, test tracks | score on the test rows | ECE |",
+        "| readout | subspace | train, val, test tracks | test score | ECE |",
         "|---|---|---|---|---|",
     ]
     for each in fitted:
@@ -47,14 +47,14 @@ def _section(fitted: Sequence[FittedReadout], data: str) -> str:
         )
     lines += [
         "",
-        "The confidence of a key is the probability that tonic and mode are both right, that of a",
-        "tempo that it is right within 4 % (Acc1). Of the answers on the test rows with a",
-        "confidence of so much, this share was right:",
+        "The confidence of a key is the probability that tonic and mode are both correct, that of",
+        "a tempo the probability that it is correct within 4 % (Acc1). Accuracy on the test rows",
+        "by confidence:",
         "",
     ]
     for each in fitted:
         lines += [
-            f"| {each.name}: confidence | answers | mean confidence | right |",
+            f"| {each.name}: confidence | predictions | mean confidence | accuracy |",
             "|---|---|---|---|",
             *(
                 f"| {bin_['from']:.1f}-{bin_['from'] + 0.1:.1f} | {bin_['n']} | "
@@ -67,9 +67,9 @@ def _section(fitted: Sequence[FittedReadout], data: str) -> str:
         if each.label_range is not None:
             low, high = each.label_range
             lines += [
-                f"Tempo was learned from {low:.0f} to {high:.0f} BPM: music outside of that is",
-                "given half or twice its tempo. Confidences hold for music like that of the test",
-                "rows and are too high for music unlike it.",
+                f"The training tempi range from {low:.0f} to {high:.0f} BPM; outside this",
+                "range expect half or double the tempo. Confidences are calibrated for",
+                "music like the test rows and are too high for other music.",
             ]
     return "\n".join(lines)
 

@@ -1,18 +1,17 @@
-"""Fit the readouts of :mod:`loev_cli.annotations` to labelled tracks, calibrate and judge them.
+"""Fit the readouts of :mod:`loev_cli.annotations` to labeled tracks, calibrate and test them.
 
 A readout is a multinomial logistic regression, fitted to the train rows. Of several strengths of
-regularisation the one is kept that gives the truth of the val rows the best log loss, after its
-temperature was chosen on them too; nothing is chosen on the test rows, which are judged last.
+regularization the one with the best log loss on the val rows is kept, after temperature scaling on
+the same rows. The test rows are used only for the final scores.
 
-`pitch` may be made of 12 equal parts, one per pitch class, that a transposition turns (see
-:mod:`loev_cli.model.encoders.small`). Then one template per mode, turned to 12 tonics, has twelve
-times the examples, and a recording that is transposed has its key transposed:
+`pitch` may consist of 12 equal parts, one per pitch class, that a transposition rotates (see
+:mod:`loev_cli.model.encoders.small`). Then the weights can be tied across the 12 transpositions,
+which gives twelve times the examples and makes the key follow a transposition:
 
     logit of tonic t, mode m = sum over pitch class p of vector[p] . template[m][p - t] + bias[m]
 
-Whether it is so made need not be known: wherever D is a multiple of 12 the tied readout is fitted
-beside the free one, and the better one is kept. Tempi are fitted to as soft targets, a bell of 2 %
-around the true one, since neighbouring tempi are no different answers.
+If D is a multiple of 12, both the tied and the free readout are fitted, and the better one is kept.
+Tempo targets are Gaussian soft labels with a width of 2 %.
 """
 
 from __future__ import annotations
@@ -58,13 +57,12 @@ from loev_cli.evaluate.vectors import Subspaces, embed_manifest, read_embeddings
 from loev_cli.model.names import GLOBAL
 from loev_cli.music_keys import KEYS, N_PITCH_CLASSES
 
-# Readout -> the subspace made for it; a model that has none is read where everything is.
+# Readout -> its subspace; a model without it uses the global one.
 _SUBSPACE = {"key": "pitch", "tempo": "tempo"}
-# Of the mean square of the weights, for vectors of mean variance 1; strong to weak, so that each
-# fit starts from a simpler one.
+# L2 penalties for vectors of mean variance 1, strong to weak: each fit warm-starts the next.
 _STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 _MAX_ITERATIONS = 100
-_LEAST_GAIN = 1e-6  # of the loss in an iteration; below that it has converged
+_LEAST_GAIN = 1e-6  # convergence threshold of the loss per iteration
 _LEAST_P = 1e-9
 
 Array = NDArray[Any]
@@ -75,15 +73,15 @@ class FittedReadout:
     """One readout with its weights.
 
     Attributes:
-        weight, bias: (n, D) and (n,) float32, of the model's vectors as they are.
-        tied: whether it is a template turned to 12 tonics.
-        strength: of the regularisation chosen.
-        n_tracks: train, val, test -> labelled tracks used.
-        label_range: least and greatest label of the train rows, for tempo.
-        scores: metric -> figure on the test rows.
+        weight, bias: (n, D) and (n,) float32, for the model's raw vectors.
+        tied: whether the weights are tied across the 12 transpositions.
+        strength: of the chosen regularization.
+        n_tracks: train, val, test -> number of labeled tracks.
+        label_range: minimum and maximum label of the train rows, for tempo.
+        scores: metric -> score on the test rows.
         curve: reliability on the test rows.
-        log_loss: of the truth on the val rows; what was chosen by.
-        rivals: other readouts tried -> their log loss on the val rows.
+        log_loss: on the val rows; the selection criterion.
+        rivals: other readouts fitted -> their log loss on the val rows.
     """
 
     name: str
@@ -100,7 +98,7 @@ class FittedReadout:
     rivals: dict[str, float]
 
     def facts(self) -> dict[str, Any]:
-        """What ``config.json`` and the card say of how it came about and what it is worth."""
+        """The training facts and scores for ``config.json`` and the model card."""
         return {
             "tied": self.tied,
             "regularisation": self.strength,
@@ -126,13 +124,13 @@ def fit_readouts(
         vectors: subspace -> (N, D), of the manifest's tracks.
 
     Raises:
-        UsageError: neither column, labels of one kind only, or splits without labels.
+        UsageError: neither column, constant labels, or splits without labels.
     """
     wanted = [name for name in KINDS if name in manifest.cells]
     if not wanted:
         raise UsageError(
-            "the manifest has neither a 'key' nor a 'tempo' column to fit annotations to",
-            hint="as in path,key,tempo,split",
+            "the manifest has neither a 'key' nor a 'tempo' column to fit readouts to",
+            hint="for example: path,key,tempo,split",
         )
     whole = split(manifest).folds[0]
     fitted = []
@@ -154,7 +152,7 @@ def fit_readouts(
 
 
 def _usable(name: str, column: Column) -> NDArray[np.bool_]:
-    """(N,): known, and within what the readout can say."""
+    """(N,): known, and within the output range of the readout."""
     if name != "tempo":
         return column.known
     grid = TempoReadout("").log2_bpm
@@ -168,7 +166,7 @@ def _usable(name: str, column: Column) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Design:
-    """Parameters -> weights and bias of the linear readout that they stand for."""
+    """Parameters -> weights and bias of the linear readout."""
 
     parameters: list[Tensor]
     linear: Callable[[], tuple[Tensor, Tensor]]  # (n, D), (n,)
@@ -212,7 +210,7 @@ def _fit(
 ) -> FittedReadout:
     readout: Readout = KINDS[name](subspace)
     truth = column.values
-    # One centre and one scale, which go into weights and bias in the end.
+    # One mean vector and one scale, folded into weights and bias at the end.
     centre = x[fold.train].mean(axis=0, dtype=np.float64)
     scale = float(np.sqrt(x[fold.train].var(axis=0, dtype=np.float64).mean())) or 1.0
     prepared = torch.from_numpy(((x - centre) / scale).astype(np.float32))
@@ -286,29 +284,29 @@ def _path(design: _Design, x: Tensor, targets: Tensor) -> Iterator[tuple[float, 
 
 
 def _targets(readout: Readout, truth: Array) -> NDArray[np.float32]:
-    """(n, C): what the softmax is to give for each true label."""
+    """(n, C): softmax targets for each true label."""
     if isinstance(readout, KeyReadout):
         return np.eye(readout.n_logits, dtype=np.float32)[truth]
     return tempo_targets(truth, readout.log2_bpm, TEMPO_SPREAD)
 
 
 def _right(readout: Readout, truth: Array) -> NDArray[np.bool_]:
-    """(n, C): which answers count as right for each true label."""
+    """(n, C): which outputs count as correct for each true label."""
     if isinstance(readout, KeyReadout):
         return np.eye(readout.n_logits, dtype=np.bool_)[truth]
     return np.stack([readout.within(bpm) for bpm in truth])
 
 
-# ---------------------------------------------------------------- what answers are worth
+# ---------------------------------------------------------------- scores
 
 
 def judge(
     answers: Sequence[Answer], truth: Array | Mapping[str, Array], groups: Array
 ) -> dict[str, tuple[dict[str, Estimate], Reliability]]:
-    """Answers against labels: readout -> scores with intervals, and reliability.
+    """Score answers against labels: readout -> scores with intervals, and reliability.
 
     Args:
-        answers: of n tracks; those of one readout, or of several.
+        answers: of n tracks, by one or several readouts.
         truth: (n,) index into ``KEYS``, or BPM; or readout -> that.
         groups: (n,), for the intervals.
     """
@@ -327,7 +325,7 @@ def judge(
 
 
 def _key_scores(answers: Sequence[Answer], truth: Array) -> dict[str, NDArray[np.float64]]:
-    """Metric -> (n,); the first is what the confidence is the probability of."""
+    """Metric -> (n,); the confidence is the probability of the first."""
     said = np.array([KEYS.index(str(answer["key"])) for answer in answers])
     return {
         "accuracy": (said == truth).astype(np.float64),
@@ -354,14 +352,14 @@ def vectors_for(
     *,
     on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
 ) -> tuple[Manifest, Subspaces]:
-    """The manifest's tracks that can be used, and what the model gives for them.
+    """The usable tracks of the manifest, and their embeddings.
 
     Args:
-        embeddings: files of this model that hold them; without any the files are embedded.
-        on_track: as of :func:`loev_cli.evaluate.vectors.embed_manifest`.
+        embeddings: files with this model's embeddings; if empty, the audio is embedded.
+        on_track: as in :func:`loev_cli.evaluate.vectors.embed_manifest`.
 
     Raises:
-        UsageError: files that are missing, or embeddings that another model made.
+        UsageError: missing files, or embeddings of another model.
     """
     if embeddings:
         vectors = read_embeddings(manifest, embeddings)

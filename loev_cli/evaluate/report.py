@@ -1,4 +1,4 @@
-"""The report of ``loev evaluate``: what its page says and shows."""
+"""The HTML report of ``loev evaluate``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(results: Results, out: Path) -> None:
 
 
 def draw(results: Results) -> Page:
-    """All sections that the results fill."""
+    """All sections for which there are results."""
     page = Page()
     page.sentences(words.of_data(results))
     if results.probes:
@@ -42,7 +42,7 @@ def draw(results: Results) -> Page:
     if results.shapes:
         _geometry(page, results)
     if results.skipped:
-        page.heading("Files that could not be used")
+        page.heading("Skipped files")
         page.sentences(results.skipped[:_MOST_SENTENCES_OF_SKIPPED])
     return page
 
@@ -54,7 +54,7 @@ def page_of(results: Results, page: Page) -> str:
     return document(
         page,
         title=f"loev evaluate: {model['name']}",
-        heading=f"What {model['name']} knows",
+        heading=f"Evaluation of {model['name']}",
         facts=[
             f"subspaces {subspaces} · SHA-256 {str(model['sha256'])[:12]} · {results.created}",
         ],
@@ -63,7 +63,7 @@ def page_of(results: Results, page: Page) -> str:
 
 
 def _probes(page: Page, results: Results) -> None:
-    page.heading("What can be read from each subspace")
+    page.heading("Probes")
     page.sentences(words.of_probes(results.probes))
     labels = dict.fromkeys(probe.label for probe in results.probes)
     page.figures({f"probes_{label}": _probe_bars(results.probes, label) for label in labels})
@@ -76,12 +76,12 @@ def _probes(page: Page, results: Results) -> None:
                 "key_confusion": (
                     figures.key_confusion(best),
                     f"Keys in the order of the circle of fifths, major then minor: {where}. "
-                    "Beside the diagonal lie the fifths.",
+                    "Cells next to the diagonal are errors by a fifth.",
                 ),
                 "key_errors": (
                     figures.key_errors(best),
-                    f"Steps on the circle of fifths from the true key to the answer: {where}. "
-                    "A minor key stands where its relative major does.",
+                    f"Steps on the circle of fifths from the true to the predicted key: {where}. "
+                    "A minor key counts as its relative major.",
                 ),
             }
         )
@@ -108,26 +108,26 @@ def _probe_bars(probes: Sequence[ProbeResult], label: str) -> tuple[Figure, str]
 def _equivariance(page: Page, results: Results) -> None:
     heard, responses = results.heard, results.responses
     assert heard is not None
-    page.heading("How each subspace moves when the music is changed")
+    page.heading("Equivariance")
     page.sentences(words.of_responses(responses, heard.stretcher, len(heard.rows)))
     cells = dict(equivariance.matrix(responses))
     drawn: dict[str, tuple[Figure, str]] = {
         "sensitivity": (
             figures.heat_map(cells, label="moved / between tracks"),
-            "Sensitivity: rows subspaces, columns changes. The ideal is large where a subspace is "
-            "the change's own and 0 elsewhere.",
+            "Sensitivity: rows are subspaces, columns are transformations. Ideally it is large in "
+            "the subspace of the transformation and 0 elsewhere.",
         )
     }
     for change in heard.changed:
         drawn[f"curve_{change}"] = (
             figures.curves([r for r in responses if r.change == change], heard.units[change]),
-            f"How far each subspace moves by the size of the change: {change}. The dotted line is "
-            "as far as another track.",
+            f"Distance moved by the size of the transformation: {change}. The dotted line is the "
+            "mean distance to another track.",
         )
     page.figures(drawn)
     page.table(
-        "All changes",
-        ("subspace", "change", "sensitivity [95 %]", "rank correlation", "R2 of the change"),
+        "All transformations",
+        ("subspace", "transformation", "sensitivity [95 %]", "rank correlation", "R2 of the size"),
         (
             (
                 r.subspace,
@@ -142,7 +142,7 @@ def _equivariance(page: Page, results: Results) -> None:
 
 
 def _retrieval(page: Page, results: Results) -> None:
-    page.heading("What lies next to what")
+    page.heading("Nearest-neighbor retrieval")
     page.sentences(words.of_retrieval(results.retrieval))
     drawn = {}
     for question in dict.fromkeys(r.question for r in results.retrieval):
@@ -153,13 +153,13 @@ def _retrieval(page: Page, results: Results) -> None:
         }
         drawn[f"retrieval_{question}"] = (
             figures.bars(rows, label=question),
-            f"{question}: recall@1 is the share of tracks whose nearest neighbour is right, mAP "
-            "judges the whole order.",
+            f"{question}: recall@1 is the share of tracks whose nearest neighbor is correct; mAP "
+            "rates the whole ranking.",
         )
     page.figures(drawn)
     page.table(
-        "All questions",
-        ("question", "subspace", "metric", "value [95 %]", "chance", "tracks", "groups"),
+        "All retrieval tasks",
+        ("task", "subspace", "metric", "value [95 %]", "chance", "tracks", "groups"),
         (
             (r.question, r.subspace, metric, *_cells(estimate))
             for r in results.retrieval
@@ -172,8 +172,8 @@ def _maps(page: Page, results: Results) -> None:
     page.heading("Maps")
     method = {"pca": "The first two principal components", "tsne": "t-SNE"}[results.map_method]
     page.parts.append(
-        f"<p>{method} of each subspace. Neighbours in key are neighbours in hue, by the circle of "
-        "fifths; triangles are minor.</p>"
+        f"<p>{method} of each subspace. Hue follows the circle of fifths; triangles are minor "
+        "keys.</p>"
     )
     shown = [c for c in results.columns if c.kind in ("key", "tempo")] or results.columns[:1]
     rows = results.splits.judged
@@ -181,7 +181,7 @@ def _maps(page: Page, results: Results) -> None:
         {
             f"map_{name}": (
                 figures.subspace_map(places, list(shown)[:2], rows),
-                f"{name}, coloured by {' and by '.join(c.name for c in list(shown)[:2])}.",
+                f"{name}, colored by {' and by '.join(c.name for c in list(shown)[:2])}.",
             )
             for name, places in results.maps.items()
         }
@@ -189,7 +189,7 @@ def _maps(page: Page, results: Results) -> None:
 
 
 def _geometry(page: Page, results: Results) -> None:
-    page.heading("How the subspaces use their dimensions, and what they share")
+    page.heading("Geometry")
     page.sentences(words.of_geometry(results.shapes, results.leaks))
     names = [shape.subspace for shape in results.shapes]
     if len(names) > 1:
@@ -200,10 +200,13 @@ def _geometry(page: Page, results: Results) -> None:
             cross[leak.source][leak.target] = leak.cross_r2
         page.figures(
             {
-                "cka": (figures.heat_map(cka, label="CKA"), "Linear CKA: 1 is alike."),
+                "cka": (
+                    figures.heat_map(cka, label="CKA"),
+                    "Linear CKA: 1 is identical up to rotation and scale.",
+                ),
                 "cross_probing": (
                     figures.heat_map(cross, label="R2"),
-                    "Cross-probing: the column's vectors predicted from the row's.",
+                    "Cross-probing: R2 of the column's vectors predicted from the row's.",
                 ),
             }
         )

@@ -1,4 +1,4 @@
-"""Everything one evaluation found, and its JSON."""
+"""The results of one evaluation, and their JSON."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Results:
-    """What was judged, how, and what came out; a part that was not asked for is empty.
+    """Data, settings and results; parts that were not requested are empty.
 
     Attributes:
-        command: the command line that repeats it.
+        command: the command line to reproduce it.
         created: UTC, ISO 8601.
-        settings: what else decides the figures.
-        skipped: the files that could not be used, a line each.
-        notes: what the reader must know of the data.
-        maps: subspace -> (n, 2), of the rows that are judged.
-        map_method: how they were made.
+        settings: other settings that affect the results.
+        skipped: files that failed, one line each.
+        notes: remarks on the data.
+        maps: subspace -> (n, 2), of the test rows.
+        map_method: the projection used.
     """
 
     command: str
@@ -60,7 +60,7 @@ class Results:
         return len(np.unique(self.manifest.groups))
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``results.json``; figures that are not defined are null."""
+        """For ``results.json``; undefined values are null."""
         heard = self.heard
         document = {
             "format_version": FORMAT_VERSION,
@@ -104,7 +104,7 @@ class Results:
 
 
 def plain(value: Any) -> Any:
-    """What JSON knows: numbers of numpy as Python's, NaN and infinity as null."""
+    """JSON-compatible: NumPy scalars as Python numbers, NaN and infinity as null."""
     if isinstance(value, dict):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,14 +1,14 @@
-"""What lies next to what? Every track asks for its nearest neighbours in each subspace.
+"""Nearest-neighbor retrieval in each subspace.
 
-same key, tempo within 4 %, same label      among the other tracks, those of its own group left out
-same track, other pitch or tempo            the changed excerpt asks, the unchanged tracks answer
+same key, tempo within 4 %, same label      gallery: the tracks of other groups
+same track, other pitch or tempo            query: transformed excerpt; gallery: original tracks
 
-recall@k   share of queries with at least one right answer among the first k
+recall@k   share of queries with at least one correct result among the first k
 mAP        mean over queries of the average precision of the whole ranking
-NDCG       with the right answers worth 1 (Järvelin & Kekäläinen 2002)
+NDCG       with a gain of 1 for correct results (Järvelin & Kekäläinen 2002)
 
-Chance is the expectation of a random order, in closed form. Neighbours are by cosine similarity of
-vectors from which the mean is taken; equal ones are in random order.
+Chance is the expectation of a random order, in closed form. Neighbors are ranked by cosine
+similarity of centered vectors; ties are in random order.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """One question in one subspace."""
+    """One retrieval task in one subspace."""
 
     question: str
     subspace: str
@@ -62,7 +62,7 @@ def by_label(
     *,
     seed: int = 0,
 ) -> list[RetrievalResult]:
-    """Tracks that share a label, among ``rows``; numbers other than tempo are not asked for.
+    """Tracks that share a label, among ``rows``; number columns are skipped.
 
     Args:
         vectors: subspace -> (N, D).
@@ -84,7 +84,7 @@ def by_label(
 
 
 def same_label(column: Column, rows: NDArray[np.int64]) -> Bools:
-    """(n, n): whether two rows count as alike. Tempo is within 4 % of the query's, the row's."""
+    """(n, n): whether two rows match; for tempo, within 4 % of the query's (the row's) tempo."""
     values = column.values[rows]
     if column.kind == "tempo":
         near = np.abs(values[None, :] - values[:, None]) <= TEMPO_TOLERANCE * values[:, None]
@@ -103,7 +103,7 @@ def under_change(
 ) -> list[RetrievalResult]:
     """The same track in another key or at another tempo.
 
-    The unchanged excerpts are searched together with all other tracks.
+    The gallery is the original excerpts and all other tracks.
 
     Args:
         vectors: subspace -> (N, D) of the whole manifest.
@@ -128,13 +128,13 @@ def under_change(
 def changed_hits(
     x: NDArray[np.float32], heard: Changed, change: str, subspace: str, *, seed: int = 0
 ) -> tuple[Bools, NDArray[np.int64]]:
-    """Changed excerpts ask for their own track in one subspace.
+    """Query with transformed excerpts for their own track in one subspace.
 
     Args:
         x: (N, D), the subspace's vectors of the whole manifest.
 
     Returns:
-        (Q, N) whether the answer at each rank is right, and (Q,) the track of ``heard`` that asks.
+        (Q, N) whether the result at each rank is correct, and (Q,) the query's track in ``heard``.
     """
     versions = heard.changed[change][subspace]  # (n, S, D)
     n, n_sizes, _ = versions.shape
@@ -149,11 +149,11 @@ def changed_hits(
 def _judge_each_other(
     x: NDArray[np.float32], relevant: Bools, allowed: Bools, groups: NDArray[Any], seed: int
 ) -> dict[str, Estimate]:
-    """All metrics of tracks that ask each other; none if hardly one has a right answer.
+    """All metrics with every track as query and gallery; empty with too few valid queries.
 
-    For the intervals of mAP and NDCG a track that is left out neither asks nor answers. The
-    jackknife does not hold for steps, such as whether one of the first is right; recall is
-    bootstrapped over those who ask.
+    For the intervals of mAP and NDCG a track that is left out is neither query nor result. The
+    jackknife is invalid for non-smooth statistics such as recall, which is bootstrapped over the
+    queries.
     """
 
     def per_query(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Mapping[str, Any]]:
@@ -198,10 +198,10 @@ def ranked_hits(
     *,
     seed: int = 0,
 ) -> Bools:
-    """(Q, G): whether the answer at each rank is right; answers not allowed come last, as wrong."""
+    """(Q, G): whether the result at each rank is correct; excluded ones come last, as incorrect."""
     center = gallery.mean(axis=0, dtype=np.float64)
     similarity = _unit(queries - center) @ _unit(gallery - center).T
-    # Rounding makes equal vectors differ in the last digits.
+    # Rounded, since equal vectors differ in the last digits.
     similarity = np.where(allowed, np.round(similarity, 9), -np.inf)
     shuffled = np.random.default_rng(seed).permutation(similarity.shape[1])
     order = shuffled[np.argsort(-similarity[:, shuffled], axis=1, kind="stable")]
@@ -209,7 +209,7 @@ def ranked_hits(
 
 
 def metrics(hits: Bools, n_right: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
-    """Per query (Q,). ``hits`` (Q, G) by rank, ``n_right`` (Q,) right answers there are."""
+    """Per query (Q,). ``hits`` (Q, G) by rank, ``n_right`` (Q,) number of correct results."""
     rank = np.arange(1, hits.shape[1] + 1)
     precision = hits.cumsum(axis=1) / rank
     gains = hits @ (1 / np.log2(rank + 1))
@@ -223,14 +223,14 @@ def metrics(hits: Bools, n_right: NDArray[Any]) -> dict[str, NDArray[np.float64]
 
 
 def chance(n_answers: NDArray[Any], n_right: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
-    """Expectation of each metric per query (Q,) over random orders of its answers."""
+    """Expectation of each metric per query (Q,) over random orders of its gallery."""
     n, r = n_answers.astype(np.float64), n_right.astype(np.float64)
     values: dict[str, NDArray[np.float64]] = {
         f"recall@{k}": np.asarray(1 - _none_of(n, r, k)) for k in RANKS
     }
     harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, n_answers.max() + 1)))[n_answers]
     others = np.divide(r - 1, n - 1, out=np.zeros_like(n), where=n > 1)
-    # Rank i holds a right answer with probability r / n, one of the i - 1 before it with others.
+    # Rank i is correct with probability r / n, each of the i - 1 before it with ``others``.
     values["mAP"] = harmonic / n * (1 - others) + others
     discount = 1 / np.log2(np.arange(1, n_answers.max() + 1) + 1)
     total = np.append(0.0, np.cumsum(discount))

@@ -1,7 +1,7 @@
-"""Which tracks a probe learns from, chooses by and is judged on; never one group on two sides.
+"""Train, validation and test folds; no group is on two sides of a split.
 
 split column     train | val | test      one fold; without val, a fifth of the train groups is
-no such split    grouped k-fold: fold i is judged, fold i + 1 chooses, the others teach
+no such split    grouped k-fold: fold i tests, fold i + 1 validates, the others train
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _VAL_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Fold:
-    """Rows to learn from, to choose the regularisation by, and to judge on."""
+    """Rows to train on, to choose the regularization on, and to test on."""
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Splits:
-    """The folds, and in words how they came about."""
+    """The folds, with a description of how they were made."""
 
     folds: tuple[Fold, ...]
     description: str
@@ -43,7 +43,7 @@ class Splits:
 
     @property
     def judged(self) -> NDArray[np.int64]:
-        """All rows that some fold judges, sorted."""
+        """The test rows of all folds, sorted."""
         return np.sort(np.concatenate([fold.test for fold in self.folds]))
 
 
@@ -51,14 +51,15 @@ def split(manifest: Manifest, *, n_folds: int | None = None, seed: int = 0) -> S
     """The manifest's own split if it has one with train and test, else cross-validation.
 
     Args:
-        n_folds: cross-validate in any case; 3 or more. None: 5 where it is needed.
+        n_folds: forces cross-validation; at least 3. None: 5 if the manifest has no split.
 
     Raises:
-        UsageError: fewer groups than folds, or a split whose train rows are all one group.
+        UsageError: fewer groups than folds, or a split whose train rows are in one group.
     """
     if n_folds is not None and n_folds < MIN_N_FOLDS:
         raise UsageError(
-            f"{n_folds} folds are too few", hint="3 or more: to learn, to choose, to judge"
+            f"{n_folds} folds are too few",
+            hint=f"at least {MIN_N_FOLDS} are needed (train, validation, test)",
         )
     rows = np.arange(len(manifest))
     of = {name: rows[manifest.splits == name] for name in ("train", "val", "test")}
@@ -69,13 +70,13 @@ def split(manifest: Manifest, *, n_folds: int | None = None, seed: int = 0) -> S
         groups = np.unique(manifest.groups[of["train"]])
         if len(groups) < 2:
             raise UsageError(
-                "the train rows are one group only, and there are no val rows",
+                "all train rows are in one group, and there are no val rows",
                 hint="add rows with split 'val'",
             )
         held = _shuffled(groups, seed)[: max(1, round(_VAL_SHARE * len(groups)))]
         is_val = np.isin(manifest.groups[of["train"]], held)
         fold = Fold(of["train"][~is_val], of["train"][is_val], of["test"])
-        return Splits((fold,), "the manifest's split, a fifth of its train groups to choose by")
+        return Splits((fold,), "the manifest's split, a fifth of its train groups for validation")
     notes = []
     if n_folds is None and any(len(part) for part in of.values()):
         lacking = " or ".join(name for name in ("train", "test") if not len(of[name]))

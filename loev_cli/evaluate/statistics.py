@@ -1,9 +1,9 @@
-"""Figures with intervals: 95 %, over groups, because tracks of one album are not independent.
+"""95 % confidence intervals over groups, because tracks of one album are not independent.
 
-bootstrap    for scores of rows: whole groups are drawn with replacement, 1000 times
+bootstrap    for per-track scores: groups are resampled with replacement, 1000 times
              (Efron & Tibshirani 1993, percentile interval)
-jackknife    for figures of a set of vectors (rank, uniformity, CKA, mAP), which rows drawn
-             twice would distort: a twentieth of the groups is left out at a time, normal interval
+jackknife    for statistics of a set of vectors (rank, uniformity, CKA, mAP), which duplicate rows
+             would distort: a twentieth of the groups is left out at a time, normal interval
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Statistic = Callable[[Index], float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, its 95 % interval, and what guessing would get.
+    """A value, its 95 % confidence interval, and the chance level.
 
     Attributes:
-        n_tracks, n_groups: what it rests on.
-        chance: the expected figure without knowledge; None where that has no meaning.
+        n_tracks, n_groups: sample size.
+        chance: the expected value of random guessing; None if not applicable.
     """
 
     value: float
@@ -51,7 +51,7 @@ class Estimate:
 
 
 class Bootstrap:
-    """The same draws for every figure of the same rows, so that differences can be paired.
+    """Uses the same draws for every statistic of the same rows, so that differences are paired.
 
     Args:
         groups: (n,), the group of every row.
@@ -74,8 +74,8 @@ class Bootstrap:
         """``statistic`` of all rows, with the interval of its values over the draws.
 
         Args:
-            statistic: rows (indices, repeated as drawn) -> figure; NaN where it is not defined,
-                for instance when a draw has only one class.
+            statistic: rows (indices, repeated as drawn) -> value; NaN if undefined, for example
+                if a draw has only one class.
         """
         value = statistic(np.arange(self.n_tracks))
         values = np.array([statistic(draw) for draw in self.draws])
@@ -101,7 +101,7 @@ class Bootstrap:
 
 
 def jackknife(statistic: Statistic, groups: NDArray[Any], *, seed: int = 0) -> Estimate:
-    """``statistic`` of all rows, with the interval that leaving out blocks of groups gives.
+    """``statistic`` of all rows, with a jackknife interval over blocks of groups.
 
     Args:
         groups: (n,); with fewer than two there is no interval (NaN).
@@ -112,7 +112,7 @@ def jackknife(statistic: Statistic, groups: NDArray[Any], *, seed: int = 0) -> E
 def jackknife_all(
     statistics: Callable[[Index], dict[str, float]], groups: NDArray[Any], *, seed: int = 0
 ) -> dict[str, Estimate]:
-    """The same for several figures that are found together."""
+    """The same for several statistics that are computed together."""
     names, of_row = np.unique(groups, return_inverse=True)
     rows = np.arange(len(groups))
     n_blocks = min(_N_BLOCKS, len(names))

@@ -1,14 +1,14 @@
-"""What a probe is asked for, one task per kind of label: what it is fitted to and how it is judged.
+"""Probe tasks, one per kind of label: fitting targets and metrics.
 
-kind         fitted to                   judged by
+kind         fitted to                   metrics
 key          24 classes                  mir_eval's weighted score; accuracy
 tempo        classes of 3 % width, soft  Acc1: within 4 %; Acc2: also of 2, 3, 1/2, 1/3 times it
 class        classes                     accuracy; balanced accuracy (mean over classes)
 multilabel   one yes or no per label     ROC AUC and average precision, means over labels
-number       the standardised value      R2
+number       the standardized value      R2
 
-The first metric chooses the regularisation. Neighbouring classes of tempo are no different answers:
-a track is an example of all the classes around its tempo, each with its part of a bell of 2 %.
+The first metric chooses the regularization. Adjacent tempo bins share probability: the targets are
+Gaussian soft labels with a width of 2 %.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Array = NDArray[Any]
 Metric = Callable[[Array, Array], float]
 
 _TEMPO_BIN = math.log2(1.03)
-_LEAST_PART = 0.05  # what is less adds time and nothing else
+_LEAST_PART = 0.05  # smaller shares cost time without effect
 TEMPO_SPREAD = 0.02
 ACC1_FACTORS = (1.0,)
 ACC2_FACTORS = (1.0, 2.0, 3.0, 1 / 2, 1 / 3)  # the octave errors of Gouyon et al. 2006
@@ -49,35 +49,35 @@ class Task(ABC):
     """
 
     is_regression: ClassVar[bool] = False
-    # Rankings: what two probes say is not on one scale, so each fold is judged for itself.
+    # Rankings: the outputs of two probes are not on one scale, so each fold is scored separately.
     is_judged_by_fold: ClassVar[bool] = False
     metrics: dict[str, Metric]
 
     def truth(self, column: Column, rows: Array) -> Array:
-        """What is judged against."""
+        """The ground truth."""
         return np.asarray(column.values[rows])
 
     def targets(self, truth: Array) -> Array:
-        """What scikit-learn is fitted to."""
+        """The targets for scikit-learn."""
         return truth
 
     def shares(self, truth: Array) -> tuple[Array, Array, Array] | None:
-        """Tracks (m,), the classes (m,) they are examples of, and parts (m,); None: one each."""
+        """Soft labels: tracks (m,), classes (m,) and weights (m,); None: hard labels."""
         return None
 
     def outcomes(self, metric: str, truth: Array, output: Array) -> NDArray[np.float64] | None:
-        """(n,): what each track adds to a metric that is a mean over tracks; else None."""
+        """(n,): per-track scores if the metric is a mean over tracks; else None."""
         return None
 
     @abstractmethod
     def output(self, predicted: Array, classes: Array) -> Array:
-        """What the probe says: class probabilities (n, C), or values (n,), -> label units."""
+        """Class probabilities (n, C), or values (n,), -> predictions in label units."""
 
     def chance(self, metric: str, known: Array, truth: Array) -> float:
         """The expected metric of guesses drawn from the labels ``known`` in training.
 
-        Every metric for which this stands is a weighted sum over tracks, so that the expectation
-        is the mean of what always giving the same answer gets.
+        Every metric that uses this is a weighted sum over tracks, so the expectation is the mean
+        of the scores of constant predictions.
         """
         values, counts = np.unique(known, return_counts=True)
         scores = [self.metrics[metric](truth, np.full(len(truth), value)) for value in values]
@@ -127,7 +127,7 @@ class TempoTask(Task):
         return tracks, classes[which], parts[tracks, which]
 
     def output(self, predicted: Array, classes: Array) -> Array:
-        """The mean of the best bin and its neighbours, weighted by their probability."""
+        """The mean of the best bin and its two neighbors, weighted by probability."""
         first = int(classes.min())
         full = np.zeros((len(predicted), int(classes.max()) - first + 1))
         full[:, classes - first] = predicted
@@ -157,7 +157,7 @@ class MultilabelTask(Task):
     is_judged_by_fold = True
 
     def targets(self, truth: Array) -> Array:
-        # scikit-learn takes a single column for a binary label; twice the same is two labels.
+        # scikit-learn treats a single column as a binary label, so it is duplicated.
         return np.hstack([truth, truth]) if truth.shape[1] == 1 else truth
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ class NumberTask(Task):
         return predicted
 
     def chance(self, metric: str, known: Array, truth: Array) -> float:
-        return 0.0  # of always saying the mean
+        return 0.0  # of predicting the mean
 
 
 TASKS: dict[str, type[Task]] = {
@@ -216,7 +216,7 @@ def tempo_hits(truth: Array, output: Array, factors: tuple[float, ...]) -> NDArr
 
 
 def tempo_targets(bpm: Array, log2_bpm: NDArray[np.float64], spread: float) -> NDArray[np.float32]:
-    """(n, C), rows sum to 1: a bell over C tempi around each BPM; a ``spread`` of 0.02 is 2 %."""
+    """(n, C), rows sum to 1: a Gaussian over C tempi around each BPM; ``spread`` 0.02 is 2 %."""
     distance = (np.log2(bpm)[:, None] - log2_bpm) / math.log2(1 + spread)
     bell = np.exp(-0.5 * np.square(distance))
     return np.asarray(bell / bell.sum(axis=1, keepdims=True), np.float32)
@@ -231,7 +231,7 @@ def acc2(truth: Array, output: Array) -> float:
 
 
 def roc_auc(truth: Array, output: Array) -> float:
-    """Mean over labels of the area under the ROC curve; labels all or none have are left out."""
+    """Mean over labels of the area under the ROC curve; constant labels are left out."""
     has = truth > 0
     n_with, n_without = has.sum(axis=0), (~has).sum(axis=0)
     varying = (n_with > 0) & (n_without > 0)
@@ -250,7 +250,7 @@ def average_precision(truth: Array, output: Array) -> float:
             continue
         order = np.argsort(-score, kind="stable")
         hits, ranked = has[order].cumsum(), score[order]
-        # Equal scores are one threshold: only the last of them counts.
+        # Ties share one threshold: only the last of them counts.
         last = np.append(ranked[1:] != ranked[:-1], True)
         n_taken = np.flatnonzero(last) + 1
         n_hits = hits[last]

@@ -1,7 +1,6 @@
-"""The vectors to judge: of a manifest's tracks, read from embedding files or made by a model.
+"""Embeddings of a manifest's tracks, read from embedding files or computed by a model.
 
-Beside each track's vector, those of its first and its last window are kept where they are known:
-two parts of one recording, for the alignment.
+The embeddings of the first and last window are stored as well if available, for the alignment.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ class Vectors:
     Attributes:
         subspaces: name -> (N, D).
         ends: name -> (N, 2, D), first and last window, NaN for a track of one window; None if
-            windows are not known.
-        model: what ``results.json`` says of the model.
+            windows are not available.
+        model: the model's entry in ``results.json``.
     """
 
     subspaces: Subspaces
@@ -50,13 +49,13 @@ def embed_manifest(
     """Embed the manifest's files.
 
     Args:
-        on_track: is told of every row, and of the error if its file cannot be used.
+        on_track: called for every row, with the error if its file cannot be used.
 
     Returns:
-        The vectors, and the rows of the manifest that they are of.
+        The vectors, and their rows in the manifest.
 
     Raises:
-        UsageError: no file at all can be used.
+        UsageError: no file can be used.
     """
     rows, means, ends = [], [], []
     for row, file in enumerate(manifest.files):
@@ -71,7 +70,7 @@ def embed_manifest(
         ends.append({name: _ends(x) for name, x in vectors.items()})
         on_track(row, None)
     if not rows:
-        raise UsageError("none of the manifest's files can be used")
+        raise UsageError("none of the manifest's files could be embedded")
     bundle = model.bundle
     described = {
         "name": bundle.name,
@@ -83,14 +82,14 @@ def embed_manifest(
 
 
 def read_embeddings(manifest: Manifest, paths: Sequence[Path]) -> Vectors:
-    """The manifest's rows out of embedding files.
+    """Read the manifest's rows from embedding files.
 
     A row of a file belongs to the track whose path it is, or whose path ends in it, or the other
-    way round: embedding ``corpus/audio`` gives ``x.flac`` where the manifest has ``audio/x.flac``.
+    way around: embedding ``corpus/audio`` gives ``x.flac`` where the manifest has ``audio/x.flac``.
 
     Raises:
-        UsageError: a file that is none, files of different models or settings, a track that is in
-            none of them or that two rows could mean, or vectors that are not finite.
+        UsageError: not an embedding file, files of different models or settings, a track that is
+            missing or ambiguous, or vectors that are not finite.
     """
     files = {str(path): read(path) for path in paths}
     check_agree({name: file.meta for name, file in files.items()})
@@ -129,7 +128,7 @@ def with_concatenation(subspaces: Mapping[str, NDArray[np.float32]]) -> Subspace
 
 
 class RowFinder:
-    """Finds the row of an embedding file that a manifest's track means."""
+    """Finds the row of an embedding file that matches a manifest's track."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
@@ -141,7 +140,7 @@ class RowFinder:
         """The row of the track in ``row`` of the manifest; ``files`` are named in messages.
 
         Raises:
-            UsageError: there is none, or more than one it could be.
+            UsageError: there is no match, or more than one.
         """
         wanted = PurePosixPath(manifest.files[row].absolute().as_posix()).parts
         written = PurePosixPath(manifest.paths[row]).parts
@@ -158,9 +157,9 @@ class RowFinder:
                 f"{', '.join(files)}"
             )
         raise UsageError(
-            f"{manifest.places[row]}: {manifest.paths[row]} may be any of "
+            f"{manifest.places[row]}: {manifest.paths[row]} is ambiguous; it matches "
             f"{', '.join(self._paths[i] for i in found)} in {', '.join(files)}",
-            hint="embed the manifest's folder, so that paths agree",
+            hint="embed the manifest's folder, so that the paths match",
         )
 
 

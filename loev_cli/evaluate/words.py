@@ -1,4 +1,4 @@
-"""What the figures mean, in sentences. Each says what was found, and how sure that is."""
+"""The results in sentences, each with its uncertainty."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def of_data(results: Results) -> list[str]:
     judged = results.splits.judged
     n_groups = len(np.unique(results.manifest.groups[judged]))
     said = [
-        f"{len(results.manifest)} tracks in {results.n_groups} groups; figures are of "
+        f"{len(results.manifest)} tracks in {results.n_groups} groups; results are for "
         f"{len(judged)} tracks in {n_groups} groups ({results.splits.description}). Brackets are "
-        "95 % intervals: what other tracks of the same kind would give."
+        "95 % confidence intervals over groups of tracks."
     ]
     if n_groups < _FEW_GROUPS:
         said.append(
             f"With {n_groups} groups the intervals are wide and themselves uncertain; "
-            "differences within them mean nothing."
+            "smaller differences are not significant."
         )
     if results.skipped:
-        said.append(f"{len(results.skipped)} files could not be used: {results.skipped[0]}")
+        said.append(f"{len(results.skipped)} files were skipped: {results.skipped[0]}")
     return said + [f"Note: {note}." for note in results.notes]
 
 
@@ -69,11 +69,12 @@ def of_probes(results: Sequence[ProbeResult]) -> list[str]:
         top = alone[best]
         if not beats_chance(top):
             said.append(
-                f"{label}: no subspace is clearly better than guessing; the best, {best}, has "
+                f"{label}: no subspace is significantly above chance; the best, {best}, has "
                 f"{metric} {shown(top)}, chance {top.chance:.2f}."
             )
             continue
-        text = f"{label} is best read from {best}: {metric} {shown(top)}, chance {top.chance:.2f}."
+        text = f"{label}: highest probe score in {best}: {metric} {shown(top)}, "
+        text += f"chance {top.chance:.2f}."
         able = [name for name, e in alone.items() if name != best and beats_chance(e)]
         rivals = [name for name in able if alone[name].high >= top.low]
         knows = [name for name in able if name not in rivals]
@@ -81,20 +82,20 @@ def of_probes(results: Sequence[ProbeResult]) -> list[str]:
         if rivals:
             text += f" {listed(rivals)} may be as good: the intervals overlap."
         if knows:
-            text += f" {listed(knows)} {_verb(knows, 'knows', 'know')} something of it."
+            text += f" Also above chance: {listed(knows)}."
         if blind:
-            text += f" {listed(blind)} {_verb(blind, 'is', 'are')} not surely above guessing."
+            text += f" Not significantly above chance: {listed(blind)}."
         whole = scores.get(CONCATENATION)
         if whole is not None and whole.high < top.low:
-            text += " All together are worse than it alone: the others are noise to this probe."
+            text += " Concatenating all subspaces lowers the score."
         said.append(text)
     return said
 
 
 def of_responses(responses: Sequence[Response], stretcher: str, n_tracks: int) -> list[str]:
     said = [
-        f"Excerpts of {n_tracks} tracks were changed by known amounts; pitch and tempo by "
-        f"{stretcher}. 0 is not moved, 1 is as far away as another track."
+        f"Excerpts of {n_tracks} tracks were transformed by known amounts; pitch and tempo with "
+        f"{stretcher}. Distances are relative: 0 is unmoved, 1 is as far as another track."
     ]
     changes = dict.fromkeys(r.change for r in responses)
     subspaces = dict.fromkeys(r.subspace for r in responses)
@@ -104,17 +105,17 @@ def of_responses(responses: Sequence[Response], stretcher: str, n_tracks: int) -
         rest = [at[name, change].sensitivity for name in subspaces if name != change]
         if own is None:
             moved = ", ".join(f"{s} {shown(at[s, change].sensitivity)}" for s in subspaces)
-            said.append(f"No subspace is called {change}; it moves {moved}.")
+            said.append(f"No subspace is named {change}; distances moved: {moved}.")
             continue
         others = max((e.value for e in rest), default=0.0)
         ratio = own.sensitivity.value / others if others > 0 else np.inf
         clear = all(own.sensitivity.low > e.high for e in rest)
         said.append(
-            f"{change} moves its own subspace by {shown(own.sensitivity)}, the others by at most "
+            f"{change}: moves its own subspace by {shown(own.sensitivity)}, the others by at most "
             f"{others:.2f}"
             + (f", {ratio:.1f} times less." if clear else ", which is not clearly less.")
-            + f" The size of the change is told from the pair with R2 {shown(own.predicted)}, and "
-            f"the distance follows it with rank correlation {own.monotonicity.value:.2f}."
+            + f" The size is predicted from the two embeddings with R2 {shown(own.predicted)}; "
+            f"its rank correlation with the distance is {own.monotonicity.value:.2f}."
         )
     return said
 
@@ -129,19 +130,19 @@ def of_retrieval(results: Sequence[RetrievalResult]) -> list[str]:
             equal = [name for name in of if name != best and of[name].high >= top.low]
             where = " or ".join([best, *equal])
             said.append(
-                f"{question}: search by {where}; the first answer is right in "
-                f"{100 * top.value:.0f} % of cases [{100 * top.low:.0f}, {100 * top.high:.0f}], "
-                f"by chance in {100 * (top.chance or 0):.0f} %."
+                f"{question}: best searched by {where}; the nearest neighbor is correct for "
+                f"{100 * top.value:.0f} % of queries [{100 * top.low:.0f}, {100 * top.high:.0f}], "
+                f"chance {100 * (top.chance or 0):.0f} %."
             )
         else:
-            said.append(f"{question}: no subspace finds it better than chance.")
+            said.append(f"{question}: no subspace is better than chance.")
     return said
 
 
 def of_geometry(shapes: Sequence[Shape], leaks: Sequence[Leak]) -> list[str]:
     said = [
-        f"{s.subspace} uses the equivalent of {s.effective_rank.value:.0f} of its {s.dim} "
-        "dimensions on these tracks."
+        f"{s.subspace} has an effective rank of {s.effective_rank.value:.0f} in {s.dim} dimensions "
+        "on these tracks."
         for s in shapes
     ]
     seen: set[frozenset[str]] = set()
@@ -152,8 +153,8 @@ def of_geometry(shapes: Sequence[Shape], leaks: Sequence[Leak]) -> list[str]:
         seen.add(pair)
         if leak.cka.value > 0.5:
             said.append(
-                f"{leak.source} and {leak.target} overlap much (CKA {shown(leak.cka)}): they "
-                "order these tracks alike, even where a probe finds a label in one of them only."
+                f"{leak.source} and {leak.target} are similar (CKA {shown(leak.cka)}): they "
+                "arrange these tracks alike, even if a probe finds a label in only one of them."
             )
         elif np.isfinite(leak.cka.value):
             said.append(f"{leak.source} and {leak.target} share little (CKA {shown(leak.cka)}).")
@@ -163,7 +164,3 @@ def of_geometry(shapes: Sequence[Shape], leaks: Sequence[Leak]) -> list[str]:
 def listed(names: Sequence[str]) -> str:
     """``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _verb(names: Sequence[str], one: str, many: str) -> str:
-    return one if len(names) == 1 else many

@@ -3,12 +3,12 @@
     library = open_library(Path("emb.npz"))
     hits = search(library, library.of_row(0), Query({"tempo": 1.0}, k=10))
 
-library      rows and columns, made ready for search
-query        what lies nearest, exactly
-where        the filter language; conditions: what it becomes
-find         what a user means by a query; listen: an audio file as one; like_but: moved before
-ask          all of these behind a command
-database     the same with an index, in LanceDB; indexing makes it
+library      rows and columns, prepared for search
+query        exact nearest neighbors
+where        the filter language; conditions: its syntax tree
+find         resolves a query; audio_query: embeds an audio file; like_but: shifts a query
+ask          a search session, which combines these
+database     the same with an index, in LanceDB; indexing: creates it
 duplicates   groups of the same recording
 playlist     walks through a library
 """

@@ -1,4 +1,4 @@
-"""From a question as it is typed to its answer, over a file in memory or a database."""
+"""A search session over a file in memory or a database: query text to results."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _HINT_FROM_N_ROWS = 50_000
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found.
+    """The results of one query.
 
     Attributes:
-        query: as it was asked.
+        query: as given by the user.
         hits: best first.
         durations_s: of each hit's track.
     """
@@ -40,12 +40,12 @@ class Answer:
 
 
 class Gallery(Protocol):
-    """What is searched in.
+    """The library to search.
 
     Attributes:
         source: the embedding file or database.
         meta: how its rows were made.
-        note: how it is searched, for people.
+        note: description of the search method.
     """
 
     source: Path
@@ -63,15 +63,15 @@ class Gallery(Protocol):
         ...
 
     def ready(self, vectors: Mapping[str, Vectors]) -> Mapping[str, Vectors]:
-        """What a model gave -> a query."""
+        """Model output -> a query."""
         ...
 
     def raw_of_row(self, found: RowQuery) -> Mapping[str, Vectors]:
-        """Subspace -> (D,), as the model gave it."""
+        """Subspace -> (D,), raw model outputs."""
         ...
 
     def value(self, found: RowQuery, column: str) -> Any:
-        """What the library says of a row; None if it has no such column."""
+        """The value of a column for a row; None if there is no such column."""
         ...
 
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
@@ -84,12 +84,12 @@ class Asker:
 
     Args:
         gallery: the library.
-        query: what is asked of every query; its ``exclude`` is added to.
-        change: how every query is moved before.
-        exclude_same_file: a query's own row is no answer.
-        root: folder that rows' paths are relative to, where their audio may lie.
-        model: where the library's model lies, to listen to files; default: by its name.
-        device: that listens.
+        query: the parameters of every search; its ``exclude`` is extended.
+        change: the shift applied to every query.
+        exclude_same_file: exclude the query itself.
+        root: audio folder that the rows' paths are relative to.
+        model: path of the library's model, to embed audio files; default: by its name.
+        device: for embedding.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Asker:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth telling about how the answers came about."""
+        """Notes on how the search was done."""
         by = ", ".join(
             name if len(self._query.weights) == 1 and weight > 0 else f"{name}={weight:g}"
             for name, weight in self._query.weights.items()
@@ -141,8 +141,8 @@ class Asker:
         """Answer one query.
 
         Raises:
-            UsageError: it is neither a row nor a file, the library's model is not here, or it
-                cannot be moved.
+            UsageError: neither a row nor a file, the library's model is not found, or the query
+                cannot be shifted.
             InputError: the file is not audio.
         """
         found = self.gallery.find(text)
@@ -162,7 +162,7 @@ class Asker:
     def _moved(
         self, found: RowQuery | FileQuery, vectors: dict[str, Vectors], asked: Query, change: Change
     ) -> Query:
-        """Move the vectors, in place; the query that is then to be asked."""
+        """Shift the vectors in place; returns the query to search with."""
         moved = move(change, _Asked(self.gallery, found), self._audio_of(found), self._vectors_of)
         if moved.how not in self._ways:
             self._ways.append(moved.how)
@@ -183,13 +183,13 @@ class Asker:
         return file if file is not None and file.is_file() else None
 
     def can_go_on(self, error: LoevError) -> bool:
-        """Whether the next query may do better than this one did."""
+        """Whether the next query may succeed."""
         return self._can_embed and isinstance(error, InputError | UsageError)
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A query as :mod:`loev_cli.search.like_but` looks at it."""
+    """A query as :mod:`loev_cli.search.like_but` takes it."""
 
     gallery: Gallery
     found: RowQuery | FileQuery
@@ -199,7 +199,7 @@ class _Asked:
         return self.gallery.meta
 
     def raw(self) -> Mapping[str, Vectors]:
-        assert isinstance(self.found, RowQuery)  # a file is listened to
+        assert isinstance(self.found, RowQuery)  # files are embedded instead
         return self.gallery.raw_of_row(self.found)
 
     def value(self, column: str) -> Any:
@@ -207,14 +207,14 @@ class _Asked:
 
 
 class _InMemory:
-    """A library of which every row is looked at."""
+    """A library that is searched exhaustively."""
 
     def __init__(self, library: Library) -> None:
         self.library = library
         self.source, self.meta = library.source, library.meta
         n = len(library)
         self.note = f"exact, all {n} tracks compared" + (
-            "; 'loev index' makes this quicker" if n >= _HINT_FROM_N_ROWS else ""
+            "; 'loev index' makes this faster" if n >= _HINT_FROM_N_ROWS else ""
         )
 
     def check_where(self, where: str) -> None:
@@ -243,12 +243,12 @@ class _InMemory:
 
 
 class _Indexed:
-    """A database that is asked by its indexes."""
+    """A database that is searched by its indexes."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.source, self.meta = database.source, database.meta
-        self.note = f"by the index of {database.n_rows} tracks; --exact compares all"
+        self.note = f"approximate, by the index of {database.n_rows} tracks; --exact compares all"
 
     def check_where(self, where: str) -> None:
         parse_where(where, self.database.columns)
@@ -301,15 +301,15 @@ def open_asker(
     model: str | None = None,
     device: str = "auto",
 ) -> Asker:
-    """Open a library and check the question.
+    """Open a library and check the search options.
 
     Raises:
-        UsageError: no such library, or a part of the question that does not fit it.
+        UsageError: no such library, or options that do not fit it.
     """
     change = None if like_but is None else parse_change(like_but)
     gallery = open_gallery(source, exact=exact)
     subspaces = gallery.meta["subspaces"]
-    if weights is None:  # the same in everything else
+    if weights is None:  # equal weights for the rest
         weights = dict.fromkeys(subspaces, 1.0) if change else default_weights(subspaces)
     for name in weights:
         check_subspace(name, subspaces, source)

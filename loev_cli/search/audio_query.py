@@ -1,4 +1,4 @@
-"""An audio file as a query: embedded by the model that made the library, as it did."""
+"""Audio files as queries, embedded with the model and settings of the library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FileEmbedder:
         device: as :func:`loev_cli.backends.open_encoder` takes it.
 
     Raises:
-        UsageError: the model is not here, or is another than the library's.
+        UsageError: the model is not found, or is not the library's.
         BundleError: it is damaged.
     """
 
@@ -35,7 +35,7 @@ class FileEmbedder:
         """Subspace -> (D,) of a file of any length; see :meth:`loev_cli.api.Model.embed_file`.
 
         Raises:
-            InputError: the file is not there or not audio.
+            InputError: the file is missing or not audio.
         """
         return self._model.embed_file(file, hop_s=self._hop_s, speed=speed)
 
@@ -48,14 +48,14 @@ def _bundle_of(meta: Meta, model: str | None) -> Bundle:
         if model:
             raise
         raise UsageError(
-            f"to search by an audio file needs the model that made the library, {wanted}, which "
-            "is not here",
-            hint="--model FOLDER says where it lies",
+            f"querying by audio needs the model used to embed the library, {wanted}, which was not "
+            "found",
+            hint="pass its folder with --model",
         ) from error
     if not is_made_by(meta, bundle):
         raise UsageError(
             f"the library was made by {wanted}, not by {bundle.name} ({bundle.sha256[:12]}) in "
             f"{bundle.path}",
-            hint="--model FOLDER says where that one lies, or embed the library again",
+            hint="pass the folder of the library's model with --model, or embed the library again",
         )
     return bundle

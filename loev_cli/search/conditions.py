@@ -1,6 +1,6 @@
-"""What a filter is once it is read: a tree that gives a mask over numpy arrays, or SQL.
+"""Syntax tree of a filter, which evaluates to a mask over NumPy arrays, or to SQL.
 
-The language and what it means are in :mod:`loev_cli.search.where`.
+The language is documented in :mod:`loev_cli.search.where`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Condition(Protocol):
     """A filter, or a part of one."""
 
     def mask(self, columns: Columns, n: int) -> Mask:
-        """(N,): which of the ``n`` tracks fulfil it."""
+        """(N,): which of the ``n`` tracks match."""
         ...
 
     def sql(self, columns: Columns) -> str:
@@ -57,7 +57,7 @@ class Compare:
     def sql(self, columns: Columns) -> str:
         column = _sql_column(self.column, columns)
         value = _sql_value(self.value)
-        if columns[self.column].dtype == np.float32:  # which numpy compares in
+        if columns[self.column].dtype == np.float32:  # NumPy compares in float32
             value = f"CAST({value} AS FLOAT)"
         test = f"{column} {self.sign} {value}"
         return f"({_sql_known(self.column, columns)} AND {test})"
@@ -116,7 +116,7 @@ class Contains:
 
 @dataclass(frozen=True)
 class OneOf:
-    """``column`` is one of some texts."""
+    """``column`` is one of several texts."""
 
     column: str
     texts: tuple[str, ...]
@@ -172,7 +172,7 @@ class Not:
 
 
 def _texts(values: NDArray[Any]) -> NDArray[Any]:
-    """A column of texts, where some may be missing."""
+    """A text column; missing values become empty."""
     if values.dtype.kind == "O":
         return np.array([text if isinstance(text, str) else "" for text in values], object)
     return values
@@ -183,8 +183,8 @@ def _known(values: NDArray[Any]) -> Mask | np.bool_:
 
 
 def _like(pattern: str) -> re.Pattern[str]:
-    """What ``like`` compares with. Each part is taken where it comes first and kept there, which
-    is never wrong and, unlike ``.*`` alone, never slow."""
+    """The regular expression for ``like``. Each part matches at its first occurrence, without
+    backtracking: equivalent to ``.*``, but never slow."""
     parts = [
         "".join("." if c == "_" else re.escape(c) for c in part)
         for part in pattern.lower().split("%")

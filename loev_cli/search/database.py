@@ -1,16 +1,16 @@
-"""A library as a LanceDB database: more rows than memory holds, found by an index per subspace.
+"""A library as a LanceDB database: larger than memory, with an index per subspace.
 
     DIR/tracks.lance        the table "tracks" of a LanceDB database: lancedb.connect(DIR) opens it
       path, duration_s, silent, tags...    as in the embedding file
       invariant, pitch, ...                float32 vectors less their mean: x - c
-      loev_digest                          of the row in the embedding file, to see what changes
+      loev_digest                          hash of the row in the embedding file, to detect changes
 
-The means c are kept in the table's metadata, beside the ``meta`` of the embedding file. Vectors of
-a file with windows are the means of its tracks' windows. From :data:`INDEX_FROM_N_ROWS` rows on
-every subspace has an index: IVF with 8-bit scalar quantisation, by cosine. A search asks the index
-of each subspace that has a weight for many more candidates than answers, reads their vectors, and
-ranks them exactly as :mod:`loev_cli.search.query` does. What the index did not bring cannot be
-found: that is all that is approximate.
+The means c are stored in the table's metadata, next to the ``meta`` of the embedding file. Vectors
+of a file with windows are the means of its tracks' windows. From :data:`INDEX_FROM_N_ROWS` rows on
+every subspace has an index: IVF with 8-bit scalar quantization, by cosine. A search queries the
+index of each weighted subspace for many more candidates than results, reads their vectors, and
+ranks them exactly as :mod:`loev_cli.search.query` does. Only the choice of the candidates is
+approximate.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ DIGEST_COLUMN = "loev_digest"
 META_KEY, CENTRES_KEY = b"loev", b"loev_centres"
 INDEX_FROM_N_ROWS = 50_000
 
-# Rows that the index brings for every answer that is asked for, and at least.
+# Candidates from the index per requested result, and the minimum.
 _CANDIDATES_PER_HIT = 5
 _FEWEST_CANDIDATES = 50
-# With several weights an answer may be the best in none of them.
+# With several weights the best result may be far down in every single list.
 _CANDIDATES_PER_HIT_MIXED = 200
 _FEWEST_CANDIDATES_MIXED = 4000
 _READ_AT_ONCE = 300
 _MAX_N_READ = 1800
-_INDEX_ERROR = 0.005  # of a similarity by 8-bit values
-# Partitions that are looked through: their share of all, and at least.
+_INDEX_ERROR = 0.005  # of a similarity, due to the 8-bit quantization
+# Partitions to probe: share of all, and the minimum.
 _PROBED_SHARE = 1 / 20
 _FEWEST_PROBES = 20
 _ERRORS = (*DATA_ERRORS, OSError, RuntimeError, pa.ArrowException)
 
 
 def table_of(folder: Path) -> Path:
-    """Where a database's table lies."""
+    """The path of a database's table."""
     return folder / f"{TABLE}.lance"
 
 
@@ -78,7 +78,7 @@ def lance_errors(folder: Path) -> Iterator[None]:
     except _ERRORS as error:
         raise damaged(folder, error) from error
     except BaseException as error:
-        # A panic of Lance's Rust code is no Exception, and its class cannot be imported.
+        # A Rust panic in Lance is not an Exception, and its class cannot be imported.
         if type(error).__name__ != "PanicException":
             raise
         raise damaged(folder, error) from error
@@ -89,17 +89,17 @@ def vector_index_name(subspace: str) -> str:
 
 
 class Database:
-    """A database to search in.
+    """A searchable database.
 
     Attributes:
         source: its folder.
         meta: of the embedding file it was made from.
-        centres: subspace -> (D,), what was taken off the vectors.
+        centres: subspace -> (D,), subtracted from the vectors.
         columns: name -> (0,) array of the column's type, for filters.
         n_rows: how many tracks it has.
 
     Raises:
-        UsageError: no database, damaged, or of a newer format.
+        UsageError: not a database, damaged, or of a newer format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -133,7 +133,7 @@ class Database:
         return all(vector_index_name(name) in self.indexed for name in self.centres)
 
     def find(self, text: str) -> RowQuery | FileQuery:
-        """What a query means; see :func:`find_query`."""
+        """Resolve a query; see :func:`find_query`."""
         if self._rows_at([text], ["path"]).num_rows:
             return RowQuery(text, 0)
         return find_query(text, self._paths, self.source)
@@ -144,7 +144,7 @@ class Database:
         return {name: matrix(row, name)[0] for name in self.centres}
 
     def value(self, path: str, column: str) -> Any:
-        """What a column says of a row; None if there is no such column."""
+        """The value of a column for a row; None if there is no such column."""
         if column not in self.columns:
             return None
         return self._rows_at([path], [column])[column][0].as_py()
@@ -154,7 +154,7 @@ class Database:
         return {name: np.asarray(x - self.centres[name], np.float32) for name, x in vectors.items()}
 
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
-        """The best rows that the indexes bring, ranked exactly, and the durations of their tracks.
+        """The best candidates of the indexes, ranked exactly, and the durations of their tracks.
 
         Args:
             vectors: subspace -> (D,), from :meth:`of_path` or :meth:`ready`.
@@ -234,7 +234,7 @@ class Database:
                 "q": np.asarray(vector, np.float32),
                 "k": n,
                 "metric": "cosine",
-                "minimum_nprobes": n_probes,  # more if a filter leaves too few rows in these
+                "minimum_nprobes": n_probes,  # more if a filter leaves too few rows
             },
             filter=where,
             prefilter=True,
@@ -301,7 +301,7 @@ def paths_filter(paths: Sequence[str]) -> str:
 
 
 def matrix(table: pa.Table, name: str) -> Vectors:
-    """A column of vectors, (n, D); it may be written to."""
+    """A column of vectors, (n, D); a writable copy."""
     column = table[name].combine_chunks()
     return np.array(column.flatten(), np.float32).reshape(len(table), column.type.list_size)
 

@@ -1,9 +1,9 @@
-"""Which tracks are the same recording, or nearly: by the subspace that changes do not move.
+"""Duplicate detection: near-identical recordings, by the invariant subspace.
 
 Two tracks whose vectors in ``invariant`` lie within a threshold of each other are a pair. Groups
 grow from the pairs, the nearest first; two groups become one only if all of their tracks are pairs
-(complete linkage), so that no chain of small differences joins what is far apart. Every pair of
-rows is compared, in blocks: time grows with the square of their number, memory does not.
+(complete linkage), so that distant tracks are not joined by a chain of small differences. Every
+pair of rows is compared, in blocks: quadratic time, constant memory.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from loev_cli.errors import UsageError
 from loev_cli.search.library import Library, Vectors
 from loev_cli.search.where import parse_where
 
-# See docs/search.md for what it was measured on.
+# Measured in docs/search.md.
 DEFAULT_THRESHOLD = 0.15
 _BLOCK_N_ROWS = 2048
 _MAX_N_PAIRS = 1_000_000
-_ROUNDING = 1e-6  # of a dot product in float32
+_ROUNDING = 1e-6  # error of a float32 dot product
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def find_duplicates(
     Args:
         by: the subspace that is compared.
         threshold: cosine distance up to which two tracks are a pair, at least 0 and below 1.
-        where: only among tracks of which this is true.
-        on_rows: is told how many rows have been compared with all others, and of how many.
+        where: filter on the tracks.
+        on_rows: called with the number of rows compared so far, and the total.
 
     Raises:
         UsageError: an unknown subspace or column, a filter that does not parse, a threshold out of
@@ -67,11 +67,13 @@ def find_duplicates(
     """
     library.check_subspace(by)
     if not 0 <= threshold < 1:
-        raise UsageError(f"a threshold of {threshold:g} is out of range", hint="0 up to below 1")
+        raise UsageError(
+            f"a threshold of {threshold:g} is out of range", hint="use 0 <= threshold < 1"
+        )
     rows = np.arange(len(library))
     if where is not None:
         rows = rows[parse_where(where, library.columns).mask(library.columns, len(library))]
-    # A track at the centre, such as silence in some models, is like nothing.
+    # A track at the center, such as silence in some models, has no direction; skip it.
     rows = rows[library.subspaces[by].lengths[rows] > 0]
     pairs = _pairs(library.vectors[by][rows], threshold, on_rows)
     seconds = library.columns["duration_s"]
@@ -102,10 +104,10 @@ def _pairs(
             if n_pairs > _MAX_N_PAIRS:
                 raise UsageError(
                     f"more than {_MAX_N_PAIRS} pairs lie within {threshold:g}",
-                    hint="a smaller --threshold",
+                    hint="use a smaller --threshold",
                 )
             dots = np.einsum("nd,nd->n", x[i].astype(np.float64), x[j].astype(np.float64))
-            distance = np.round(1 - dots, 6)  # rounding errors of float32 are no difference
+            distance = np.round(1 - dots, 6)  # ignore float32 rounding errors
             near = distance <= threshold
             found.append((distance[near], i[near], j[near]))
         on_rows(min(start + _BLOCK_N_ROWS, len(x)), len(x))

@@ -1,4 +1,4 @@
-"""What a user means by a query: a row of the library, or an audio file to listen to."""
+"""Resolve a query to a row of the library, or to an audio file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_N_COMPARED = 20_000
 
 @dataclass(frozen=True)
 class RowQuery:
-    """A row of the library: its path, and where it is."""
+    """A row of the library: path and index."""
 
     path: str
     row: int
@@ -23,7 +23,7 @@ class RowQuery:
 
 @dataclass(frozen=True)
 class FileQuery:
-    """An audio file that is no row."""
+    """An audio file that is not a row."""
 
     file: Path
 
@@ -33,7 +33,7 @@ class FileQuery:
 
     @property
     def rows(self) -> frozenset[str]:
-        """Every path that a row of this very file may have: the ends of its whole path."""
+        """All row paths that match this file: the tails of its absolute path."""
         parts = PurePosixPath(row_name(self.file.absolute().as_posix())).parts
         tails = {"/".join(parts[i:]) for i in range(1, len(parts))}
         return frozenset({*tails, str(PurePosixPath(*parts)), row_name(str(self.file))})
@@ -49,10 +49,10 @@ def find_query(text: str, paths: Sequence[str], source: Path) -> RowQuery | File
         source: the library, for the error.
 
     Raises:
-        UsageError: none of these (the nearest path is named), or the end of several paths.
+        UsageError: no match (names the nearest path), or the end of several paths.
     """
     if not text:
-        raise UsageError("an empty query", hint="the path of a track, or of an audio file")
+        raise UsageError("an empty query", hint="give the path of a track or of an audio file")
     # As the row is called, or as the file is, which differ where a name is no UTF-8.
     file, called, text = Path(text), row_name(text), spell_out(text)
     tails = [PurePosixPath(each).parts for each in dict.fromkeys([text, called])]
@@ -75,7 +75,7 @@ def find_query(text: str, paths: Sequence[str], source: Path) -> RowQuery | File
     if ends:
         named = [paths[row] for row in ends[:_MAX_N_NAMED]]
         more = ", ..." if len(ends) > len(named) else ""
-        raise UsageError(f"'{text}' may be any of {', '.join(named)}{more} in {source}")
+        raise UsageError(f"'{text}' is ambiguous; it matches {', '.join(named)}{more} in {source}")
     raise UsageError(
         f"{source} has no track '{text}', and there is no such file",
         hint=_nearest(text, paths) or None,

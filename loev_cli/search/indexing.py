@@ -1,8 +1,8 @@
-"""Make a database of an embedding file, or bring it up to date: ``loev index``.
+"""Create or update a database from an embedding file: ``loev index``.
 
 The embedding file is read twice, a few rows at a time: first for the means and a digest of every
-row, then for the rows that are new or have changed. Rows that are not in it any more are dropped.
-Every step is a version of the table that is whole; a run that is killed is finished by the next.
+row, then for the rows that are new or have changed. Rows that are no longer in it are dropped.
+Every step leaves a consistent version of the table; the next run completes an interrupted one.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ with needs_extra("loev index", "db"):
 
 # The means may move by this share of the vectors' typical length before all rows are rewritten.
 _MAX_DRIFT = 0.01
-# An index whose rows have changed by more than this share is trained anew.
+# An index is retrained if more than this share of its rows has changed.
 _MAX_CHANGED = 0.3
 _PATHS_AT_ONCE = 500
 _ROWS_PER_PARTITION = 1000
-_KEEP_OLD = timedelta(minutes=10)  # somebody may be searching in the last version
+_KEEP_OLD = timedelta(minutes=10)  # the previous version may be in use
 _SETTINGS = (*AGREEING_KEYS, "subspaces", "tags", "annotations")
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """What came of it.
+    """The result of indexing.
 
     Attributes:
         n_rows: tracks in the database now.
         n_added, n_changed, n_dropped: since it was last made.
         indexed: subspaces with an index; none in a small database, which is searched exactly.
-        is_new: whether all of it was written anew.
+        is_new: whether all rows were rewritten.
     """
 
     n_rows: int
@@ -79,7 +79,7 @@ def index(
     """Make the database in ``folder`` hold the rows of an embedding file.
 
     Args:
-        on_step: is told what is begun.
+        on_step: called at the start of each step.
 
     Raises:
         UsageError: no such file, one without rows or with NaN, or a folder that holds something
@@ -92,7 +92,7 @@ def index(
     on_step(f"reading {emb}")
     survey = _survey(emb, meta)
     if not survey.digests:
-        raise UsageError(f"{emb} holds no tracks", hint="embed some: loev embed")
+        raise UsageError(f"{emb} holds no tracks", hint="create embeddings with loev embed")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with db.lance_errors(folder):
@@ -165,13 +165,13 @@ def _index(folder: Path, *, retrain: bool, on_step: Progress) -> None:
 
 
 def _existing(folder: Path, meta: Meta, emb: Path, *, overwrite: bool) -> db.Database | None:
-    """The database that is there, if it may be added to."""
+    """The existing database, if it can be updated."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file, not a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     if not db.is_database(folder):
-        raise UsageError(f"{folder} is not empty, and no database of 'loev index'")
+        raise UsageError(f"{folder} is not empty and was not created by 'loev index'")
     if overwrite:
         shutil.rmtree(db.table_of(folder))
         return None
@@ -179,7 +179,7 @@ def _existing(folder: Path, meta: Meta, emb: Path, *, overwrite: bool) -> db.Dat
     try:
         check_agree({str(folder): old.meta, str(emb): meta}, keys=_SETTINGS)
     except UsageError as error:
-        raise UsageError(error.message, hint="--overwrite makes the database anew") from error
+        raise UsageError(error.message, hint="--overwrite rebuilds the database") from error
     return old
 
 
@@ -227,7 +227,7 @@ def _survey(emb: Path, meta: Meta) -> _Survey:
 
 
 def _drifted(centres: Mapping[str, Vectors], survey: _Survey) -> bool:
-    """Whether the means have moved so far that what is there should not be compared with them."""
+    """Whether the means have moved too far for the stored rows to be kept."""
     return any(
         float(np.linalg.norm(centre - survey.centres[name])) > _MAX_DRIFT * survey.lengths[name]
         for name, centre in centres.items()
@@ -235,7 +235,7 @@ def _drifted(centres: Mapping[str, Vectors], survey: _Survey) -> bool:
 
 
 def _digest(row: Row) -> int:
-    """64 bits of everything that a row says."""
+    """A 64-bit hash of all values of a row."""
     said = {field.name: getattr(row, field.name) for field in fields(row)}
     del said["vectors"]
     text = json.dumps(said, sort_keys=True, default=_plain)
@@ -246,7 +246,7 @@ def _digest(row: Row) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: numbers of numpy, mappings that are no dict."""
+    """JSON-compatible NumPy scalars and mappings."""
     return dict(value) if isinstance(value, Mapping) else value.item()
 
 
@@ -259,7 +259,7 @@ def _digests(database: db.Database) -> dict[str, int]:
 def _tables(
     emb: Path, meta: Meta, survey: _Survey, centres: Mapping[str, Vectors], wanted: set[str]
 ) -> pa.RecordBatchReader:
-    """Those rows of a file that are wanted, as batches for Lance."""
+    """The wanted rows of a file, as batches for Lance."""
     tabulator = Tabulator(meta)
     fields = [*tabulator.schema, pa.field(db.DIGEST_COLUMN, pa.int64())]
     metadata = {db.META_KEY: to_json(meta), db.CENTRES_KEY: db.centres_text(centres)}

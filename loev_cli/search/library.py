@@ -1,8 +1,8 @@
-"""A library to search in: the rows and columns of an embedding file or a database.
+"""A searchable library: the rows and columns of an embedding file or a database.
 
-Searching is by angle about the mean. Of a subspace's vectors x, as the file has them,
+Search uses the cosine similarity of centered vectors. For the stored vectors x of a subspace,
 
-    centre  c = the mean of all rows' x; 0 in a library of fewer than 10 distinct tracks
+    center  c = the mean of all rows' x; 0 in a library of fewer than 10 distinct tracks
     length  |x - c|
     vector  (x - c) / |x - c|, which is what :attr:`Library.vectors` holds; 0 where x = c
 
@@ -27,11 +27,10 @@ from loev_cli.writers import FOLDERS, Columns, Meta, keeps_windows, open_columns
 
 Vectors = NDArray[np.float32]
 
-# The mean of a handful of tracks says more about them than about the subspace; the model has taken
-# off the mean of what it was trained on already. Copies count once: about the mean of nothing but
-# copies of one track, all that is left of each is noise.
+# The mean of a few tracks is a poor estimate, and the model has already subtracted the mean of its
+# training data. Copies count once: centering nothing but copies of one track would leave noise.
 _FEWEST_FOR_A_MEAN = 10
-# Cosine distance up to which two vectors are the same but for rounding.
+# Cosine distance below which two vectors are equal up to rounding.
 _SAME = 1e-5
 _SHORTEST = 1e-12
 _BLOCK_N_ROWS = 8192
@@ -42,8 +41,8 @@ class Subspace:
     """One subspace of N tracks, ready for search; see the module's text.
 
     Attributes:
-        vectors: (N, D) float32, of length 1, or 0 where a row lies at the centre.
-        lengths: (N,) float32, the distance of each row from the centre.
+        vectors: (N, D) float32, of length 1, or 0 where a row lies at the center.
+        lengths: (N,) float32, the distance of each row from the center.
         centre: (D,) float32.
     """
 
@@ -52,17 +51,17 @@ class Subspace:
     centre: Vectors
 
     def ready(self, x: Vectors) -> Vectors:
-        """Vectors (D,) or (n, D) as the model gives them -> as :attr:`vectors` holds them."""
+        """Model outputs (D,) or (n, D) -> centered unit vectors as in :attr:`vectors`."""
         return _unit(np.atleast_2d(x), self.centre)[0].reshape(x.shape)
 
     def raw(self, rows: Any) -> Vectors:
-        """Rows (n,), or one row, as the file has them: (n, D), or (D,)."""
+        """Rows (n,), or one row, as stored in the file: (n, D), or (D,)."""
         lengths = np.asarray(self.lengths[rows])
         return np.asarray(self.vectors[rows] * lengths[..., None] + self.centre, np.float32)
 
 
 class _Lazy(Mapping[str, Any]):
-    """Named things that are loaded when they are first asked for."""
+    """A mapping whose values are loaded on first access."""
 
     def __init__(self, names: tuple[str, ...], load: Callable[[str], Any]) -> None:
         self._names = names
@@ -88,7 +87,7 @@ class _Lazy(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class Library:
-    """N tracks to search in. Subspaces and columns are read from disk when first asked for.
+    """N tracks to search in. Subspaces and columns are loaded on first access.
 
     Attributes:
         source: the embedding file or database.
@@ -97,7 +96,7 @@ class Library:
         vectors: name -> (N, D) float32, rows of length 1 about the mean, or 0; the dot product of
             two rows is their similarity.
         columns: name -> (N,): ``path``, ``duration_s``, ``silent``, tags as the file names them
-            (``tag_title``), and whatever else the file says of tracks (``bpm``, ``key``).
+            (``tag_title``), and further columns of the file (``bpm``, ``key``).
         meta: how it was made.
     """
 
@@ -117,7 +116,7 @@ class Library:
         return {path: row for row, path in enumerate(self.paths)}
 
     def of_row(self, row: int) -> dict[str, Vectors]:
-        """Subspace -> vector (D,) of a row, as :attr:`vectors` holds it: a query."""
+        """Subspace -> vector (D,) of a row, as in :attr:`vectors`: a query."""
         return {name: self.vectors[name][row] for name in self.vectors}
 
     def ready(self, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
@@ -141,11 +140,11 @@ def check_subspace(name: str, known: Mapping[str, Any], source: Path) -> None:
 def open_library(path: str | os.PathLike[str]) -> Library:
     """Open an embedding file, or a database that ``loev index`` made, to search in it.
 
-    Only paths are read now; subspaces and columns when they are asked for.
+    Only paths are read now; subspaces and columns on first access.
 
     Raises:
         UsageError: no such file, not an embedding file, damaged, of a newer format, or without
-            rows. When a subspace is asked for: it holds NaN or infinite values.
+            rows. On access to a subspace: it holds NaN or infinite values.
     """
     path = Path(path)
     if path.is_dir() and path.suffix.lower() not in FOLDERS:
@@ -159,7 +158,7 @@ def library_of(source: Path, columns: Columns) -> Library:
     """The library of some columns. Raises as :func:`open_library`."""
     paths = [str(path) for path in columns.load("path")]
     if not paths:
-        raise UsageError(f"{source} holds no tracks", hint="embed some: loev embed")
+        raise UsageError(f"{source} holds no tracks", hint="create embeddings with loev embed")
     windows = keeps_windows(columns.meta)
 
     def load_subspace(name: str) -> Subspace:
@@ -212,18 +211,18 @@ def subspace_of(x: Vectors, name: str, centre: Vectors | None = None) -> Subspac
 
 
 class Distinct:
-    """Counts the distinct vectors of a subspace as they come, up to as many as a mean needs."""
+    """Counts the distinct vectors of a subspace incrementally, up to the number a mean needs."""
 
     def __init__(self) -> None:
         self._found: list[Vectors] = []
 
     @property
     def enough_for_a_mean(self) -> bool:
-        """Whether so many have come that the mean of all rows is about the subspace."""
+        """Whether there are enough distinct vectors for a meaningful mean."""
         return len(self._found) >= _FEWEST_FOR_A_MEAN
 
     def add(self, x: Vectors) -> None:
-        """Rows (n, D) as the model gives them. One of length 0 has no direction and counts not."""
+        """Model outputs (n, D). Zero vectors are not counted."""
         rest, lengths = _unit(x, np.zeros(x.shape[1], np.float32))
         rest = rest[lengths > _SHORTEST]
         for each in self._found:
@@ -237,7 +236,7 @@ def _unit(x: Vectors, centre: Vectors) -> tuple[Vectors, Vectors]:
     """(N, D), (D,) -> (x - centre) at length 1, and the lengths (N,)."""
     vectors = np.empty(x.shape, np.float32)
     lengths = np.empty(len(x), np.float32)
-    for start in range(0, len(x), _BLOCK_N_ROWS):  # in the processor's cache
+    for start in range(0, len(x), _BLOCK_N_ROWS):  # blocks fit in the CPU cache
         block = slice(start, start + _BLOCK_N_ROWS)
         moved = x[block] - centre
         length = np.sqrt(np.einsum("nd,nd->n", moved, moved))

@@ -1,16 +1,16 @@
-"""Like this, but faster or higher: a query that is moved in one attribute.
+"""Like this, but faster or higher: a query that is shifted in one attribute.
 
-There are three ways to move, and the best that can be had is taken; it says which.
+There are three methods; the best available one is used and reported.
 
-listening     The audio is at hand: it is played so much faster, as a tape would be, which moves
-              tempo and pitch together, and the moved subspace is taken of that and the others of
-              the audio as it is. `tempo` does not hear the pitch nor `pitch` the tempo.
-rotation      `pitch` of the encoder `small` is 12 pitch classes of D / 12 values, built so that a
-              transposition by whole semitones turns it (see loev_cli/model/encoders/small.py).
-annotations   The library has a column of it, `bpm` or `key`: only tracks whose annotation is the
-              query's, moved, may answer (tempo within 4 %), ranked by the other subspaces.
+embedding     If the audio is available, it is resampled, which changes tempo and pitch together.
+              Only the shifted subspace is taken from it, the others from the original audio:
+              `tempo` is invariant to pitch, and `pitch` to tempo.
+rotation      `pitch` of the encoder `small` is 12 pitch classes of D / 12 values, which a
+              transposition by whole semitones rotates (see loev_cli/model/encoders/small.py).
+annotations   If the library has a column `bpm` or `key`: tracks are filtered by the shifted value
+              of the query (tempo within 4 %) and ranked by the other subspaces.
 
-How near each comes to audio that was really changed is in docs/search.md.
+docs/search.md has the accuracy of each against transformed audio.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from loev_cli.music_keys import KEYS, N_PITCH_CLASSES, parse_key, transposed
 from loev_cli.search.library import Vectors
 from loev_cli.writers import Meta
 
-ATTRIBUTES = {"tempo": "bpm", "pitch": "key"}  # and the column that has it
+ATTRIBUTES = {"tempo": "bpm", "pitch": "key"}  # and the column with its annotation
 _TEMPO_TOLERANCE = 0.04
 _MAX_SEMITONES = 12.0
 _RATES = (0.5, 2.0)
-_HINT = "as in tempo=+10%, tempo=-5%, pitch=+2 or pitch=-1"
+_HINT = "for example tempo=+10%, tempo=-5%, pitch=+2 or pitch=-1"
 _CHANGE = re.compile(r"\s*(\w+)\s*=\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*(%?)\s*")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be moved, and how far.
+    """The attribute to shift, and by how much.
 
     Attributes:
         attribute: ``tempo`` or ``pitch``.
-        rate: playing speed that moves it so.
-        text: as it was asked for.
+        rate: the playback speed with this effect.
+        text: as given by the user.
     """
 
     attribute: str
@@ -58,12 +58,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Moved:
-    """A query after the change.
+    """A shifted query.
 
     Attributes:
-        vectors: subspace -> (D,), as models give them; only those that were moved.
-        where: what answers must fulfil besides; None: nothing.
-        how: which way was taken, for people.
+        vectors: subspace -> (D,), raw model outputs; only the shifted ones.
+        where: additional filter on the results; None: no filter.
+        how: description of the method used.
     """
 
     vectors: dict[str, Vectors]
@@ -72,7 +72,7 @@ class Moved:
 
 
 class Asked(Protocol):
-    """The query to be moved."""
+    """The query to shift."""
 
     @property
     def meta(self) -> Meta:
@@ -80,11 +80,11 @@ class Asked(Protocol):
         ...
 
     def raw(self) -> Mapping[str, Vectors]:
-        """Subspace -> (D,), as the model gave it."""
+        """Subspace -> (D,), raw model outputs."""
         ...
 
     def value(self, column: str) -> Any:
-        """What the library says of it; None if nothing."""
+        """The library's value for it; None if missing."""
         ...
 
 
@@ -92,7 +92,7 @@ def parse_change(text: str) -> Change:
     """``tempo=+10%`` or ``pitch=+2``.
 
     Raises:
-        UsageError: it does not read so, or goes too far.
+        UsageError: invalid syntax, or out of range.
     """
     found = _CHANGE.fullmatch(text)
     if not found:
@@ -110,7 +110,7 @@ def parse_change(text: str) -> Change:
     low, high = _RATES if percent else (2**-1, 2.0)
     if not low <= rate <= high:
         bounds = "-50% to +100%" if percent else f"+-{_MAX_SEMITONES:g} semitones"
-        raise UsageError(f"--like-but '{text}' is too far", hint=f"{attribute}: {bounds}")
+        raise UsageError(f"--like-but '{text}' is out of range", hint=f"{attribute}: {bounds}")
     return Change(attribute, rate, text.strip())
 
 
@@ -120,24 +120,24 @@ def move(
     file: Path | None,
     listen: Callable[[Path, float], Mapping[str, Vectors]],
 ) -> Moved:
-    """Move a query; see the module's text.
+    """Shift a query; see the module docstring.
 
     Args:
-        file: its audio, if it is at hand.
-        listen: file, speed -> subspace -> (D,). A LoevError says that it cannot.
+        file: its audio, if available.
+        listen: embeds a file: (file, speed) -> subspace -> (D,).
 
     Raises:
-        UsageError: there is no way.
+        UsageError: no method is available.
         InputError: the file is not audio.
     """
     name = change.attribute
     if name in asked.meta["subspaces"]:
         if file is not None:
             moved = listen(file, change.rate)[name]
-            how = f"{change.text}: by listening to the audio played {change.rate:.4g} times as fast"
+            how = f"{change.text}: by embedding the audio played {change.rate:.4g} times as fast"
             return Moved({name: moved}, None, how)
         if (turned := _rotated(change, asked)) is not None:
-            how = f"{change.text}: by turning the pitch classes, {change.semitones:+.0f}"
+            how = f"{change.text}: by rotating the pitch classes, {change.semitones:+.0f}"
             return Moved({name: turned}, None, how)
     where = _annotated(change, asked)
     if where is not None:
@@ -145,7 +145,7 @@ def move(
     column = ATTRIBUTES[name]
     raise UsageError(
         f"--like-but {change.text} needs the query's audio, or a column '{column}'",
-        hint="--root FOLDER says where the tracks lie",
+        hint="pass the folder of the tracks with --root",
     )
 
 
@@ -167,7 +167,7 @@ def _rotated(change: Change, asked: Asked) -> Vectors | None:
 
 
 def _annotated(change: Change, asked: Asked) -> str | None:
-    """The filter that the moved annotation makes; None if there is no annotation."""
+    """The filter for the shifted annotation; None if there is no annotation."""
     value = asked.value(ATTRIBUTES[change.attribute])
     if change.attribute == "tempo":
         if not isinstance(value, float | int) or not 0 < value < float("inf"):
@@ -182,6 +182,6 @@ def _annotated(change: Change, asked: Asked) -> str | None:
     if key is None or abs(change.semitones - steps) > 1e-6:
         return None
     moved, mode = KEYS[transposed(key, steps)], asked.value("mode")
-    if parse_key(f"{value.strip()} {mode}") is None:  # it says its mode itself
+    if parse_key(f"{value.strip()} {mode}") is None:  # the key includes its mode
         return f"key = '{moved}'"
     return f"key = '{moved.split()[0]}' and mode = '{mode}'"

@@ -1,16 +1,17 @@
-"""A way through a library that keeps some attributes and lets one drift.
+"""Playlists that keep some attributes constant and let one drift.
 
-1. Of the tracks most like the seed in what is kept (mean similarity over the subspaces), the pool
-   takes as many as last three times as long as the playlist: more choice would cost steadiness,
-   less would cost smoothness.
-2. The far end is the pool's track that is least like the seed in what drifts.
-3. The list is a walk from the seed to the far end. When a share p of the time has gone, the next
-   track is the unused one that lies nearest to the point at p on the arc between the two, in the
-   subspace that drifts.
-4. It ends where one more track would lead further beyond the asked time than the list falls short.
+1. The pool is the tracks most similar to the seed in the kept subspaces (mean similarity), up to
+   three times the duration of the playlist: a larger pool would be less constant in what is kept,
+   a smaller one less smooth in what drifts.
+2. The end point is the pool's track that is least similar to the seed in the drifting subspace.
+3. The list goes from the seed to the end point. When a share p of the time has passed, the next
+   track is the unused one nearest to the point at p on the arc between the two, in the drifting
+   subspace.
+4. It ends when one more track would exceed the requested duration by more than the list falls
+   short.
 
-No track comes twice, nor one that is nearly the same recording as one that was chosen (see
-:mod:`loev_cli.search.duplicates`), nor silence.
+Repeats, near duplicates of chosen tracks (see :mod:`loev_cli.search.duplicates`) and silent tracks
+are excluded.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Step:
         start_s: when it begins in the list.
         duration_s: its length.
         kept: subspace -> cosine distance to the seed.
-        drifted: cosine distance to the seed in what drifts.
+        drifted: cosine distance to the seed in the drifting subspace.
         moved: the same to the track before; 0 for the first.
     """
 
@@ -66,14 +67,14 @@ def build_playlist(
     drift: str,
     where: str | None = None,
 ) -> list[Step]:
-    """The walk that the module's text describes; it begins with the seed.
+    """The playlist described in the module docstring; it begins with the seed.
 
     Args:
         seed: row of the first track.
-        minutes: how long the list should last, more than 0.
+        minutes: duration of the playlist, more than 0.
         keep: subspaces that stay; not ``drift``.
         drift: the subspace that moves.
-        where: only tracks of which this is true; the seed need not be one.
+        where: filter on the tracks; it does not apply to the seed.
 
     Raises:
         UsageError: an unknown subspace or column, a filter that does not parse, or a request that
@@ -111,9 +112,9 @@ def _check(library: Library, minutes: float, keep: Sequence[str], drift: str) ->
     if len(set(keep)) < len(keep):
         raise UsageError(f"--keep names a subspace twice: {', '.join(keep)}")
     if drift in keep:
-        raise UsageError(f"'{drift}' cannot be kept and drift", hint="--drift another subspace")
+        raise UsageError(f"--keep and --drift must differ, but both name '{drift}'")
     if not 0 < minutes < float("inf"):
-        raise UsageError(f"{minutes:g} minutes are no length of a playlist")
+        raise UsageError(f"--minutes must be positive and finite, got {minutes:g}")
 
 
 def _pool(
@@ -170,7 +171,7 @@ def _leave_out_alike(
 def _arc(start: NDArray[np.float64], end: NDArray[np.float64], share: float) -> NDArray[np.float64]:
     """The point at ``share`` of the way from one unit vector to another, on the sphere."""
     angle = float(np.arccos(np.clip(start @ end, -1, 1)))
-    if np.sin(angle) < _FULL_TURN:  # the same, or opposite: there is no one arc
+    if np.sin(angle) < _FULL_TURN:  # identical or opposite: the arc is not unique
         return np.asarray((1 - share) * start + share * end)
     return np.asarray(
         (np.sin((1 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)

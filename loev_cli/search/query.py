@@ -1,10 +1,10 @@
-"""What lies nearest: exact search in memory.
+"""Exact nearest-neighbor search in memory.
 
     score = sum of weight * similarity / sum of |weight|,    similarity = cosine about the mean
 
 over the subspaces that have a weight: 1 is the same in all of them, 0 unrelated. A negative weight
-asks for what is unlike in that subspace. Scores are rounded to 9 decimals, so that rounding errors
-decide nothing; of equal scores the path that sorts first comes first.
+asks for dissimilar tracks in that subspace. Scores are rounded to 9 decimals, so that rounding
+errors do not affect the order; ties are sorted by path.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from loev_cli.search.library import Library, Vectors, check_subspace
 from loev_cli.search.where import parse_where
 
 DEFAULT_K = 10
-INVARIANT = "invariant"  # loev_cli.model has it too, but there torch comes with it
+INVARIANT = "invariant"  # also in loev_cli.model, but importing that would import torch
 _BLOCK_N_ROWS = 16384
 _DECIMALS = 9
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked.
+    """The parameters of a search.
 
     Attributes:
-        weights: subspace -> weight, not 0; negative: unlike in that.
-        k: how many rows at most.
+        weights: subspace -> nonzero weight; negative: dissimilar.
+        k: maximum number of results.
         where: a filter on columns, see :mod:`loev_cli.search.where`.
-        exclude: paths that are no answer.
+        exclude: paths to exclude from the results.
 
     Raises:
         UsageError: no weight, one that is 0 or not finite, or ``k`` below 1.
@@ -48,12 +48,15 @@ class Query:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UsageError(f"k is {self.k}, it must be at least 1")
+            raise UsageError(f"k must be at least 1, got {self.k}")
         if not self.weights:
-            raise UsageError("no subspace to search by", hint="as in --by tempo")
+            raise UsageError("no subspace selected", hint="for example --by tempo")
         for name, weight in self.weights.items():
             if not math.isfinite(weight) or weight == 0:
-                raise UsageError(f"the weight of '{name}' is {weight:g}", hint="any number but 0")
+                raise UsageError(
+                    f"the weight of '{name}' is {weight:g}",
+                    hint="weights must be finite and nonzero",
+                )
 
     @property
     def shares(self) -> dict[str, float]:
@@ -64,7 +67,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer.
+    """One result.
 
     Attributes:
         rank: from 1 on.
@@ -72,7 +75,7 @@ class Hit:
         row: of the library; -1 in a database, which has only paths.
         score: see the module's text, in [-1, 1].
         distances: subspace -> cosine distance to the query, 1 - similarity: 0 the same direction,
-            1 unrelated, 2 opposite; of every subspace of which the query has a vector.
+            1 unrelated, 2 opposite; for every subspace the query has a vector of.
     """
 
     rank: int
@@ -88,9 +91,9 @@ def search(library: Library, vectors: Mapping[str, Vectors], query: Query) -> li
     Exact: the rows, and their order, of a loop over all of them in float64.
 
     Args:
-        vectors: subspace -> (D,), what is looked for, as ``library.vectors`` holds rows: a row of
-            it (:meth:`Library.of_row`), or a model's output made ready (:meth:`Library.ready`).
-            Those beyond the query's weights are only asked for distances.
+        vectors: subspace -> (D,), the query vectors, prepared like ``library.vectors``: a row of
+            it (:meth:`Library.of_row`), or a prepared model output (:meth:`Library.ready`).
+            Subspaces without a weight are only used for the distances.
 
     Raises:
         UsageError: an unknown subspace or column, or a filter that does not parse.
@@ -112,7 +115,7 @@ def ranked(
     query: Query,
     rows: NDArray[np.int64],
 ) -> list[Hit]:
-    """The best of some rows, judged in float64. ``matrices``: subspace -> (N, D)."""
+    """The best of some rows, scored in float64. ``matrices``: subspace -> (N, D)."""
     similarity = {name: _cosine(matrices[name][rows], vector) for name, vector in vectors.items()}
     weighted = np.zeros(len(rows))
     for name, share in query.shares.items():
@@ -146,7 +149,7 @@ def _cosine(matrix: Vectors, vector: Vectors) -> NDArray[np.float64]:
 
 
 def _allowed(library: Library, query: Query) -> NDArray[np.int64]:
-    """The rows that may answer."""
+    """The rows that pass the filter and are not excluded."""
     allowed = np.ones(len(library), np.bool_)
     if query.where is not None:
         allowed &= parse_where(query.where, library.columns).mask(library.columns, len(library))
@@ -162,7 +165,7 @@ def _candidates(
     query: Query,
     rows: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Rows among which the best are for certain: scores in float32, less what that may be off."""
+    """Rows that certainly include the best: by float32 scores, with an error margin."""
     if len(rows) <= query.k:
         return rows
     everything = len(rows) == len(library)
@@ -184,7 +187,7 @@ def parse_weights(text: str) -> dict[str, float]:
     """``invariant=1,pitch=-0.3`` -> subspace -> weight.
 
     Raises:
-        UsageError: it does not read so, or names a subspace twice.
+        UsageError: invalid syntax, or a duplicate subspace.
     """
     weights: dict[str, float] = {}
     for part in text.split(","):
@@ -197,7 +200,7 @@ def parse_weights(text: str) -> dict[str, float]:
         if not name or not equals:
             raise UsageError(
                 f"weights '{text}': '{part.strip()}' is not SUBSPACE=NUMBER",
-                hint="as in --weights invariant=1,pitch=-0.3",
+                hint="for example --weights invariant=1,pitch=-0.3",
             )
         if name in weights:
             raise UsageError(f"weights '{text}' name '{name}' twice")
@@ -206,7 +209,7 @@ def parse_weights(text: str) -> dict[str, float]:
 
 
 def default_weights(subspaces: Iterable[str]) -> dict[str, float]:
-    """What is searched by if nobody says: ``invariant``, or the first subspace there is."""
+    """The default weights: ``invariant``, or the first subspace."""
     names = list(subspaces)
     name = INVARIANT if INVARIANT in names else names[0]
     return {name: 1.0}

@@ -16,13 +16,12 @@
     value      = a number | text | true | false
     text       = "..." or '...'; the quote itself is written twice
 
-Keywords are read without regard to case. A column alone is a condition if it is true or false.
+Keywords are case-insensitive. A column alone is a condition if it is true or false.
 ``like`` compares the whole text, ``%`` stands for anything and ``_`` for one character;
 ``contains`` looks for a part; both ignore case. Texts that ``<`` and ``>`` compare are in the order
 of their characters. In columns called ``key``, or ``something_key``, ``=``, ``!=`` and ``in``
-compare keys, however they are spelled: "C# minor" is "Dbm". A value that is not known (NaN, no text
-in a number's column) fulfils no condition, not even ``!=``; ``not`` is true where what follows is
-not.
+compare keys, however they are spelled: "C# minor" is "Dbm". A missing value (NaN) matches no
+condition, not even ``!=``; ``not`` inverts the result of its condition.
 
 Nothing is ever evaluated as code: text becomes a tree of :mod:`loev_cli.search.conditions`, and the
 tree a mask over numpy arrays, or SQL for a database.
@@ -70,11 +69,11 @@ def parse_where(text: str, columns: Columns) -> Condition:
     """Read a filter.
 
     Args:
-        columns: those there are; by their types the filter is checked.
+        columns: the available columns; the filter is checked against their types.
 
     Raises:
-        UsageError: it does not read as the module's text says, names a column that is not there
-            (the nearest is named), or compares a number with a text. It says where.
+        UsageError: invalid syntax, an unknown column (names the nearest), or a comparison of a
+            number with a text. The message has the position.
     """
     return _Parser(text, columns).parse()
 
@@ -86,7 +85,7 @@ class _Token(NamedTuple):
 
 
 class _Parser:
-    """Recursive descent, one method per rule of the module's text."""
+    """Recursive descent, one method per rule of the grammar above."""
 
     def __init__(self, text: str, columns: Columns) -> None:
         self._text = text
@@ -99,7 +98,7 @@ class _Parser:
 
     def parse(self) -> Condition:
         if self._token.kind == "end":
-            self._fail("is empty", hint="as in --where 'duration_s > 60'")
+            self._fail("is empty", hint="for example --where 'duration_s > 60'")
         condition = self._expression()
         if self._token.kind != "end":
             self._fail_here("'and', 'or' or the end")
@@ -167,7 +166,7 @@ class _Parser:
             if self._take_keyword(keyword):
                 if self._kind_of(column) != "text":
                     self._fail(
-                        f"asks for '{column} {keyword}', but {column} is no text",
+                        f"asks for '{column} {keyword}', but {column} is not text",
                         place=self._tokens[self._next - 1].place,
                     )
                 if self._token.kind != "text":
@@ -200,7 +199,9 @@ class _Parser:
                 f"compares {column} with {token.text}, which is too large", place=token.place
             )
         if found == "truth" and sign not in ("=", "!="):
-            self._fail(f"compares {column} by {sign}, it can only be = or !=", place=token.place)
+            self._fail(
+                f"compares {column} by {sign}, which allows only = and !=", place=token.place
+            )
         self._next += 1
         if isinstance(value, str) and sign in ("=", "!=") and _KEY_COLUMN.search(column):
             key = parse_key(value)

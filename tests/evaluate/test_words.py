@@ -28,12 +28,12 @@ def test_probes_in_words() -> None:
         [probe("a", 0.8), probe("b", 0.79), probe("c", 0.3), probe("d", 0.11), probe("all", 0.5)]
     )
     assert said == (
-        "genre is best read from a: accuracy 0.80 [0.78, 0.82], chance 0.10. b may be as good: the "
-        "intervals overlap. c knows something of it. d is not surely above guessing. All together "
-        "are worse than it alone: the others are noise to this probe."
+        "genre: highest probe score in a: accuracy 0.80 [0.78, 0.82], chance 0.10. b may be as "
+        "good: the intervals overlap. Also above chance: c. Not significantly above chance: d. "
+        "Concatenating all subspaces lowers the score."
     )
     (said,) = words.of_probes([probe("a", 0.11), probe("b", 0.1)])
-    assert said.startswith("genre: no subspace is clearly better than guessing; the best, a, has")
+    assert said.startswith("genre: no subspace is significantly above chance; the best, a, has")
 
 
 def test_changes_in_words() -> None:
@@ -46,14 +46,14 @@ def test_changes_in_words() -> None:
     unclear = words.of_responses([response("pitch", 0.3), response("tempo", 0.29)], "x", 5)
     assert "which is not clearly less" in unclear[1]
     nowhere = words.of_responses([response("global", 0.3)], "x", 5)
-    assert nowhere[1] == "No subspace is called pitch; it moves global 0.30 [0.28, 0.32]."
+    assert nowhere[1] == "No subspace is named pitch; distances moved: global 0.30 [0.28, 0.32]."
 
 
 def test_retrieval_in_words() -> None:
     found = RetrievalResult("same key", "pitch", {"recall@1": figure(0.5)})
     assert words.of_retrieval([found]) == [
-        "same key: search by pitch; the first answer is right in 50 % of cases [48, 52], by chance "
-        "in 10 %."
+        "same key: best searched by pitch; the nearest neighbor is correct for 50 % of queries "
+        "[48, 52], chance 10 %."
     ]
     lost = dataclasses.replace(found, scores={"recall@1": figure(0.1)})
-    assert words.of_retrieval([lost]) == ["same key: no subspace finds it better than chance."]
+    assert words.of_retrieval([lost]) == ["same key: no subspace is better than chance."]

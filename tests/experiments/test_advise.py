@@ -131,7 +131,11 @@ def test_bad_requests_are_one_line_before_anything_is_made(
     [
         ("key", ["C major"] * 10, "column 'key' has one value only, 'C major'"),
         ("energy", [*(i + 0.5 for i in range(9)), "nan"], "labels.csv line 11: 'energy' is NaN"),
-        ("key", [*KEYS[:9], "H major"], "labels.csv line 11: 'H major' in column 'key' is no key"),
+        (
+            "key",
+            [*KEYS[:9], "H major"],
+            "labels.csv line 11: 'H major' in column 'key' is not a valid key",
+        ),
         ("path", [*(f"{i:02}.wav" for i in range(9)), "x.wav"], "labels.csv line 11: no file"),
     ],
 )

@@ -32,7 +32,7 @@ def test_a_row_by_its_path_or_its_end(text: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("c.mp3", r"'c.mp3' may be any of a/c.mp3, x/c.mp3 in emb.npz"),
+        ("c.mp3", r"'c.mp3' is ambiguous; it matches a/c.mp3, x/c.mp3 in emb.npz"),
         ("a/d.mp3", r"emb.npz has no track 'a/d.mp3', and there is no such file \(did you mean"),
         ("日木.wav", r"did you mean 'ü é/日本.wav'\?"),
         ("nothing like it at all", r"there is no such file$"),

@@ -94,12 +94,12 @@ def test_everything_is_played_where_there_is_too_little() -> None:
 
 def test_requests_that_contradict_themselves(circle: Library) -> None:
     for change, message in (
-        ({"keep": ["style"]}, "cannot be kept and drift"),
+        ({"keep": ["style"]}, "--keep and --drift must differ"),
         ({"keep": ["tempo", "tempo"]}, "twice"),
         ({"keep": ["temp"]}, "did you mean 'tempo'"),
         ({"drift": "styles"}, "did you mean 'style'"),
-        ({"minutes": 0}, "no length"),
-        ({"minutes": float("inf")}, "no length"),
+        ({"minutes": 0}, "--minutes must be positive"),
+        ({"minutes": float("inf")}, "--minutes must be positive"),
         ({"where": "bpm > 3"}, "names no column"),
     ):
         request = {"minutes": 60, "keep": ["tempo"], "drift": "style", **change}
@@ -139,8 +139,8 @@ def test_the_command(tmp_path: Path, loev: Loev) -> None:
     for arguments, message in (
         (["--seed", "7000.wav"], "has no track '7000.wav'"),
         (["--seed", emb], "is not among the tracks"),
-        (["--seed", "007.wav", "--drift", "tempo"], "cannot be kept and drift"),
-        (["--seed", "007.wav", "--minutes", "-3"], "no length of a playlist"),
+        (["--seed", "007.wav", "--drift", "tempo"], "--keep and --drift must differ"),
+        (["--seed", "007.wav", "--minutes", "-3"], "--minutes must be positive"),
     ):
         done = loev("playlist", emb, *arguments)
         assert (done.code, done.out, len(done.lines)) == (2, "", 1), done.err

@@ -153,7 +153,7 @@ def test_files_that_cannot_be_listened_to(
         (library, bundle.path, "is a folder", 1),
         (song, other.path, "was made by tiny", 2),
         (song, tmp_path / "none", "no model", 2),
-        (song, None, "needs the model that made the library, tiny", 2),
+        (song, None, "needs the model used to embed the library, tiny", 2),
     ):
         options = [] if model is None else ["--model", model]
         done = loev("search", heard, query, *options)

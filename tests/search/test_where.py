@@ -104,7 +104,7 @@ def test_what_a_filter_means(text: str, expected: list[int]) -> None:
         ("tag_artist = 3", "compares tag_artist with 3, but tag_artist is a text in quotes"),
         ("tag_artist = bach", "put text in quotes"),
         ("silent > true", "compares silent by >"),
-        ("bpm like '1%'", "'bpm like', but bpm is no text"),
+        ("bpm like '1%'", "'bpm like', but bpm is not text"),
         ("path like 3", "has '3' where a text in quotes should be"),
         ("path = 'x", "has a quote that does not end, at character 8"),
         ("bpm > 3; drop table x", "cannot be read, at character 8"),

@@ -1,15 +1,15 @@
-"""The page that ``loev explore`` serves: a library as a map, to listen to and search in.
+"""The page of ``loev explore``: a map of a library, with playback and search.
 
     app = make_app(library, files, access)      an ASGI application (Starlette)
-    serve(app, listen(host, port))              until a signal comes
+    serve(app, listen(host, port))              until a signal arrives
 
 maps       a subspace -> places in two dimensions
-tracks     what the page shows of rows, and columns to colour the map by
-files      a row -> the one file it names, if that lies in the audio folder
-preview    a file that browsers cannot play -> WAV, decoded while it is played
-guard      who may ask for what: host, origin, token; headers of every answer
+tracks     the rows as shown on the page, and columns to color the map by
+files      a row -> its file, if it is in the audio folder
+preview    a file that browsers cannot play -> WAV, decoded during playback
+guard      access control: host, origin, token; response headers
 server     the routes, and running them
-page/      HTML, CSS and JavaScript; nothing comes from anywhere else
+page/      HTML, CSS and JavaScript, without external resources
 """
 
 from loev_cli.search.explore.files import AudioFiles

@@ -1,14 +1,14 @@
 """Bounds on the time and number of connections, which uvicorn itself does not set.
 
-Whoever can open a connection could otherwise hold it by sending half a request, without a token,
-and a few hundred of them would keep everybody else out.
+Otherwise anyone could hold connections open with incomplete requests, even without a token, and a
+few hundred of them would block everyone else.
 
-- A request must have come whole within :data:`REQUEST_TIMEOUT_S` of its first byte, or of the
+- A request must be complete within :data:`REQUEST_TIMEOUT_S` of its first byte, or of the
   connection.
-- A client that takes nothing of an answer for :data:`SEND_TIMEOUT_S` is left. A player that was
-  paused longer asks again for the range that it lacks.
-- Beyond :data:`MAX_CONNECTIONS` a new one takes the place of the one that has been waiting for a
-  request for the longest; if all are being answered, it is refused.
+- A client that reads nothing of a response for :data:`SEND_TIMEOUT_S` is disconnected. A player
+  that was paused longer requests the missing range again.
+- Beyond :data:`MAX_CONNECTIONS` a new one replaces the one that has been idle longest; if all
+  are active, it is refused.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _CHECK_EVERY_S = 0.5
 
 
 class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 as uvicorn speaks it, within the bounds above."""
+    """Uvicorn's HTTP/1.1 with the limits above."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._began = self.loop.time()  # of the request that is awaited
         self._is_coming = True  # a request, or the first one is awaited
-        self._stuck_since: float | None = None  # the client takes nothing
+        self._stuck_since: float | None = None  # the client reads nothing
         self._check_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -78,14 +78,14 @@ class BoundedProtocol(H11Protocol):
         if not waiting:
             return False
         oldest = min(waiting, key=lambda one: one._began)
-        self.connections.discard(oldest)  # now, and not when its end has been heard of
+        self.connections.discard(oldest)  # now, not when its end is reported
         oldest.transport.abort()
         return True
 
     def _check(self) -> None:
         now = self.loop.time()
         if self.transport.is_closing() and self._stuck_since is None:
-            self._stuck_since = now  # what is left to send is small, and may be never taken
+            self._stuck_since = now  # the rest is small, but may never be read
         is_late = self._is_coming and now - self._began > REQUEST_TIMEOUT_S
         is_stuck = self._stuck_since is not None and now - self._stuck_since > SEND_TIMEOUT_S
         if is_late or is_stuck:

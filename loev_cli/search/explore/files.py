@@ -1,8 +1,8 @@
-"""Which file a row names, and whether it may be served.
+"""Resolve a row to a file, and check that it may be served.
 
 A row is a path relative to the audio folder, as ``loev embed FOLDER`` named it, or the absolute
-path of a file. Whatever it says, a file is served only if it is a regular file whose real path,
-with every symbolic link followed, lies in the real audio folder.
+path of a file. A file is served only if it is a regular file whose real path, with all symbolic
+links resolved, is in the real audio folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from loev_cli.audio import AUDIO_EXTENSIONS
 from loev_cli.row_names import path_of_row
 
-# What today's browsers play, and the type to call it by. Everything else is decoded for them.
+# MIME types of formats that browsers play. Everything else is decoded.
 TYPES = {
     ".mp3": "audio/mpeg",
     ".wav": "audio/wav",
@@ -31,7 +31,7 @@ _N_SAMPLED = 100
 
 
 class NotServedError(Exception):
-    """A row's file is not there, or may not be served; says which, for people."""
+    """A row's file is missing or must not be served; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,22 @@ class AudioFiles:
         """The real path of the file that a row names.
 
         Raises:
-            NotServedError: there is none, or none that may be served.
+            NotServedError: the file is missing or must not be served.
         """
         path = self.paths[row]
         if "://" in path:
-            raise NotServedError("is at a URL, and only files on this machine are played")
+            raise NotServedError("is at a URL; only local files can be played")
         if PurePosixPath(path).suffix.lower() not in AUDIO_EXTENSIONS:
-            raise NotServedError("has no name of an audio file")
+            raise NotServedError("does not have an audio file extension")
         try:
             root = self.root.resolve(strict=True)
             file = (self.root / path_of_row(path)).resolve(strict=True)
         except (OSError, ValueError, RuntimeError) as error:  # a NUL, a loop of links, no such file
             raise NotServedError(f"is not in {self.root}") from error
         if not file.is_relative_to(root):
-            raise NotServedError(f"lies outside {self.root}")
+            raise NotServedError(f"is outside {self.root}")
         if not file.is_file():
-            raise NotServedError("is no regular file")
+            raise NotServedError("is not a regular file")
         return file
 
     def n_found(self) -> tuple[int, int]:
@@ -83,12 +83,12 @@ class AudioFiles:
 
 
 def is_playable(file: Path) -> bool:
-    """Whether browsers play the file as it is."""
+    """Whether browsers can play the file directly."""
     return file.suffix.lower() in TYPES
 
 
 def guess_root(source: Path, paths: Sequence[str]) -> Path:
-    """The audio folder if nobody says: the embedding file's folder or the current one, whichever
-    has more of the rows; of equals the first."""
+    """The default audio folder: the embedding file's folder or the current one, whichever has
+    more of the rows; ties prefer the first."""
     candidates = [source.absolute().parent, Path.cwd()]
     return max(candidates, key=lambda root: AudioFiles(root, paths).n_found()[0])

@@ -1,14 +1,14 @@
-"""Who may ask for what, and the headers of every answer.
+"""Access control, and the headers of every response.
 
-Anything a browser on this machine opens can send requests to 127.0.0.1, so a page of another site
-could try to read a library. Each of these alone stops it:
+Any page open in a local browser can send requests to 127.0.0.1, so another site could try to read a
+library. Each of these checks alone prevents it:
 
-- the ``Host`` must be this machine's loopback name, which rebound DNS names are not;
-- an ``Origin`` must be our own, and what the browser calls cross-site is refused;
-- no answer carries CORS headers, and all carry ``Cross-Origin-Resource-Policy: same-origin``.
+- the ``Host`` must be this machine's loopback name, which rejects DNS rebinding;
+- an ``Origin`` must be our own, and requests marked cross-site by the browser are refused;
+- no response carries CORS headers, and all carry ``Cross-Origin-Resource-Policy: same-origin``.
 
-Bound to an address that others reach, every request needs the token as well: once as
-``/?token=...``, from then on as a cookie that only our own pages send; or as a bearer token.
+If bound to a non-loopback address, every request also needs the token: once as ``/?token=...``,
+afterwards as a same-site cookie; or as a bearer token.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _METHODS = frozenset({"GET", "HEAD"})
-# Nothing before it (user@), and nothing behind it (/path, ?query, #fragment).
+# Nothing before it (user@), and nothing after it (/path, ?query, #fragment).
 _HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 
 _HEADERS = {
@@ -47,31 +47,31 @@ _HEADERS = {
 
 
 def new_token() -> str:
-    """One that nobody guesses."""
+    """A random token."""
     return secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who is let in.
+    """Access rules.
 
     Attributes:
-        token: what every request must know; None: whoever is on this machine.
-        host: the name or address that was asked for, which a ``Host`` may be too.
+        token: required in every request; None: no token, local access only.
+        host: the requested name or address, also allowed as ``Host``.
     """
 
     token: str | None = None
     host: str = "127.0.0.1"
 
     def allows_host(self, value: str | None) -> bool:
-        """Whether a ``Host`` header may be answered."""
+        """Whether a ``Host`` header is allowed."""
         name = _name_of(value or "")
         if not name:
             return False
         return self.token is not None or name in _LOOPBACK_NAMES | {self.host.lower()}
 
     def knows_token(self, given: str | None) -> bool:
-        """Whether the token is right, in a time that says nothing about it."""
+        """Whether the token is correct, compared in constant time."""
         if self.token is None:
             return True
         return hmac.compare_digest((given or "").encode(), self.token.encode())
@@ -89,7 +89,7 @@ class Guard:
             return
 
         headers = Headers(scope=scope)
-        cookie_name = f"loev_token_{scope['server'][1]}"  # cookies do not tell ports apart
+        cookie_name = f"loev_token_{scope['server'][1]}"  # cookies are shared between ports
         token, in_url = _token_of(scope, headers, cookie_name)
 
         async def send_guarded(message: Message) -> None:
@@ -112,19 +112,21 @@ class Guard:
         self, scope: Scope, headers: Headers, token: str | None
     ) -> PlainTextResponse | None:
         if not self._access.allows_host(headers.get("host")):
-            return _refuse(403, "This address is not the page's own.")
+            return _refuse(403, "Host header not allowed.")
         if scope["method"] not in _METHODS:
-            return _refuse(405, "Only GET and HEAD.")
+            return _refuse(405, "Only GET and HEAD are allowed.")
         origin = headers.get("origin")
         if origin is not None and not _is_same(origin, headers["host"], scope["scheme"]):
-            return _refuse(403, "Another site may not ask.")
-        # A link on another site may lead to the page; nothing of it may be a part of that site.
+            return _refuse(403, "Cross-origin request refused.")
+        # Another site may link to the page, but not embed or fetch any part of it.
         from_elsewhere = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
         opens_page = scope["path"] == "/" and headers.get("sec-fetch-dest") == "document"
         if from_elsewhere and not opens_page:
-            return _refuse(403, "Another site may not ask.")
+            return _refuse(403, "Cross-origin request refused.")
         if not self._access.knows_token(token):
-            return _refuse(401, "This needs the whole address that loev explore printed.")
+            return _refuse(
+                401, "Token missing or wrong: open the full address that loev explore printed."
+            )
         return None
 
 
@@ -133,7 +135,7 @@ def _refuse(status: int, text: str) -> PlainTextResponse:
 
 
 def _token_of(scope: Scope, headers: Headers, cookie_name: str) -> tuple[str | None, bool]:
-    """The token that a request gives, and whether it stands in its URL."""
+    """The token of a request, and whether it is in the URL."""
     if scope["path"] == "/":
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token")
         if given:

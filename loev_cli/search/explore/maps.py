@@ -1,19 +1,19 @@
-"""A subspace on a plane.
+"""Two-dimensional layouts of a subspace.
 
 ``components``: the two principal components of its vectors: the directions in which tracks differ
-most. Quick, but most neighbours in D dimensions are none in these two.
+most. Fast, but most neighbors in D dimensions are not neighbors in these two.
 
-``neighbours``: every track near those it is most alike, as in UMAP (McInnes et al. 2018,
+``neighbours``: places similar tracks near each other, as in UMAP (McInnes et al. 2018,
 arXiv:1802.03426), whose forces it takes with a = b = 1:
 
-    attraction  sum over the neighbours j of i of  w_ij (y_j - y_i) / (1 + d^2)
+    attraction  sum over the neighbors j of i of  w_ij (y_j - y_i) / (1 + d^2)
     repulsion   mean over random others j of       (y_i - y_j) / ((0.001 + d^2) (1 + d^2))
 
-with departures that suit arrays: all tracks move at once instead of one edge at a time, and by the
-*mean* force of their edges, so that none overshoots. It begins with the components.
+adapted to arrays: all tracks move at once instead of one edge at a time, and by the *mean* force of
+their edges, so that none overshoots. It is initialized with the components.
 
-Both are the same every time: of the two directions an axis may point in, the one is taken in which
-its largest loading is positive, and what is random has a fixed seed.
+Both are deterministic: the sign of an axis makes its largest loading positive, and the random seed
+is fixed.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ _BLOCK_N_ROWS = 4096
 _EXACT_N_ROWS = 6000
 _N_NEIGHBOURS = 15
 _N_EPOCHS, _N_EPOCHS_LARGE, _LARGE_N_ROWS = 300, 150, 10_000
-_N_PROBES = 8  # clusters in which a track's neighbours are looked for
+_N_PROBES = 8  # clusters in which a track's neighbors are searched
 _N_ROUNDS = 4  # of k-means
-_N_RANDOM = 6  # others that push a track away in one epoch
+_N_RANDOM = 6  # repelling tracks per epoch
 _PUSH = 2.5  # UMAP: five random others to an edge, which pulls at both of its ends
 _SPREAD = 5.0  # standard deviation of the first component to begin with
 _LONGEST_STEP = 1.0
 
 
 def layouts(n_rows: int) -> list[str]:
-    """The ways to lay out so many rows in an affordable time."""
+    """The layouts that are fast enough for this number of rows."""
     return [COMPONENTS, *([NEIGHBOURS] if 8 <= n_rows <= MOST_FOR_NEIGHBOURS_N_ROWS else [])]
 
 
 def components(x: Vectors) -> Places:
-    """Vectors (N, D) -> places (N, 2), centred; an axis along which nothing varies is 0."""
+    """Vectors (N, D) -> places (N, 2), centered; a constant axis is 0."""
     n, dim = x.shape
     mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
     scatter = np.zeros((dim, dim))
@@ -70,8 +70,8 @@ def components(x: Vectors) -> Places:
 def _principal_axes(scatter: NDArray[np.float64]) -> NDArray[np.float64]:
     """The two leading eigenvectors (D, 2) of a (D, D) covariance, by subspace iteration.
 
-    LAPACK would find all D with thousands of small products, between which the threads of its BLAS
-    wait for one another: on a machine at work on something else that took a minute.
+    LAPACK computes all D with thousands of small products, between which the BLAS threads
+    synchronize: on a busy machine that took a minute.
     """
     dim = len(scatter)
     start = np.random.default_rng(0).standard_normal((dim, min(dim, _N_TRIAL_AXES)))
@@ -84,11 +84,11 @@ def _principal_axes(scatter: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def neighbours(x: Vectors, *, seed: int = 0) -> Places:
-    """Vectors (N, D) of length 1, or 0 -> places (N, 2), centred. N is at least 8."""
+    """Vectors (N, D) of length 1, or 0 -> places (N, 2), centered. N is at least 8."""
     rng = np.random.default_rng(seed)
     y = components(x)
     y *= _SPREAD / max(float(y[:, 0].std()), 1e-9)
-    # Tracks that are the same would stay in one place: nothing would push them apart.
+    # Jitter: identical tracks would never be pushed apart.
     y += rng.normal(0, 1e-2, y.shape).astype(np.float32)
     n = len(x)
     head_starts, tails, weights = _graph(*nearest(x, min(_N_NEIGHBOURS, n - 1), rng))
@@ -113,7 +113,7 @@ def nearest(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ``k`` most similar other rows of every row, (N, k), and their distances.
 
-    Of many rows by k-means: only those in the clusters nearest to a row's own are compared.
+    Large N uses k-means: only rows in the nearest clusters are compared.
     """
     n = len(x)
     found = np.zeros((n, k), np.int64)
@@ -128,7 +128,7 @@ def nearest(
 
 
 def _compared(x: Vectors, k: int, rng: np.random.Generator) -> Iterator[tuple[Rows, Rows]]:
-    """Rows, and those they are compared with."""
+    """Yields rows and their candidate neighbors."""
     n = len(x)
     everything = np.arange(n)
     if n <= _EXACT_N_ROWS:
@@ -162,7 +162,7 @@ def _compared(x: Vectors, k: int, rng: np.random.Generator) -> Iterator[tuple[Ro
 def _graph(
     found: NDArray[np.int64], distances: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Edges in both directions, sorted by head: where each head's begin, tails, weights that sum
+    """Edges in both directions, sorted by head: start of each head's edges, tails, weights that sum
     to 1 over a head."""
     n, k = found.shape
     beyond = distances - distances.min(axis=1, keepdims=True)

@@ -1,9 +1,9 @@
-"""A file that browsers cannot play as a WAV they can: decoded while it is played.
+"""WAV previews of files that browsers cannot play, decoded during playback.
 
-WAV is a short header and then two bytes a sample, so a range of bytes is a stretch of time, and
-seeking works although nothing is kept: a range in the middle is decoded from the beginning, and
-what comes before it thrown away (a minute of audio in about 0.1 s). Mono; the decoder is a process
-of its own, which the end of the request ends.
+WAV is a short header and then two bytes a sample, so a byte range is a time range, and
+seeking works without a cache: a range in the middle is decoded from the beginning, and the audio
+before it is discarded (a minute of audio in about 0.1 s). Mono; the decoder is a separate process,
+which ends with the request.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _ENDLESS_NUMBER = re.compile(r"\d{19}")
 
 
 class Previews:
-    """Previews, so many at once at most."""
+    """Limits the number of concurrent previews."""
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(_N_AT_ONCE)
 
     async def respond(self, request: Request, file: Path, duration_s: float) -> Response:
-        """The file as WAV, or the range of it that is asked for.
+        """The file as WAV, or the requested range of it.
 
         Raises:
             InputError: it cannot be decoded.
-            NotServedError: nobody knows how long it is.
+            NotServedError: its duration is unknown.
         """
         if not duration_s >= 0 or math.isinf(duration_s):
-            raise NotServedError("has no known length")
+            raise NotServedError("has no known duration")
         n_samples = min(max(1, round(duration_s * RATE_HZ)), _LONGEST_N_SAMPLES)
         n_bytes = HEADER_N_BYTES + 2 * n_samples
         span = _parse_range(request.headers.get("range"), n_bytes)
@@ -81,7 +81,7 @@ class Previews:
 
 
 class _Preview(StreamingResponse):
-    """Ends its decoder, however it ends itself."""
+    """Closes its decoder when the response ends, for whatever reason."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ async def _in_thread(first: bytes, blocks: Iterator[bytes]) -> AsyncIterator[byt
 def _wav(
     decoder: DecoderProcess, file: Path, n_samples: int, start: int, stop: int
 ) -> Iterator[bytes]:
-    """Bytes ``start`` to ``stop`` of the WAV. What the file lacks of ``n_samples`` is silence."""
+    """Bytes ``start`` to ``stop`` of the WAV. Padded with silence to ``n_samples``."""
     place = 0
 
     def part(content: bytes) -> bytes:
@@ -147,10 +147,10 @@ def _header(n_samples: int) -> bytes:
 def _parse_range(header: str | None, n_bytes: int) -> tuple[int, int] | None:
     """First byte and the one after the last; None if there is nothing there."""
     header = (header or "").strip()
-    if _ENDLESS_NUMBER.search(header):  # beyond every file, and more than int() takes
+    if _ENDLESS_NUMBER.search(header):  # beyond every file, and too long for int()
         return None
     found = _RANGE.fullmatch(header)
-    if found is None or not (found[1] or found[2]):  # several ranges, or nonsense: all of it
+    if found is None or not (found[1] or found[2]):  # several ranges, or invalid: the whole file
         return 0, n_bytes
     if found[1]:
         start, last = int(found[1]), int(found[2] or n_bytes - 1)

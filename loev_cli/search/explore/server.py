@@ -1,14 +1,14 @@
 """The routes of the page, and running them.
 
-    /                            the page, and beside it /app.js, /style.css, ...
-    /api/library                 what there is: subspaces, columns, where audio is looked for
+    /                            the page, with /app.js, /style.css, ...
+    /api/library                 subspaces, columns, audio folder
     /api/map/SUBSPACE/LAYOUT     (N, 2) float32: places
-    /api/column/NAME             how to read a column's values; .../values: (N,) float32
+    /api/column/NAME             type and labels of a column; .../values: (N,) float32
     /api/where?where=EXPR        (N,) uint8: which rows pass a filter
-    /api/tracks?rows=1,2         rows as they are shown
-    /api/find?text=WORDS         rows whose path or tags hold these words
-    /api/search?row=R&weights=A=W,B=W&k=K&where=EXPR     what ``loev search`` says, and its words
-    /audio/ROW                   the file of a row, or what is decoded of it
+    /api/tracks?rows=1,2         rows as shown on the page
+    /api/find?text=WORDS         rows whose path or tags contain these words
+    /api/search?row=R&weights=A=W,B=W&k=K&where=EXPR     as ``loev search``, with its command
+    /audio/ROW                   the file of a row, or its decoded preview
 
 All of it is read-only, and a track is named by its row alone. Numbers are little-endian.
 """
@@ -57,10 +57,10 @@ class _NothingThereError(Exception):
 
 
 class Explorer:
-    """Answers of the page's requests; safe to call from several threads.
+    """Handles the page's requests; thread-safe.
 
     Args:
-        files: where the library's audio lies.
+        files: the library's audio files.
     """
 
     def __init__(self, library: Library, files: AudioFiles) -> None:
@@ -72,7 +72,7 @@ class Explorer:
         self._drawing = threading.Lock()
 
     def about(self) -> dict[str, Any]:
-        """What there is."""
+        """Properties of the library."""
         library, meta = self._library, self._library.meta
         found, looked_for = self._files.n_found()
         return {
@@ -89,7 +89,7 @@ class Explorer:
         }
 
     def map(self, subspace: str, layout: str) -> bytes:
-        """(N, 2) places. A layout by neighbours may take a while; searches go on meanwhile."""
+        """(N, 2) places. The layout by neighbors is slow and does not block searches."""
         known = subspace in self._library.subspaces
         if not known or layout not in maps.layouts(len(self._library)):
             raise _NothingThereError
@@ -121,9 +121,9 @@ class Explorer:
     def search(self, row: int, weights: str, k: int, where: str) -> dict[str, Any]:
         """Hits near a row, the row itself left out, and the command that gives the same."""
         path = self._library.paths[self._checked(row)]
-        # One more instead of leaving the row out: with every row in, no vectors are copied.
+        # One extra result instead of excluding the row, which would copy the vectors.
         query = Query(parse_weights(weights), min(k, _MAX_K), where or None)
-        with self._loading:  # subspaces are read when they are first asked for
+        with self._loading:  # subspaces are loaded on first access
             vectors = self._library.of_row(row)
         found = search(self._library, vectors, replace(query, k=query.k + 1))
         hits = [hit for hit in found if hit.row != row][: query.k]
@@ -138,7 +138,7 @@ class Explorer:
         }
 
     def audio(self, row: int) -> tuple[Any, float]:
-        """The file of a row, and how long it plays."""
+        """The file of a row, and its duration."""
         file = self._files.find(self._checked(row))
         return file, float(self._library.columns["duration_s"][row])
 
@@ -161,7 +161,7 @@ class Explorer:
         options.append("--exclude-same-file")
         if source.is_dir() and source.suffix.lower() not in FOLDERS:  # a database has an index
             options.append("--exact")
-        # What begins with a dash would be taken for an option.
+        # A leading dash would be parsed as an option.
         words += [*options, "--", path] if path.startswith("-") else [path, *options]
         return shlex.join(words)
 
@@ -172,7 +172,7 @@ def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
     previews = Previews()
 
     def answers(function: Callable[[Request], Any]) -> Callable[[Request], Any]:
-        """A route: JSON, or bytes as they are, from a thread."""
+        """A route that returns JSON or raw bytes, run in a thread."""
 
         async def route(request: Request) -> Response:
             content = await run_in_threadpool(function, request)
@@ -209,7 +209,7 @@ def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
     routes += [Route(path, answers(function)) for path, function in api.items()]
     routes.append(Route("/audio/{row}", audio))
     refusals: dict[Any, Any] = {
-        _NothingThereError: _says(404, lambda error: "nothing there"),
+        _NothingThereError: _says(404, lambda error: "not found"),
         NotServedError: _says(404, lambda error: f"the file {error}"),
         UsageError: _says(400, str),
         StoppedError: _says(503, str),
@@ -266,13 +266,13 @@ def listen(host: str, port: int) -> socket.socket:
 
     Raises:
         UsageError: no such address on this machine.
-        LoevError: the port is taken, or not for us.
+        LoevError: the port is in use or not permitted.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, OverflowError) as error:
         raise UsageError(
-            f"--host {host}: no such address", hint="as in --host 127.0.0.1"
+            f"--host {host}: no such address", hint="for example --host 127.0.0.1"
         ) from error
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
@@ -282,7 +282,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        hint = "--port N takes another, --port 0 any free one"
+        hint = "choose another port with --port N, or --port 0 for any free one"
         raise LoevError(
             f"cannot listen on {host} port {port}: {error.strerror}", hint=hint
         ) from error
@@ -290,12 +290,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine reaches it."""
+    """Whether it is reachable only from this machine."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def address(listener: socket.socket, host: str, token: str | None) -> str:
-    """The URL of the page for people; from elsewhere, if it listens on every address, by name."""
+    """The URL of the page; with the host name if it listens on all addresses."""
     port = listener.getsockname()[1]
     if ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_unspecified:
         host = socket.gethostname()
@@ -304,7 +304,7 @@ def address(listener: socket.socket, host: str, token: str | None) -> str:
 
 
 def make_server(app: Guard) -> uvicorn.Server:
-    """What runs the application."""
+    """The server of the application."""
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -315,14 +315,14 @@ def make_server(app: Guard) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=_GRACE_S,  # a track that plays is an answer without end
+        timeout_graceful_shutdown=_GRACE_S,  # a playing track is an endless response
     )
     return uvicorn.Server(config)
 
 
 def serve(app: Guard, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM, which then go to whoever handled them before."""
+    """Serve until SIGINT or SIGTERM, which are re-delivered to the previous handlers."""
     server = make_server(app)
-    # From before it runs: a signal that comes while it starts would leave it half awaited.
+    # Captured before it runs: a signal during start-up would interrupt start-up.
     with server.capture_signals():
         server.run(sockets=[listener])

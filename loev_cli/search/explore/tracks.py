@@ -1,4 +1,4 @@
-"""What the page shows of tracks: names, columns, and values to colour the map by."""
+"""Tracks as shown on the page: names, columns, and values to color the map by."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from loev_cli.music_keys import KEYS, fifths, is_minor, parse_key
 from loev_cli.search.explore.files import AudioFiles, NotServedError, is_playable
 from loev_cli.search.library import Library
 
-FOLDER = "folder"  # made of the paths, not a column of the file
-N_CLASSES = 11  # beyond these, the rest is one
+FOLDER = "folder"  # derived from the paths, not a column of the file
+N_CLASSES = 11  # the rest is merged into one class
 _KEY_SHARE = 0.8
-# Round the circle of fifths from C, major keys first.
+# Around the circle of fifths from C, major keys first.
 _WHEEL = sorted(range(len(KEYS)), key=lambda key: (is_minor(key), fifths(key)))
 
 
 @dataclass(frozen=True)
 class Colouring:
-    """A column made ready to colour N points by.
+    """A column prepared for coloring N points.
 
     Attributes:
         kind: ``number``; ``class``, with values that index ``labels``; or ``key``, with values 0 to
-            11 for major keys round the circle of fifths from C and 12 to 23 for their relative
+            11 for major keys around the circle of fifths from C and 12 to 23 for their relative
             minors.
-        values: (N,) float32, NaN where nothing is known.
-        labels: of a class or key, one for every value.
-        counts: tracks of every label.
-        low, high: of a number, between which its colours lie: the 2nd and 98th percentile.
+        values: (N,) float32, NaN if unknown.
+        labels: of a class or key, one per value.
+        counts: number of tracks per label.
+        low, high: color range of a number: the 2nd and 98th percentile.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Tracks:
     files: AudioFiles
 
     def describe(self, row: int) -> dict[str, Any]:
-        """One row, as JSON: names, whether it can be listened to, and its columns."""
+        """One row, as JSON: names, whether it can be played, and its columns."""
         path = self.library.paths[row]
         named = PurePosixPath(path)
         columns = {name: _plain(self._columns[name][row]) for name in self._columns}
@@ -86,7 +86,7 @@ class Tracks:
         return described | {"audio": "file" if is_playable(file) else "preview", "why": None}
 
     def find(self, text: str, n: int) -> list[int]:
-        """Up to ``n`` rows whose path or tags hold every word of ``text``, whatever its case."""
+        """Up to ``n`` rows whose path or tags contain every word of ``text``, ignoring case."""
         words = text.lower().split()
         found: list[int] = []
         if not words:
@@ -100,16 +100,16 @@ class Tracks:
 
     @property
     def colour_names(self) -> list[str]:
-        """What the map can be coloured by."""
+        """The columns that can color the map."""
         names = [name for name in self._columns if not _is_id(name)]
         has_folders = any("/" in path for path in self.library.paths)
         return [*names, *([FOLDER] if has_folders and FOLDER not in names else [])]
 
     def colouring(self, name: str) -> Colouring:
-        """A column, or the folders, to colour by.
+        """A column, or the folders, prepared for coloring.
 
         Raises:
-            UsageError: there is none of that name.
+            UsageError: no such column.
         """
         if name not in self.colour_names:
             hint = f"{did_you_mean(name, self.colour_names)}there are {self.colour_names}"
@@ -135,7 +135,7 @@ class Tracks:
 
     @cached_property
     def _searched(self) -> list[str]:
-        """(N,) lower-case text of every row in which is searched."""
+        """(N,) searchable lower-case text of every row."""
         parts: list[Iterable[str]] = [self.library.paths]
         for name in ("tag_title", "tag_artist", "tag_album"):
             if name in self._columns:
@@ -151,7 +151,7 @@ def _of_numbers(values: NDArray[np.float64]) -> Colouring:
 
 
 def _of_keys(texts: list[str]) -> Colouring | None:
-    """None if most of what is there is no key."""
+    """None if most values are not keys."""
     parsed = {text: parse_key(text) for text in set(texts)}
     known = [text for text in texts if text]
     if sum(parsed[text] is not None for text in known) < max(1.0, _KEY_SHARE * len(known)):
@@ -164,7 +164,7 @@ def _of_keys(texts: list[str]) -> Colouring | None:
 
 
 def _of_texts(texts: list[str]) -> Colouring:
-    """The commonest texts are classes of their own, the rest one."""
+    """The most frequent texts are separate classes, the rest is one."""
     counts = Counter(text for text in texts if text)
     common = sorted(counts, key=lambda text: (-counts[text], text))
     labels = common[:N_CLASSES]
@@ -188,7 +188,7 @@ def _is_id(name: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON has it; None where nothing is known."""
+    """A JSON-compatible cell; None if unknown."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float):
         return round(value, 3) if math.isfinite(value) else None

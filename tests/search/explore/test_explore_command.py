@@ -58,7 +58,7 @@ def test_a_port_that_is_taken(loev: Loev, place: Place) -> None:
         done = loev("explore", place.emb, "--port", str(port), "--no-browser")
     assert (done.code, len(done.lines)) == (1, 1)
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in done.err
-    assert "--port 0 any free one" in done.err
+    assert "--port 0 for any free one" in done.err
 
 
 @pytest.mark.parametrize(

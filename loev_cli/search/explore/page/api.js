@@ -1,4 +1,4 @@
-// Requests to the server that sent this page; nothing goes anywhere else.
+// Requests to the server of this page.
 
 const MOST_KEPT = 5000;
 const kept = new Map(); // row -> track
@@ -10,7 +10,7 @@ async function get(url, signal) {
   try {
     message = (await answer.json()).error || message;
   } catch {
-    // not JSON: the guard's plain line, or no answer of ours
+    // not JSON: the guard's plain text, or not our response
   }
   throw new Error(message);
 }
@@ -43,7 +43,7 @@ export async function search({ row, weights, k, where }, signal) {
   return answer;
 }
 
-// A track as it is shown; from memory if it was asked for before.
+// A track as shown on the page; cached.
 export async function track(row) {
   if (!kept.has(row)) keep((await json(`/api/tracks?rows=${row}`))[0]);
   return kept.get(row);

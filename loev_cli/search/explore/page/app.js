@@ -1,4 +1,4 @@
-// The page: what is chosen, and who is told when it changes.
+// The page: its state, and updates when the state changes.
 
 import * as api from "./api.js";
 import { colouring, drawLegend, UNKNOWN, valueOf } from "./colour.js";
@@ -9,7 +9,7 @@ import { drawQuery, facts, Hits, make, markPlaying, Weights } from "./results.js
 
 const by = (id) => document.getElementById(id);
 const SPEAK_AFTER_MS = 700;
-// What a map is coloured by if nobody says: what its subspace is about.
+// Default color column of a map, by its subspace.
 const ABOUT = { pitch: ["key"], tempo: ["bpm"], "": ["key", "bpm", "tag_genre", "folder"] };
 
 const state = { map: "", row: -1, colour: "auto", column: null, chosen: new Set(), passing: null };
@@ -82,7 +82,7 @@ function noticeMissing() {
   if (found === looked) return;
   by("notice").hidden = false;
   by("notice").textContent = (found === 0 ? "No track can be played: their files are not" : "Some tracks cannot be played: not all files are")
-    + ` in ${folder}. Start with --audio FOLDER to say where they lie; the map and the search work without.`;
+    + ` in ${folder}. Restart with --audio FOLDER to set the audio folder. Map and search work without audio.`;
 }
 
 function drawChoices(wanted) {
@@ -101,7 +101,7 @@ function drawChoices(wanted) {
   by("layout").value = library.layouts.includes("neighbours") && wanted.get("layout") !== "components"
     ? "neighbours" : "components";
   by("layoutbox").hidden = library.layouts.length < 2;
-  const names = { auto: "by the map", none: "one colour" };
+  const names = { auto: "auto (by map)", none: "one color" };
   for (const name of ["auto", ...library.columns, "none"]) {
     const option = make("option", "", names[name] ?? name.replace(/^tag_/, ""));
     option.value = name;
@@ -135,9 +135,9 @@ function wire() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
 }
 
-// ---------------------------------------------------------------- map and colours
+// ---------------------------------------------------------------- map and colors
 
-// The components are there at once; neighbours may take a while, and then the points move over.
+// The components are shown at once; the points move when the slower neighbor layout is ready.
 async function showMap(name) {
   state.map = name;
   for (const radio of by("maps").querySelectorAll("input")) radio.checked = radio.value === name;
@@ -192,7 +192,7 @@ function repaint() {
   }
 }
 
-// Rows that pass the filter and the classes that were chosen in the legend.
+// Rows that pass the filter and the classes selected in the legend.
 function showPassing() {
   const { passing, chosen } = state;
   if (!passing && !chosen.size) {
@@ -227,7 +227,7 @@ function rgbOf(name) {
   return [r, g, b];
 }
 
-// ---------------------------------------------------------------- pointing, choosing, searching
+// ---------------------------------------------------------------- hover, selection, search
 
 async function pointAt(row, x, y) {
   const tip = by("tip");
@@ -281,7 +281,7 @@ async function filter() {
   await search();
 }
 
-// One request at a time, and the last one asked for always gets its turn.
+// One request at a time; the latest one always runs.
 async function search() {
   remember();
   if (state.row < 0) return;
@@ -301,7 +301,7 @@ async function searchOnce() {
   const asked = { row: state.row, weights: weights.text, k: by("k").value, where: by("where").value.trim() };
   if (by("where").getAttribute("aria-invalid")) asked.where = "";
   if (!asked.weights) {
-    show(null, "Every weight is 0: move a slider to say in what results should be alike.");
+    show(null, "All weights are 0: move a slider to choose what results should have in common.");
     return;
   }
   try {
@@ -337,7 +337,7 @@ async function copy() {
   setTimeout(() => (by("copy").textContent = "Copy"), 1600);
 }
 
-// What is chosen, in the address, so that reloading or a bookmark brings it back.
+// Stores the state in the URL, so that a reload or bookmark restores it.
 function remember() {
   const chosen = new URLSearchParams({ map: state.map, weights: weights.text, k: by("k").value });
   if (state.colour !== "auto") chosen.set("colour", state.colour);
@@ -348,7 +348,7 @@ function remember() {
   remember.timer = setTimeout(() => history.replaceState(null, "", `#${chosen}`), 200);
 }
 
-// To screen readers, once things have come to rest.
+// Announces to screen readers, debounced.
 function speak(text, after = SPEAK_AFTER_MS) {
   clearTimeout(speak.timer);
   speak.timer = setTimeout(() => (by("live").textContent = text), after);
@@ -356,5 +356,5 @@ function speak(text, after = SPEAK_AFTER_MS) {
 
 start().catch((error) => {
   by("notice").hidden = false;
-  by("notice").textContent = `The page could not be set up: ${error.message}`;
+  by("notice").textContent = `The page failed to load: ${error.message}`;
 });

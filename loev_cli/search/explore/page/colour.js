@@ -1,8 +1,8 @@
-// A column -> a palette and, for every point, which of its colours; and the legend that says so.
+// A column -> a palette, a color index for every point, and a legend.
 
 export const UNKNOWN = 255;
 const N_STEPS = 64;
-// Hues that neighbours in the list do not share.
+// Adjacent hues in the list are distinct.
 const HUES = [265, 45, 155, 350, 100, 210, 20, 300, 130, 185, 70];
 
 // OKLCH (Ottosson 2020) -> [r, g, b], 0 to 255.
@@ -24,7 +24,7 @@ export function oklch(lightness, chroma, hue) {
 
 export const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
 
-// Between two colours of OKLCH, so that equal steps look equal.
+// Interpolates between two OKLCH colors, which is perceptually uniform.
 function ramp(dark) {
   return Array.from({ length: N_STEPS }, (_, i) => {
     const t = i / (N_STEPS - 1);
@@ -41,7 +41,7 @@ export function keyColour(code, dark) {
   return oklch(minor ? 0.48 : 0.68, minor ? 0.12 : 0.15, hue);
 }
 
-// {palette: [[r,g,b]], codes: Uint8Array, label(row)} of a column; null: one colour for all.
+// {palette: [[r,g,b]], codes: Uint8Array, label(row)} of a column; null: one color for all.
 export function colouring(column, dark, n) {
   const codes = new Uint8Array(n);
   if (!column) {
@@ -89,7 +89,7 @@ function element(tag, className, text) {
   return made;
 }
 
-// Fills the legend. `chosen`: codes to show alone; `choose(code)` takes one in or out.
+// Fills the legend. `chosen`: codes to show alone; `choose(code)` toggles one.
 export function drawLegend(box, column, palette, chosen, choose) {
   box.replaceChildren();
   box.hidden = !column;

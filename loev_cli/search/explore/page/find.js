@@ -1,4 +1,4 @@
-// The box that finds a track by name: a combobox as the ARIA practices have it.
+// The box that finds a track by name: an ARIA combobox.
 
 import * as api from "./api.js";
 import { make } from "./results.js";
@@ -50,7 +50,7 @@ export class Finder {
       return item;
     });
     if (!items.length) {
-      const none = make("li", "quiet", "No track is called so");
+      const none = make("li", "quiet", "No matching track");
       none.setAttribute("role", "option");
       none.setAttribute("aria-disabled", "true");
       items.push(none);

@@ -1,5 +1,5 @@
-// The map: N points drawn into pixels of our own, which any browser does quickly without a GPU, and
-// above them a second canvas with the few things that are marked.
+// The map: N points drawn into a pixel buffer, which is fast without a GPU, and a second canvas above
+// for the marks.
 
 import { UNKNOWN } from "./colour.js";
 
@@ -31,7 +31,7 @@ export class MapView {
     this.listen();
   }
 
-  // places: (N, 2); moves there from where points are now.
+  // places: (N, 2); animates from the current positions.
   setPlaces(places) {
     const n = places.length / 2;
     let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
@@ -106,7 +106,7 @@ export class MapView {
     this.draw();
   }
 
-  // Asks for a frame; with `all` false only of what is marked.
+  // Requests a frame; with `all` false only the marks are redrawn.
   draw(all = true) {
     this.stale = this.stale || all;
     this.frame ||= requestAnimationFrame((now) => {
@@ -140,7 +140,7 @@ export class MapView {
     return Math.max(1, Math.min(room[0] / this.half[0], room[1] / this.half[1])) * this.view.zoom;
   }
 
-  // Where the middle of the view lies on the screen: below the tools.
+  // Screen position of the view's center: below the tools.
   get middle() {
     return [this.width / 2, (this.height + this.head) / 2];
   }
@@ -261,7 +261,7 @@ export class MapView {
     this.draw();
   }
 
-  // Moves the view so that a track is in it.
+  // Moves the view so that a track is visible.
   reveal(row) {
     const [x, y] = this.toScreen(row);
     const margin = 40;
@@ -353,7 +353,7 @@ export class MapView {
     event.preventDefault();
   }
 
-  // The cursor goes to the nearest track in a direction; what lies aside counts as further.
+  // Moves the cursor to the nearest track in a direction; sideways offsets are penalized.
   walk(dx, dy) {
     const here = this.cursor >= 0 ? this.cursor : this.marks.query;
     let best = -1;
@@ -377,7 +377,7 @@ export class MapView {
   }
 }
 
-// Rows by the cell of a grid they lie in, to find the nearest without looking at all.
+// A spatial grid of the rows, for nearest-point queries.
 class Grid {
   constructor(at) {
     const n = at.length / 2;

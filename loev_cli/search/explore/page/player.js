@@ -1,4 +1,4 @@
-// One audio element, its controls, and listening under the pointer.
+// The audio element, its controls, and playing on hover.
 
 import { audioOf } from "./api.js";
 
@@ -29,7 +29,7 @@ export class Player {
     this.audio.addEventListener("error", () => this.failed());
     this.hover.addEventListener("change", () => {
       if (!this.hover.checked) this.stopHover();
-      this.on.say(this.hover.checked ? "Tracks play under the pointer" : "Tracks play when chosen");
+      this.on.say(this.hover.checked ? "Tracks play on hover" : "Tracks play when selected");
     });
   }
 
@@ -62,7 +62,7 @@ export class Player {
     this.audio.src = audioOf(this.track, this.decoded) + (at ? `#t=${at.toFixed(1)}` : "");
     this.audio.play().catch((error) => {
       if (error.name === "NotAllowedError") {
-        this.subtitle.textContent = "Press play: the browser waits for a click before it makes sound";
+        this.subtitle.textContent = "Press play: the browser requires a click before it plays audio";
       }
     });
     this.show();
@@ -75,7 +75,7 @@ export class Player {
     else this.audio.pause();
   }
 
-  // What the browser cannot play as it is, the server decodes.
+  // Files the browser cannot play are decoded by the server.
   failed() {
     if (!this.track || !this.audio.getAttribute("src")) return;
     if (!this.decoded && this.track.audio === "file") {
@@ -89,7 +89,7 @@ export class Player {
     this.show();
   }
 
-  // The pointer rests on a track, or on none.
+  // The pointer is over a track, or over none.
   point(track) {
     clearTimeout(this.dwell);
     if (!this.hover.checked || !track) return;

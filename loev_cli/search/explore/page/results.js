@@ -1,4 +1,4 @@
-// The query, the sliders for its weights, and the list of what is nearest and why.
+// The query, its weight sliders, and the result list with distances.
 
 import { css } from "./colour.js";
 
@@ -36,7 +36,7 @@ export function playButton(track, onPlay) {
   button.dataset.row = track.row;
   button.setAttribute("aria-label", `Play ${track.title}`);
   button.append(icon(PLAY, PAUSE));
-  // Not disabled: it stays in the way of the keyboard, and says why nothing is heard.
+  // Not disabled: it stays focusable, and its title says why the track cannot be played.
   button.setAttribute("aria-disabled", String(!track.audio));
   if (!track.audio) button.title = `Cannot be played: the file ${track.why}`;
   button.addEventListener("click", (event) => {
@@ -46,7 +46,7 @@ export function playButton(track, onPlay) {
   return button;
 }
 
-// What is known of a track, as a short line.
+// A track's key, tempo and duration, for a short line.
 export function facts(track) {
   const { key, bpm, duration_s: seconds } = track.columns;
   const length = seconds
@@ -60,7 +60,7 @@ export function drawQuery(box, track, onPlay) {
   if (!track) {
     box.append(
       make("p", "empty", "Choose a track to search from"),
-      make("p", "quiet", "Click a point on the map, walk it with the arrow keys, or find a track by name."),
+      make("p", "quiet", "Click a point on the map, move with the arrow keys, or find a track by name."),
     );
     return;
   }
@@ -121,11 +121,11 @@ export class Weights {
       slider.style.setProperty("--from", `${from}%`);
       slider.style.setProperty("--to", `${to}%`);
       slider.setAttribute("aria-valuetext",
-        value === 0 ? "not asked for" : `${value} ${value < 0 ? "unlike" : "alike"}`);
+        value === 0 ? "not used" : `${value} ${value < 0 ? "dissimilar" : "similar"}`);
     }
   }
 
-  // As `loev search --weights` takes them; what is 0 is not asked for.
+  // In the syntax of `loev search --weights`; weights of 0 are omitted.
   get text() {
     return [...this.sliders]
       .filter(([, { slider }]) => Number(slider.value) !== 0)
@@ -190,7 +190,7 @@ export class Hits {
     return item;
   }
 
-  // Up and down go from track to track, and stay in the same column of buttons.
+  // Up and down move between tracks within the same column of buttons.
   key(event) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     const item = event.target.closest("li");
@@ -202,7 +202,7 @@ export class Hits {
   }
 }
 
-// Distances as dots on a scale from the same to opposite, one line for each subspace.
+// Distances as dots on a scale from identical to opposite, one line per subspace.
 function why(hit, weights) {
   const box = make("dl", "why");
   Object.entries(hit.distances).forEach(([name, distance], i) => {
