@@ -184,7 +184,7 @@ def check_out(out: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) 
     foreign = {file.name for file in out.iterdir() if not file.name.startswith(".")} - _FILES
     if foreign:
         raise UsageError(
-            f"will not replace {out}: it contains {min(foreign)}, which is no part of a model",
+            f"will not replace {out}: it contains {min(foreign)}, which is not part of a model",
             hint="choose another --out, or remove it yourself",
         )
 

@@ -160,14 +160,12 @@ def _download_within(limits: Limits, system: Any, path: str, url: str, to: Path)
     except (TimeoutError, FSTimeoutError) as error:
         if time.monotonic() < ends:  # the server's silence, not the limit
             raise
-        raise RemoteError(f"{url}: not here after {limits.timeout_s:g} s") from error
+        raise RemoteError(f"{url}: download timed out after {limits.timeout_s:g} s") from error
 
 
 def _check_size(url: str, n_bytes: int, limits: Limits) -> None:
     if n_bytes > limits.max_n_bytes:
-        raise RemoteError(
-            f"{url}: larger than {limits.max_n_bytes} bytes, the most that is fetched of a file"
-        )
+        raise RemoteError(f"{url}: larger than the download limit of {limits.max_n_bytes} bytes")
 
 
 def upload(file: Path, url: str) -> None:

@@ -76,7 +76,7 @@ def check_working_folder() -> None:
     except FileNotFoundError as error:
         folder = os.environ.get("PWD", "")
         raise LoevError(
-            f"the working folder {folder} was removed", hint="change to one that is there"
+            f"the working folder {folder} was removed", hint="change to an existing folder"
         ) from error
 
 

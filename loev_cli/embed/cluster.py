@@ -262,7 +262,7 @@ def _connected(ray: Any) -> Iterator[None]:
             signal.signal(signal.SIGTERM, on_sigterm)
         yield
     except (ConnectionError, ray.exceptions.RaySystemError) as error:
-        raise LoevError(f"Ray does not run: {_in_short(error)}") from error
+        raise LoevError(f"cannot start Ray: {_in_short(error)}") from error
     finally:
         ray.shutdown()
 

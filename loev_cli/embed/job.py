@@ -67,7 +67,7 @@ def embed(
         LoevError: the backend failed.
     """
     if not request.out:
-        raise UsageError("nowhere to write to", hint="name a file with --out")
+        raise UsageError("missing --out", hint="name a file with --out")
     out = request.out
     check_output(out)
     bundle = bundles.find(request.model)
@@ -337,7 +337,7 @@ def prepare(
         annotate=request.annotate,
     )
     if encoder.unused_gpu is not None and request.device == "auto":
-        on_event(Notice(f"a GPU is present and not used: {encoder.unused_gpu}"))
+        on_event(Notice(f"a GPU is present but not used: {encoder.unused_gpu}"))
     return encoder, _settings(
         request,
         bundle,

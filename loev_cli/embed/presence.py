@@ -54,7 +54,7 @@ def _results(
             break
     if gone:
         raise StoppedError(
-            f"{gone[0]} is gone: it was there when the run began",
+            f"{gone[0]} no longer exists: it was there when the run began",
             hint="is its storage still mounted?",
         )
 

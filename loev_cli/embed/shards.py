@@ -71,12 +71,12 @@ def _from_scheduler(environment: Mapping[str, str]) -> Shard:
         name = "PBS_ARRAY_INDEX" if "PBS_ARRAY_INDEX" in environment else "PBS_ARRAYID"
         if "LOEV_SHARDS" not in environment:
             raise UsageError(
-                "--shard auto: PBS does not say how many tasks the array has",
+                "--shard auto: PBS does not report the number of tasks in the array",
                 hint="set LOEV_SHARDS=N and count from 1, or use --shard $PBS_ARRAY_INDEX/N",
             )
         return _of_task(number(name), 1, 1, number("LOEV_SHARDS"))
     raise UsageError(
-        "--shard auto: this is no task of a Slurm, SGE or PBS array job", hint="as in --shard 3/8"
+        "--shard auto: not running inside a Slurm, SGE or PBS array job", hint="as in --shard 3/8"
     )
 
 

@@ -53,7 +53,7 @@ def staged(url: str) -> Iterator[Path]:
         else:
             remove(url + FAILURES_SUFFIX)
     except RemoteError as error:
-        hint = f"what is done is kept in {local.parent}; the same command goes on"
+        hint = f"progress is saved in {local.parent}; run the same command again to resume"
         raise OutputError(f"cannot write {error}", hint=hint) from error
     except OSError as error:
         raise OutputError(f"cannot write {local.parent}: {error.strerror or error}") from error

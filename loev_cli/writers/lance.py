@@ -137,7 +137,7 @@ def _check(path: Path) -> None:
     for name, checksum in dict(parse_json(read_bytes(listed, _MAX_LIST_N_BYTES))).items():
         file = path / name
         if file.is_file() and _checksum(file) != checksum:
-            raise ValueError(f"{name} is not as it was written")
+            raise ValueError(f"{name} was modified since it was written")
 
 
 def _names(folder: Path) -> list[str]:

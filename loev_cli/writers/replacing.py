@@ -64,7 +64,7 @@ def check_earlier(
         raise UsageError(f"{out} exists", hint="--overwrite replaces it")
     if not is_earlier(out):
         raise UsageError(
-            f"will not replace {out}: it is no earlier output of this command",
+            f"will not replace {out}: this command did not create it",
             hint="choose another --out" + ("" if overwrite is None else ", or add --overwrite"),
         )
 
