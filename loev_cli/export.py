@@ -229,7 +229,7 @@ def write_onnx(model: LoevModel, file: Path) -> None:
             dynamic_shapes={"waveform": {0: torch.export.Dim("batch")}},
             opset_version=OPSET_VERSION,
             dynamo=True,
-            # The exporter's optimiser folds the frontend's "+ epsilon" away: log(0) in silence.
+            # The exporter's optimizer folds the frontend's "+ epsilon" away: log(0) in silence.
             optimize=False,
         )
     assert program is not None

@@ -1,4 +1,4 @@
-"""Files that lie elsewhere: s3://, gs://, https:// and whatever else fsspec knows (extra remote).
+"""Remote files: s3://, gs://, https:// and the other protocols of fsspec (extra remote).
 
     files_below(url)      the files under a URL, each with its size and time
     fetched(file)         a copy of one here, for as long as it is needed
@@ -33,7 +33,7 @@ _TAGS = ("ETag", "etag", "checksum", "md5Hash")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file elsewhere.
+    """One remote file.
 
     Attributes:
         url: where.
@@ -63,11 +63,11 @@ DEFAULT_LIMITS = Limits()
 
 
 class RemoteError(LoevError):
-    """A file elsewhere could not be listed, read or written."""
+    """A remote file could not be listed, read or written."""
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` names something elsewhere."""
+    """Whether ``text`` is a remote URL."""
     return bool(_URL.match(text))
 
 

@@ -250,7 +250,7 @@ def test_an_empty_shard_is_no_failure(
         (["{in}", "--model", ""], 2, "no model ''"),
         (["{in}", "--out", ""], 2, "name a file with --out"),
         ([""], 2, "an input is empty"),
-        (["{in}", "--shard", "3/2"], 2, "--shard '3/2' is no part of a whole"),
+        (["{in}", "--shard", "3/2"], 2, "invalid --shard '3/2'"),
         (["{in}", "--shard", "auto"], 2, "not running inside a Slurm, SGE or PBS array job"),
         (["{in}", "--batch-size", "0"], 2, "Invalid value for '--batch-size'"),
         (["{in}", "--sbspaces", "pitch"], 2, "No such option: --sbspaces"),

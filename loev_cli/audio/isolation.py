@@ -230,7 +230,7 @@ class DecoderProcess:
         process.stdout.close()  # type: ignore[union-attr]
 
     def interrupt(self) -> None:
-        """From any thread: end the process, so that who waits for it goes on with a failure."""
+        """From any thread: end the process, so that a waiting caller gets a failure."""
         if process := self._process:
             process.kill()
 

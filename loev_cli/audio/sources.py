@@ -88,7 +88,7 @@ def find(
 ) -> list[Source]:
     """The audio files that ``inputs`` mean, in the order given, folders sorted, each once.
 
-    A path on stdin that does not exist, or may not be looked at, stays in the list and fails when
+    A path on stdin that does not exist, or cannot be accessed, stays in the list and fails when
     it is opened, as its own file's failure; so does a folder below an input that cannot be read.
 
     Args:

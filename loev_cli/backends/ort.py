@@ -76,7 +76,7 @@ class OnnxEncoder:
     def _run(self, names: list[str], windows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Run the graph, which may be one that never ends: a signal must be able to end it.
 
-        Python hears signals in the main thread only, and not while that is in native code.
+        Python handles signals in the main thread only, and not while that is in native code.
         """
         if threading.current_thread() is not threading.main_thread():
             return list(self._session.run(names, {_INPUT: windows}, self._options))

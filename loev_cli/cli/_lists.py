@@ -114,7 +114,7 @@ def format_of(asked: ListFormat | None, out: str, inputs: Iterable[str | Path]) 
 
 
 def check_root(root: Path | None, *, unused: bool) -> None:
-    """Raises UsageError where ``--root`` is no folder, or nothing would look at it."""
+    """Raises UsageError if ``--root`` is not a folder, or would be unused."""
     if root is None:
         return
     if unused:

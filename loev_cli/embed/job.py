@@ -398,7 +398,7 @@ def _read_by(request: Request, sources: Sequence[Source]) -> list[str | int]:
 
 
 def _stamp(source: Source) -> Stamp | None:
-    """Size and mtime of a file; None if it is not there, or may not be looked at."""
+    """Size and mtime of a file; None if it is missing or cannot be accessed."""
     if source.remote is not None:
         size, version = source.remote.size, source.remote.version
         return None if size is None or version is None else Stamp(size, version)

@@ -1,4 +1,4 @@
-"""What is done, kept beside the output: a killed run goes on, a finished one can be brought up
+"""Finished work, kept beside the output: a killed run resumes, a finished one can be brought up
 to date.
 
     x.npz                      the output, whole or absent
@@ -50,7 +50,7 @@ _MAX_PARTS = 50  # each is an open file; a job that is preempted again and again
 
 
 class Journal:
-    """The journal of one output, opened by one run; a context manager that lets go of it.
+    """The journal of one output, opened by one run; a context manager; releases the lock on exit.
 
     Args:
         out: the output's path.

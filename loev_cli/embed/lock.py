@@ -1,4 +1,4 @@
-"""One run at a time on an output. A process that dies, however, lets go of its lock."""
+"""One run at a time on an output. The lock is released if the process dies."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def merge(
     Args:
         parts: embedding files of any format.
         shards: that so many parts make the whole.
-        allow_missing: parts of an array job that are not there are no error.
+        allow_missing: missing parts of an array job are not an error.
         overwrite: ``out`` may exist.
 
     Raises:

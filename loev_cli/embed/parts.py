@@ -45,7 +45,7 @@ class Stamp(NamedTuple):
 
 
 class ForeignError(Exception):
-    """The file is no part, or belongs to a run with other settings."""
+    """The file is not a part, or belongs to a run with different settings."""
 
 
 @dataclass(frozen=True, slots=True)

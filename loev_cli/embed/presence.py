@@ -24,7 +24,7 @@ _N_FOLDERS = 64
 Results = Iterator[tuple[int, Row | InputError]]
 
 
-# ---------------------------------------------------------------- while a run goes on
+# ---------------------------------------------------------------- during a run
 
 
 def while_there(sources: Sequence[Source], results: Results) -> Results:

@@ -44,7 +44,9 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
         return _from_scheduler(environment)
     match = _SPELLED.fullmatch(text)
     if not match or int(match[1]) > int(match[2]):
-        raise UsageError(f"--shard '{text}' is no part of a whole", hint="as in 3/8, or auto")
+        raise UsageError(
+            f"invalid --shard '{text}'", hint="I/N with 1 <= I <= N, as in 3/8, or auto"
+        )
     return Shard(int(match[1]), int(match[2]))
 
 

@@ -1,4 +1,4 @@
-"""Outputs that lie elsewhere: made here, with their journal, and put there when they are whole.
+"""Remote outputs: written locally, with their journal, and uploaded when complete.
 
     s3://bucket/emb.parquet   <-   ~/.cache/loev/outputs/<hash of the URL>/emb.parquet
                                                                           emb.parquet.journal/

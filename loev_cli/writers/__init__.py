@@ -102,7 +102,7 @@ def check_output(out: str) -> None:
     """Everything about an output that can be known before the work.
 
     Raises:
-        UsageError: the extension is no format, what is at ``out`` is not of its kind, or its
+        UsageError: unsupported extension, what is at ``out`` is not of its kind, or its
             folder is missing.
         OutputError: nothing can be written there.
     """
@@ -155,7 +155,7 @@ def open_writer(
     ``before_replace`` is called on commit with the finished file, before it appears at ``out``.
 
     Raises:
-        UsageError: the extension is no format.
+        UsageError: the extension is not a supported format.
         OutputError: the temporary file beside ``out`` cannot be made.
     """
     if out == STDOUT:

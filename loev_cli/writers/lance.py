@@ -123,7 +123,7 @@ def _reading(path: Path) -> Iterator[None]:
     except _ERRORS as error:
         raise damaged(path, error) from error
     except BaseException as error:
-        # A panic of Lance's Rust code is no Exception, and its class cannot be imported.
+        # A panic of Lance's Rust code is not an Exception, and its class cannot be imported.
         if type(error).__name__ != "PanicException":
             raise
         raise damaged(path, error) from error

@@ -92,7 +92,7 @@ def fingerprint(meta: Meta) -> dict[str, Any]:
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """What two fingerprints do not agree on, for messages."""
+    """The differences of two fingerprints, for messages."""
 
     def said(settings: Mapping[str, Any], key: str) -> Any:
         value = settings.get(key)
@@ -176,7 +176,7 @@ def checked(meta: Any, *, name: str) -> Meta:
 
 
 def not_ours(name: str) -> UsageError:
-    """The error for a file that is no embedding file."""
+    """The error for a file that is not an embedding file."""
     return UsageError(f"{name} is not a loev embedding file")
 
 

@@ -34,7 +34,7 @@ def check_place(
         inputs: everything the run reads: paths, or descriptors (0 is standard input).
         is_earlier: whether what is at ``out`` is an earlier output of the same command; None for
             commands that replace nothing unless told to.
-        overwrite: replace what is no earlier output, too.
+        overwrite: also replace what is not an earlier output.
         is_folder: the output is a folder.
 
     Raises:

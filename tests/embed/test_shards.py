@@ -38,10 +38,7 @@ def test_which_part(text: str, environment: dict[str, str], shard: Shard) -> Non
 @pytest.mark.parametrize(
     ("text", "environment", "message"),
     [
-        *(
-            (text, {}, "is no part of a whole")
-            for text in ("0/3", "4/3", "1", "1/0", "a/b", "-1/2")
-        ),
+        *((text, {}, "invalid --shard") for text in ("0/3", "4/3", "1", "1/0", "a/b", "-1/2")),
         ("auto", {}, "not running inside a Slurm, SGE or PBS array job"),
         ("auto", {"SGE_TASK_ID": "undefined"}, "not running inside"),
         ("auto", {"PBS_ARRAY_INDEX": "2"}, "set LOEV_SHARDS"),
