@@ -73,7 +73,7 @@ class InputError(LoevError):
 
     Args:
         stage: where it failed, as written to ``failures.jsonl``.
-        kind: the type of what went wrong, as written there, where no ``__cause__`` tells it.
+        kind: the type of what went wrong, as written there, if there is no ``__cause__``.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ def files_below(url: str) -> list[RemoteFile]:
 
 
 def describe(url: str) -> RemoteFile:
-    """The file at ``url``, without its size and version if it is not there or nobody answers."""
+    """The file at ``url``, without its size and version if it is missing or unreachable."""
     try:
         with _talking_to(url):
             system, path = _open(url)

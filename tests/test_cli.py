@@ -193,7 +193,7 @@ def test_stats_name_the_stage_that_limits(
     _, work, limit = loev(*arguments).lines
     assert work.startswith("work: decode ")
     assert limit.startswith("bottleneck: ")
-    assert limit.split()[4] in ("decode", "encode", "write")
+    assert limit.split()[1] in ("decode", "encode", "write")
 
 
 def test_log_json_is_nothing_but_json(

@@ -137,7 +137,7 @@ def _onnx_runtime(no_gpu: str | None) -> list[Finding]:
         problem = ort.cuda_problem(bundles.find(bundles.DEFAULT_MODEL))
     except LoevError as error:
         problem = f"not tried: {error}"
-    # Having no GPU is no fault; one that stays unused is.
+    # Having no GPU is not a problem; an unused one is.
     detail = problem or "the shipped model opens on the GPU"
     return [*findings, Finding("device", "ONNX CUDA", problem is None, detail)]
 

@@ -295,7 +295,7 @@ def _done(row: Row) -> TrackDone:
 def _engine(
     request: Request, bundle: Bundle, sources: Sequence[Source], on_event: Callable[[Event], None]
 ) -> Iterator[tuple[Meta, Stats, Iterator[tuple[int, Row | InputError]]]]:
-    """What the request says is to do the work, at work on ``sources``: what it adds to ``meta``,
+    """The engine chosen by the request, working on ``sources``: what it adds to ``meta``,
     where its time goes, and for each source its index with its row or why there is none."""
     if request.engine == "ray":
         workers = Workers(

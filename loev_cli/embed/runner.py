@@ -140,7 +140,7 @@ def encoded(
     )
     began = time.monotonic()
     # Signals are handled between two items: between taking a lock and being ready to give it back
-    # its exception would leave decoders or encoders waiting without end.
+    # its exception would leave decoders or encoders waiting forever.
     with interrupts, mapper, reader:
         for item in reader:
             interrupts.check()

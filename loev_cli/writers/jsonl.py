@@ -3,7 +3,7 @@
     {"path": "a.mp3", "duration_s": 3.0, "silent": false, "pitch": [...], ..., "meta": {...}}
 
 Annotations that a track does not have are null. With windows ``start_s`` is a list and each
-subspace a list of vectors. Numbers are the shortest that give the same float32 back. A file without
+subspace a list of vectors. Numbers are the shortest that round-trip as float32. A file without
 tracks has one line with nothing but ``meta``.
 """
 
