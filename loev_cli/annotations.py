@@ -99,7 +99,7 @@ class TempoReadout:
         return np.asarray(math.log2(self.min_bpm) + bins)
 
     def answer(self, logits: NDArray[np.floating[Any]]) -> Answer:
-        """The centre of mass of the most probable stretch of tempi that one answer covers."""
+        """The center of mass of the most probable stretch of tempi that one answer covers."""
         p = softmax(logits, self.temperature)
         half = max(1, int(math.log2(1 + TEMPO_TOLERANCE) * self.bins_per_octave))
         best = int(np.convolve(p, np.ones(2 * half + 1), "same").argmax())

@@ -156,7 +156,7 @@ def _check_is_whole(onnx_file: Path) -> None:
         raise BundleError(f"cannot open {onnx_file}: not an ONNX model ({error})") from error
     if tensor is not None:
         raise BundleError(
-            f"{onnx_file} keeps {tensor!r} in another file, which no checksum covers",
+            f"{onnx_file} stores {tensor!r} in another file, which no checksum covers",
             hint="export the model again, with its weights inside",
         )
 
@@ -191,7 +191,8 @@ def load(path: str | os.PathLike[str]) -> Bundle:
         raise BundleError(f"{config_file} states no valid format_version")
     if version > FORMAT_VERSION:
         raise BundleError(
-            f"bundle {path} has format {version}, this loev reads up to {FORMAT_VERSION}",
+            f"bundle {path} has format {version}, this version of loev reads up to "
+            f"{FORMAT_VERSION}",
             hint="pip install --upgrade loev-cli",
         )
     for key, kind in _REQUIRED_KEYS.items():
@@ -214,7 +215,7 @@ def _check_values(config: dict[str, Any], config_file: Path) -> None:
         raise BundleError(f"{config_file} needs a 'hop_n_samples' of 1 to {window}")
     if config["pooling"] != "mean":
         raise BundleError(
-            f"{config_file} asks for pooling '{config['pooling']}', this loev knows 'mean'"
+            f"{config_file} asks for pooling '{config['pooling']}', this loev supports 'mean'"
         )
     for filename in (WEIGHTS_FILE, ONNX_FILE):
         record = config["files"].get(filename)

@@ -69,11 +69,11 @@ class BundleError(LoevError):
 
 
 class InputError(LoevError):
-    """One input file could not be embedded or used; the others go on.
+    """One input file could not be embedded or used; the others continue.
 
     Args:
         stage: where it failed, as written to ``failures.jsonl``.
-        kind: the type of what went wrong, as written there, where no ``__cause__`` tells it.
+        kind: the type of what went wrong, as written there, if there is no ``__cause__``.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class InputError(LoevError):
 
 
 class StoppedError(LoevError):
-    """A run cannot go on, through no fault of one file: a decoder cannot be started, or the
+    """A run cannot continue, and no single file is to blame: a decoder cannot be started, or the
     inputs have gone. What is done is kept."""
 
 

@@ -184,7 +184,7 @@ def check_out(out: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) 
     foreign = {file.name for file in out.iterdir() if not file.name.startswith(".")} - _FILES
     if foreign:
         raise UsageError(
-            f"will not replace {out}: it contains {min(foreign)}, which is no part of a model",
+            f"will not replace {out}: it contains {min(foreign)}, which is not part of a model",
             hint="choose another --out, or remove it yourself",
         )
 
@@ -229,7 +229,7 @@ def write_onnx(model: LoevModel, file: Path) -> None:
             dynamic_shapes={"waveform": {0: torch.export.Dim("batch")}},
             opset_version=OPSET_VERSION,
             dynamo=True,
-            # The exporter's optimiser folds the frontend's "+ epsilon" away: log(0) in silence.
+            # The exporter's optimizer folds the frontend's "+ epsilon" away: log(0) in silence.
             optimize=False,
         )
     assert program is not None

@@ -1,8 +1,8 @@
 """SIGINT and SIGTERM wait until a step is done: of a training, or of a run over many files.
 
 Whatever handler was in place usually raises an exception, and it does so anywhere, also between
-taking a lock and being ready to give it back: of a queue, say, whose thread is then waited for
-without end. Between steps nothing is held, and the state is that after a whole step.
+taking a lock and being ready to give it back: of a queue, say, whose thread would then
+deadlock. Between steps nothing is held, and the state is that after a whole step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """A context in which signals are noted; :meth:`check` hands them to who handled them before.
+    """A context in which signals are noted; :meth:`check` passes them to the previous handler.
 
     In a thread other than the main one, where no handler can be set, it does nothing.
     """

@@ -79,8 +79,8 @@ def each_once(rows: Iterable[Listed]) -> list[Listed]:
         first = found.setdefault(os.path.realpath(row.path), row)
         if first.says != row.says:
             raise UsageError(
-                f"{row.place}: {row.path} is also in {first.place}, with other cells",
-                hint="name a file once",
+                f"{row.place}: {row.path} is also in {first.place}, with different values",
+                hint="list each file once",
             )
     return list(found.values())
 

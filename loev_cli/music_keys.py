@@ -66,7 +66,7 @@ def fifths(key: int) -> int:
 
 
 def camelot(key: int) -> str:
-    """Place on the Camelot wheel: neighbouring numbers are a fifth apart, A is minor, B major.
+    """Place on the Camelot wheel: neighboring numbers are a fifth apart, A is minor, B major.
 
     >>> camelot(parse_key("A minor")), camelot(parse_key("C major"))
     ('8A', '8B')

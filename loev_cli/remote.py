@@ -1,4 +1,4 @@
-"""Files that lie elsewhere: s3://, gs://, https:// and whatever else fsspec knows (extra remote).
+"""Remote files: s3://, gs://, https:// and the other protocols of fsspec (extra remote).
 
     files_below(url)      the files under a URL, each with its size and time
     fetched(file)         a copy of one here, for as long as it is needed
@@ -33,7 +33,7 @@ _TAGS = ("ETag", "etag", "checksum", "md5Hash")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file elsewhere.
+    """One remote file.
 
     Attributes:
         url: where.
@@ -63,11 +63,11 @@ DEFAULT_LIMITS = Limits()
 
 
 class RemoteError(LoevError):
-    """A file elsewhere could not be listed, read or written."""
+    """A remote file could not be listed, read or written."""
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` names something elsewhere."""
+    """Whether ``text`` is a remote URL."""
     return bool(_URL.match(text))
 
 
@@ -94,7 +94,7 @@ def files_below(url: str) -> list[RemoteFile]:
 
 
 def describe(url: str) -> RemoteFile:
-    """The file at ``url``, without its size and version if it is not there or nobody answers."""
+    """The file at ``url``, without its size and version if it is missing or unreachable."""
     try:
         with _talking_to(url):
             system, path = _open(url)
@@ -160,14 +160,12 @@ def _download_within(limits: Limits, system: Any, path: str, url: str, to: Path)
     except (TimeoutError, FSTimeoutError) as error:
         if time.monotonic() < ends:  # the server's silence, not the limit
             raise
-        raise RemoteError(f"{url}: not here after {limits.timeout_s:g} s") from error
+        raise RemoteError(f"{url}: download timed out after {limits.timeout_s:g} s") from error
 
 
 def _check_size(url: str, n_bytes: int, limits: Limits) -> None:
     if n_bytes > limits.max_n_bytes:
-        raise RemoteError(
-            f"{url}: larger than {limits.max_n_bytes} bytes, the most that is fetched of a file"
-        )
+        raise RemoteError(f"{url}: larger than the download limit of {limits.max_n_bytes} bytes")
 
 
 def upload(file: Path, url: str) -> None:

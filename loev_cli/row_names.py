@@ -1,6 +1,6 @@
 """File names as rows of an embedding file have them, and back.
 
-A file name is bytes, a row name is text. Python makes text of bytes that are no UTF-8 by lone
+A file name is bytes, a row name is text. Python makes text of bytes that are not UTF-8 by lone
 surrogates, which no format of ours can keep.
 """
 
@@ -15,14 +15,14 @@ _SPELLED = re.compile(r"(\\+)(x[89a-f][0-9a-f])")
 
 
 def spell_out(text: str) -> str:
-    """Valid Unicode, for messages: bytes that are no UTF-8 are spelled ``\\xNN``."""
+    """Valid Unicode, for messages: bytes that are not UTF-8 are spelled ``\\xNN``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def row_name(path: str) -> str:
     """A path as rows have it: ``/`` separated and valid Unicode; :func:`path_of_row` reverses it.
 
-    Bytes of file names that are no UTF-8 are spelled ``\\xNN``. Where a name has the characters
+    Bytes of file names that are not UTF-8 are spelled ``\\xNN``. Where a name has the characters
     ``\\xNN`` itself, or a backslash just before such a byte, its backslashes are doubled there:
 
         the byte FF       \\xff        the characters \\xff        \\\\xff

@@ -155,16 +155,18 @@ def test_running_it_again(loev: Loev, bundle: Bundle, library: Path, tmp_path: P
     arguments = ["embed", library, "--out", out, "--model", bundle.path]
     loev(*arguments)
     assert loev(*arguments).lines == [
-        "5 files done before, 0 to do",
+        "5 files already done, 0 remaining",
         f"nothing new: 5 tracks in {out}",
     ]
     (library / "b" / "same.wav").unlink()
     write_audio(library / "new.wav")
     done = loev(*arguments)
-    assert done.lines[0] == "4 files done before, 1 to do"
+    assert done.lines[0] == "4 files already done, 1 remaining"
     assert done.lines[1].endswith(f" -> {out}, which has 6")
-    assert done.lines[2] == "1 row kept of files that are not among the inputs (--prune drops them)"
-    assert loev(*arguments, "--prune").lines[-1] == "1 row dropped of files that are gone"
+    assert (
+        done.lines[2] == "1 row kept for files that are not among the inputs (--prune drops them)"
+    )
+    assert loev(*arguments, "--prune").lines[-1] == "1 row dropped for files that no longer exist"
     done = loev(*arguments, "--hop-s", "0.1")
     assert (done.code, len(done.lines)) == (2, 1)
 
@@ -190,8 +192,8 @@ def test_stats_name_the_stage_that_limits(
     arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path, "--stats"]
     _, work, limit = loev(*arguments).lines
     assert work.startswith("work: decode ")
-    assert limit.startswith("what limits the speed: ")
-    assert limit.split()[4] in ("decode", "encode", "write")
+    assert limit.startswith("bottleneck: ")
+    assert limit.split()[1] in ("decode", "encode", "write")
 
 
 def test_log_json_is_nothing_but_json(
@@ -209,7 +211,7 @@ def test_log_json_is_nothing_but_json(
     assert events[3]["audio_s"] == pytest.approx(12.3)
     (event,) = map(json.loads, loev(*arguments, "--log-json", "--hop-s", "9").lines)
     assert (event["event"], "out of range" in event["text"]) == ("error", True)
-    assert loev(*arguments).lines[0] == "5 files done before, 2 to do"
+    assert loev(*arguments).lines[0] == "5 files already done, 2 remaining"
 
 
 def test_an_empty_shard_is_no_failure(
@@ -248,8 +250,8 @@ def test_an_empty_shard_is_no_failure(
         (["{in}", "--model", ""], 2, "no model ''"),
         (["{in}", "--out", ""], 2, "name a file with --out"),
         ([""], 2, "an input is empty"),
-        (["{in}", "--shard", "3/2"], 2, "--shard '3/2' is no part of a whole"),
-        (["{in}", "--shard", "auto"], 2, "no task of a Slurm, SGE or PBS array job"),
+        (["{in}", "--shard", "3/2"], 2, "invalid --shard '3/2'"),
+        (["{in}", "--shard", "auto"], 2, "not running inside a Slurm, SGE or PBS array job"),
         (["{in}", "--batch-size", "0"], 2, "Invalid value for '--batch-size'"),
         (["{in}", "--sbspaces", "pitch"], 2, "No such option: --sbspaces"),
         ([], 2, "Missing argument"),
@@ -298,7 +300,7 @@ def test_bad_bundles(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) 
 
     newer = Path(shutil.copytree(bundle.path, tmp_path / "newer"))
     write_config(newer, format_version=FORMAT_VERSION + 1)
-    assert f"has format {FORMAT_VERSION + 1}, this loev reads up to" in error_of(newer)
+    assert f"has format {FORMAT_VERSION + 1}, this version of loev reads up to" in error_of(newer)
 
     assert "is not a model bundle" in error_of(library)
 
@@ -339,7 +341,7 @@ def test_a_gpu_that_is_not_used_is_no_secret(
     monkeypatch.setattr("loev_cli.backends.ort.cuda_driver", lambda: CudaDriver(1, None))
     done = loev(*arguments)
     assert done.code == 0
-    assert done.lines[0] == "loev: warning: a GPU is present and not used: no cuDNN"
+    assert done.lines[0] == "loev: warning: a GPU is present but not used: no cuDNN"
     assert "GPU" not in loev(*arguments, "--overwrite", "--device", "cpu").err
 
 
@@ -512,7 +514,7 @@ def test_doctor_tells_what_runs(loev: Loev, shipped: Path) -> None:
     findings = {(f["topic"], f["name"]): f for f in json.loads(done.out)}
     assert findings["version", "loev"]["detail"] == __version__
     assert "FLAC" in findings["audio", "libsndfile"]["detail"]
-    assert "checksums agree" in findings["model", "tiny"]["detail"]
+    assert "checksums match" in findings["model", "tiny"]["detail"]
     assert "CPUExecutionProvider" in findings["device", "ONNX Runtime"]["detail"]
     assert ("device", "ONNX CUDA") in findings
     assert ("device", "torch CUDA") in findings

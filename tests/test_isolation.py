@@ -67,7 +67,7 @@ def test_a_failure_is_the_same_and_the_process_goes_on(
     ("number", "message"),
     [
         (signal.SIGSEGV, "the decoder crashed (signal 11)"),
-        (signal.SIGKILL, "the decoder was killed (signal 9), perhaps for lack of memory"),
+        (signal.SIGKILL, "the decoder was killed (signal 9), possibly out of memory"),
     ],
 )
 def test_a_crash_is_this_files_failure(
@@ -105,7 +105,7 @@ def test_a_decoder_that_hangs_is_given_up(tmp_path: Path) -> None:
         next(blocks)
         assert decoder.pid is not None
         os.kill(decoder.pid, signal.SIGSTOP)
-        with pytest.raises(InputError, match="the decoder gave no audio for 1 s") as hang:
+        with pytest.raises(InputError, match="the decoder timed out: no audio for 1 s") as hang:
             list(blocks)
         assert hang.value.kind == "DecoderTimeout"
         good = write_audio(tmp_path / "good.wav")
@@ -148,7 +148,7 @@ def test_a_decoder_that_cannot_be_started_is_no_files_failure(
     file = write_audio(tmp_path / "x.wav")
     for attribute, value, reason in (
         ("executable", str(tmp_path / "gone"), "No such file"),
-        ("executable", "/bin/false", "ended by itself (exit code 1)"),
+        ("executable", "/bin/false", "exited unexpectedly (exit code 1)"),
         ("path", [], "No module named 'loev_cli'"),
     ):
         with monkeypatch.context() as patch, DecoderProcess() as decoder:

@@ -203,7 +203,7 @@ def test_a_bucket_that_cannot_be_written_is_told_before_the_work(
         embed(request(bundle, "s3://no-such-bucket/x.npz", str(library)))
     with pytest.raises(UsageError, match="is a folder"):
         check_output(f"{bucket}/x.lance")
-    with pytest.raises(UsageError, match="no embedding format"):
+    with pytest.raises(UsageError, match="not a supported embedding format"):
         check_output(f"{bucket}/x.csv")
 
 

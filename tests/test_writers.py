@@ -130,7 +130,7 @@ def test_tags_are_columns(bundle: Bundle, tmp_path: Path, extension: str, per_wi
         {"artist": artist, "isrc": isrc} for artist, isrc in zip(*file.tags.values(), strict=True)
     ]
     check_replaceable(str(out), meta)
-    with pytest.raises(UsageError, match="do not agree on tags"):
+    with pytest.raises(UsageError, match="differ in tags"):
         check_replaceable(str(out), meta_of(bundle, per_window=per_window))
 
 
@@ -396,7 +396,7 @@ def test_only_its_like_is_replaced(bundle: Bundle, tmp_path: Path, extension: st
 def test_files_of_different_making_are_not_mixed(bundle: Bundle) -> None:
     meta = meta_of(bundle)
     check_agree({"a": meta, "b": dict(meta)})
-    with pytest.raises(UsageError, match=r"a\.npz and c\.npz do not agree on hop_s: 0\.25 and 1"):
+    with pytest.raises(UsageError, match=r"a\.npz and c\.npz differ in hop_s: 0\.25 and 1"):
         check_agree({"a.npz": meta, "b.npz": meta, "c.npz": meta | {"hop_s": 1}})
     with pytest.raises(UsageError, match=r"the model: tiny \(.*other"):
         check_agree({"a": meta, "b": meta | {"model": "other", "model_sha256": "beef"}})
@@ -417,7 +417,7 @@ def test_other_files_are_refused(tmp_path: Path, extension: str, content: bytes)
     for reader in (read, read_meta):
         with pytest.raises(UsageError, match="not a loev embedding file"):
             reader(file)
-    with pytest.raises(UsageError, match="no embedding file"):
+    with pytest.raises(UsageError, match="no such embedding file"):
         read(tmp_path / "gone.npz")
 
 

@@ -68,14 +68,14 @@ def test_only_what_lance_made_is_replaced(bundle: Bundle, tmp_path: Path) -> Non
         check_output(str(out))
     out.unlink()
     (out / "songs").mkdir(parents=True)
-    with pytest.raises(UsageError, match="not one that Lance made"):
+    with pytest.raises(UsageError, match="not a Lance dataset"):
         check_output(str(out))
     (out / "songs").rmdir()
     check_output(str(out))
     for reader in (read, read_meta):
         with pytest.raises(UsageError, match="not a loev embedding file"):
             reader(out)
-    with pytest.raises(UsageError, match="no embedding file"):
+    with pytest.raises(UsageError, match="no such embedding file"):
         read(tmp_path / "gone.lance")
 
 

@@ -1,4 +1,4 @@
-"""Files that lie elsewhere, brought here one at a time to be decoded."""
+"""Downloads remote inputs, one at a time, to temporary files for decoding."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class DecoderProcess:
             except OSError as error:  # it died between two files, which is no fault of this one
                 self._kill()
                 if attempt == "a new one":
-                    raise StoppedError(f"{_WHAT} ended as soon as it was started") from error
+                    raise StoppedError(f"{_WHAT} exited as soon as it was started") from error
 
     def _start(self) -> None:
         """Start the process and wait until it serves.
@@ -178,7 +178,7 @@ class DecoderProcess:
                 return
             said = bytes(head + self._read(_REASON_N_BYTES)).decode(errors="replace")
         code, timed_out = self._end()
-        ended = "gave no answer in time" if timed_out else _how_it_ended(code)
+        ended = "did not respond in time" if timed_out else _how_it_ended(code)
         with starting(_WHAT):
             raise OSError(" ".join(said.split()) or f"it {ended}")
 
@@ -230,7 +230,7 @@ class DecoderProcess:
         process.stdout.close()  # type: ignore[union-attr]
 
     def interrupt(self) -> None:
-        """From any thread: end the process, so that who waits for it goes on with a failure."""
+        """From any thread: end the process, so that a waiting caller gets a failure."""
         if process := self._process:
             process.kill()
 
@@ -333,7 +333,7 @@ def _failure(content: dict[str, Any]) -> InputError:
 
 def _died(file: Path, code: int | None, timed_out: bool, timeout_s: float) -> InputError:
     if timed_out:
-        message = f"{file}: the decoder gave no audio for {timeout_s:g} s, or far too little"
+        message = f"{file}: the decoder timed out: no audio for {timeout_s:g} s, or far too little"
         return InputError(message, stage="decode", kind="DecoderTimeout")
     message = f"{file}: the decoder {_how_it_ended(code)}"
     return InputError(message, stage="decode", kind="DecoderCrash")
@@ -343,5 +343,5 @@ def _how_it_ended(code: int | None) -> str:
     if code is None:
         return "stopped answering"
     if -code == getattr(signal, "SIGKILL", None):
-        return "was killed (signal 9), perhaps for lack of memory"
-    return f"crashed (signal {-code})" if code < 0 else f"ended by itself (exit code {code})"
+        return "was killed (signal 9), possibly out of memory"
+    return f"crashed (signal {-code})" if code < 0 else f"exited unexpectedly (exit code {code})"

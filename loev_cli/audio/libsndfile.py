@@ -37,7 +37,7 @@ class SoundFileReader:
     Args:
         file: the file.
         pieces: read these of it as if they were the whole.
-        resumable: another reader goes on where this one stops, so an error only ends it.
+        resumable: another reader continues where this one stops, so an error only ends it.
 
     Raises:
         UnreadableError: libsndfile does not know the format, or finds no samples in it.

@@ -201,7 +201,7 @@ class Stream:
         if self.junk:
             n_bytes = sum(stop - start for start, stop in self.junk)
             places = f" in {len(self.junk)} places" if len(self.junk) > 1 else ""
-            problems.append(f"{n_bytes} bytes{places} that are no MPEG frames; skipped")
+            problems.append(f"{n_bytes} bytes{places} that are not MPEG frames; skipped")
         missing_s = sum(part.missing_s for part in self.parts)
         if missing_s:
             problems.append(f"{missing_s:.2f} s that its header counts are not there")

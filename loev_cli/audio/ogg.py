@@ -68,7 +68,7 @@ def _layout(content: mmap.mmap, start: int) -> Layout | None:
         at = end
     warnings = []
     if n_junk:
-        warnings.append(f"{n_junk} bytes that are no Ogg pages; skipped")
+        warnings.append(f"{n_junk} bytes that are not Ogg pages; skipped")
     if not flags & _LAST:
         warnings.append("its last page is not marked as the end; it may have been cut off")
     if not links or (len(links) == 1 and not warnings):

@@ -127,7 +127,7 @@ class _Form:
 
     @property
     def slack_n_bytes(self) -> int:
-        """Fewer bytes than this make no difference that can be heard."""
+        """Fewer bytes than this make no audible difference."""
         return int(_SLACK_S * self.n_bytes_per_s)
 
     def holds_bursts(self, content: mmap.mmap) -> bool:

@@ -88,7 +88,7 @@ def find(
 ) -> list[Source]:
     """The audio files that ``inputs`` mean, in the order given, folders sorted, each once.
 
-    A path on stdin that does not exist, or may not be looked at, stays in the list and fails when
+    A path on stdin that does not exist, or cannot be accessed, stays in the list and fails when
     it is opened, as its own file's failure; so does a folder below an input that cannot be read.
 
     Args:
@@ -189,7 +189,9 @@ def _sources_of(
         yield from _remote_sources_of(given, passed_over, must_exist=must_exist, prefixed=prefixed)
         return
     if "\0" in given:
-        raise UsageError("a path holds a NUL character", hint="use --null for NUL-separated lists")
+        raise UsageError(
+            "a path contains a NUL character", hint="use --null for NUL-separated lists"
+        )
     if not given:  # Path("") would be the folder we happen to be in
         raise UsageError("an input is empty", hint="is a variable on the command line unset?")
     path = Path(given)

@@ -47,7 +47,7 @@ def read_tags(file: Path) -> dict[str, str]:
     as FFmpeg gives them. White space is one blank, and 500 characters are kept.
 
     Raises:
-        InputError: stage ``open``: no such file, no permission. What is no audio has no tags.
+        InputError: stage ``open``: no such file, no permission. Files that are not audio have none.
     """
     # PyAV takes as long to import as everything else here; only this and odd formats need it.
     from loev_cli.audio.ffmpeg import read_metadata

@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def serve(commands: BinaryIO, replies: BinaryIO) -> None:
-    """Answer the commands one after the other, until there are no more.
+    """Handle the commands one after the other, until there are no more.
 
     Raises:
         BrokenPipeError: nobody reads the replies.

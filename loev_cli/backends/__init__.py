@@ -195,7 +195,7 @@ def select_subspaces(bundle: Bundle, names: Sequence[str] | None) -> dict[str, i
                 hint=f"{meant}it has {', '.join(known)}",
             )
     if not names:
-        raise UsageError("no subspace asked for", hint=f"{bundle.name} has {', '.join(known)}")
+        raise UsageError("no subspaces requested", hint=f"{bundle.name} has {', '.join(known)}")
     return {name: dim for name, dim in known.items() if name in names}
 
 

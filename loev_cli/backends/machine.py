@@ -1,4 +1,4 @@
-"""What the machine has: cores this process may use, and CUDA devices, without importing torch."""
+"""CPU and CUDA detection: cores this process may use, and CUDA devices, without importing torch."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from loev_cli.annotations import Annotator
 from loev_cli.backends.machine import cuda_driver, usable_cpus
-from loev_cli.bundle import ONNX_FILE, Bundle
+from loev_cli.bundle import CONFIG_FILE, ONNX_FILE, Bundle
 from loev_cli.errors import BundleError, LoevError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class OnnxEncoder:
     def _run(self, names: list[str], windows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Run the graph, which may be one that never ends: a signal must be able to end it.
 
-        Python hears signals in the main thread only, and not while that is in native code.
+        Python handles signals in the main thread only, and not while that is in native code.
         """
         if threading.current_thread() is not threading.main_thread():
             return list(self._session.run(names, {_INPUT: windows}, self._options))
@@ -153,7 +153,7 @@ def _open_cuda(
     if driver.problem is not None:
         return None, driver.problem
     if index >= driver.n_devices:
-        return None, f"there is no device {index}, the driver lists {driver.n_devices}"
+        return None, f"no device {index}, the driver lists {driver.n_devices}"
     # CUDA and cuDNN as pip packages are found by this; it prints what it does not find.
     with contextlib.redirect_stdout(io.StringIO()) as messages:
         ort.preload_dlls()
@@ -167,11 +167,11 @@ def _open_cuda(
             file, [("CUDAExecutionProvider", options), "CPUExecutionProvider"], n_threads
         )
     except BundleError as error:
-        return None, f"the CUDA provider does not open: {error.message}"
+        return None, f"the CUDA provider cannot be opened: {error.message}"
     # A provider whose libraries are missing is dropped silently; the session tells.
     if "CUDAExecutionProvider" not in session.get_providers():
         detail = " ".join(messages.getvalue().split())
-        return None, f"the CUDA provider does not load; are CUDA and cuDNN installed? {detail}"
+        return None, f"the CUDA provider cannot be loaded; are CUDA and cuDNN installed? {detail}"
     return session, None
 
 
@@ -204,7 +204,7 @@ def _check_contract(bundle: Bundle, session: ort.InferenceSession, outputs: dict
         else:
             continue
         raise BundleError(
-            f"{bundle.path / ONNX_FILE} is not the model of its config: {problem}",
+            f"{bundle.path / ONNX_FILE} does not match {CONFIG_FILE}: {problem}",
             hint="export the model again",
         )
 

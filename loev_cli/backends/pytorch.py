@@ -132,5 +132,5 @@ def cuda_problem(index: int = 0) -> str | None:
         built = torch.version.cuda
         return "torch finds no CUDA device" if built else "this torch is built without CUDA"
     if index >= torch.cuda.device_count():
-        return f"there is no device {index}, torch lists {torch.cuda.device_count()}"
+        return f"no device {index}, torch lists {torch.cuda.device_count()}"
     return None

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _forget_useless_width() -> None:
-    """Help and tables take their width from COLUMNS; where nothing fits into it, from elsewhere."""
+    """Ignore COLUMNS, the width of help and tables, if nothing would fit into it."""
     width = os.environ.get("COLUMNS", "")
     if not (width.isdecimal() and len(width) < 6 and int(width) in _COLUMNS):
         os.environ.pop("COLUMNS", None)

@@ -27,7 +27,7 @@ _SIGNALS = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived. Only cleaning up may stop it; ``add_note`` says how to go on."""
+    """SIGINT or SIGTERM arrived. Only cleaning up may stop it; ``add_note`` says how to resume."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
@@ -70,13 +70,13 @@ def _report(message: str, debug: bool) -> None:
 
 
 def check_working_folder() -> None:
-    """Raises LoevError where the folder that we work in is gone, in which libraries die unheard."""
+    """Raises LoevError if the working folder was removed: libraries would fail silently."""
     try:
         os.getcwd()  # noqa: PTH109
     except FileNotFoundError as error:
         folder = os.environ.get("PWD", "")
         raise LoevError(
-            f"the working folder {folder} was removed", hint="change to one that is there"
+            f"the working folder {folder} was removed", hint="change to an existing folder"
         ) from error
 
 

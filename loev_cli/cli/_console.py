@@ -1,4 +1,4 @@
-"""How commands speak: lines and progress on stderr, asked-for data on stdout."""
+"""Console output: lines and progress on stderr, asked-for data on stdout."""
 
 from __future__ import annotations
 

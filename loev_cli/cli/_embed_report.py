@@ -51,7 +51,7 @@ class Progress:
                 if self._log_json:
                     tell("started", **asdict(event))
                 elif event.n_kept and not self._quiet:
-                    say(f"{plural(event.n_kept, 'file')} done before, {event.n_tracks} to do")
+                    say(f"{plural(event.n_kept, 'file')} already done, {event.n_tracks} remaining")
             case TrackDone():
                 self._n_done += 1
                 self._audio_s += event.duration_s
@@ -79,13 +79,13 @@ class Progress:
     def how_to_go_on(self, out: str) -> str:
         """After an interruption: what is kept, and what to do."""
         if out == STDOUT:
-            return "the lines so far are whole, the same command starts again"
+            return "lines written so far are complete; re-running starts over"
         n_done = self._n_kept + self._n_done
         if not n_done:
-            return "nothing was done yet, the same command starts again"
+            return "no file was finished; re-running starts over"
         return (
-            f"{n_done} of {plural(self._n_kept + self._n_tracks, 'file')} are done and kept in "
-            f"{out}{JOURNAL_SUFFIX}, the same command goes on"
+            f"{n_done} of {plural(self._n_kept + self._n_tracks, 'file')} are done and saved in "
+            f"{out}{JOURNAL_SUFFIX}; run the same command again to resume"
         )
 
     def _tell_progress(self) -> None:
@@ -118,21 +118,21 @@ def report(result: Report, request: Request, *, quiet: bool, stats: bool, log_js
     if result.n_rows == 0 and n_failed and request.shard is None:
         all_failed = "the only file" if n_failed == 1 else f"all {n_failed} files"
         nothing = (
-            f"no row is left in {out}" if result.n_stale or result.n_pruned else "nothing written"
+            f"no rows remain in {out}" if result.n_stale or result.n_pruned else "nothing written"
         )
         say(f"loev: error: {nothing}: {all_failed} failed{listed}")
         return
     if not quiet:
         say(_summary(result, "standard output" if out == STDOUT else out))
         for n_rows, what in (
-            (result.n_orphans, "kept of files that are not among the inputs (--prune drops them)"),
-            (result.n_missing, "kept of inputs that are gone (--prune drops them)"),
-            (result.n_pruned, "dropped of files that are gone"),
+            (result.n_orphans, "kept for files that are not among the inputs (--prune drops them)"),
+            (result.n_missing, "kept for inputs that no longer exist (--prune drops them)"),
+            (result.n_pruned, "dropped for files that no longer exist"),
             (
                 result.n_out_of_sight,
-                "kept of files whose folder is not there or cannot be listed",
+                "kept for files whose folder is missing or cannot be listed",
             ),
-            (result.n_stale, "dropped of files that have changed and now fail"),
+            (result.n_stale, "dropped for files that have changed and now fail"),
         ):
             if n_rows:
                 say(f"{plural(n_rows, 'row')} {what}")
@@ -156,12 +156,12 @@ def plan(found: DryRun) -> None:
     show(f"vectors:    {found.n_vectors}")
     show(f"output:     {size(found.out_n_bytes)}")
     if found.run_s is not None:
-        show(f"time:       about {clock(found.run_s)} on this machine, by a trial")
+        show(f"time:       about {clock(found.run_s)} on this machine, from a trial run")
 
 
 def _summary(result: Report, where: str) -> str:
     if not result.n_rows:
-        return f"no track in this part -> {where}"
+        return f"this shard is empty -> {where}"
     if not result.n_done:
         return f"nothing new: {plural(result.n_rows, 'track')} in {where}"
     speed = result.audio_s / max(result.wall_s, 1e-9)
@@ -184,9 +184,9 @@ def _stats_lines(stats: Stats) -> list[str]:
     busy = (stats.decode_s + stats.encode_s) / stats.wall_s
     return [
         f"work: {_shares(stats)}; {busy:.1f} of {plural(stats.n_decoders, 'decoder')} and "
-        f"{plural(stats.n_encoders, 'encoder')} at work on average, waiting "
+        f"{plural(stats.n_encoders, 'encoder')} busy on average, waiting "
         f"{stats.waiting_s / (places * stats.wall_s):.0%} of their time",
-        f"what limits the speed: {stats.limit} (decoders waited for the encoder "
+        f"bottleneck: {stats.limit} (decoders waited for the encoder "
         f"{stats.decoders_blocked:.0%} of the time)",
     ]
 

@@ -57,7 +57,7 @@ def fit_and_write(
             f"{metric} {e.value:.3f} [{e.low:.2f}, {e.high:.2f}]"
             for metric, e in fitted.scores.items()
         )
-        kind = "one template turned to 12 tonics" if fitted.tied else "linear"
+        kind = "weights tied across the 12 transpositions" if fitted.tied else "linear"
         say(
             f"{fitted.name} from {fitted.readout.subspace} ({kind}), "
             f"{plural(fitted.n_tracks['test'], 'test track')}: {scores}, "
@@ -99,7 +99,7 @@ def _bundle_of(
             found = bundles.find(str(source))
         except UsageError as error:
             raise UsageError(
-                f"{source} is no checkpoint, bundle folder or shipped model", hint=error.hint
+                f"{source} is not a checkpoint, bundle folder or shipped model", hint=error.hint
             ) from error
         yield found
         return

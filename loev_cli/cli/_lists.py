@@ -54,7 +54,7 @@ Format = Annotated[
     ListFormat | None,
     typer.Option(
         "--format",
-        help="Default: by the extension of --out (.txt is a table), on stdout a table.",
+        help="Default: inferred from the extension of --out (.txt is a table); a table on stdout.",
         show_default=False,
         rich_help_panel=options.OUTPUT,
     ),
@@ -71,7 +71,7 @@ Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Replace an --out that is no earlier output of this command.",
+        help="Replace --out even if this command did not create it.",
         rich_help_panel=options.OUTPUT,
     ),
 ]
@@ -79,8 +79,8 @@ CsvSafe = Annotated[
     bool,
     typer.Option(
         "--csv-safe",
-        help="Put an apostrophe before CSV cells that a spreadsheet would take for formulas: text "
-        "that begins with =, +, -, @ or a tab.",
+        help="Put an apostrophe before CSV cells that a spreadsheet would evaluate as formulas: "
+        "text that begins with =, +, -, @ or a tab.",
         rich_help_panel=options.OUTPUT,
     ),
 ]
@@ -98,29 +98,29 @@ def format_of(asked: ListFormat | None, out: str, inputs: Iterable[str | Path]) 
     if out != STDOUT:
         from loev_cli.writers.replacing import check_no_input
 
-        check_no_input(Path(out), inputs)  # which says more than what its extension is
+        check_no_input(Path(out), inputs)  # a clearer error than one about the extension
     suffix = "" if out == STDOUT else Path(out).suffix
     if not suffix:
         return asked or ListFormat.TABLE
     found = _OF_EXTENSION.get(suffix.lower())
     if found is None:
         raise UsageError(
-            f"{out}: '{suffix}' is no format of lists",
+            f"{out}: '{suffix}' is not a supported list format",
             hint=f"{', '.join(_OF_EXTENSION)}, or - for stdout",
         )
     if asked is not None and asked != found:
-        raise UsageError(f"{out}: --format {asked.value} is not what '{suffix}' is for")
+        raise UsageError(f"{out}: --format {asked.value} does not match the extension '{suffix}'")
     return found
 
 
 def check_root(root: Path | None, *, unused: bool) -> None:
-    """Raises UsageError where ``--root`` is no folder, or nothing would look at it."""
+    """Raises UsageError if ``--root`` is not a folder, or would be unused."""
     if root is None:
         return
     if unused:
         raise UsageError("--root is for playlists and --like-but", hint="add --format m3u")
     if not root.is_dir():
-        raise UsageError(f"--root: no folder {root}")
+        raise UsageError(f"--root {root}: no such folder")
 
 
 class ListWriter:
@@ -228,7 +228,7 @@ class ListWriter:
         path = path_of_row(row_name)
         entry = path if self._root is None else str(self._root / path)
         if "\n" in entry or "\r" in entry:
-            say(f"loev: warning: left out of the playlist, a line break in its name: {row_name}")
+            say(f"loev: warning: not in the playlist, its name contains a line break: {row_name}")
             return
         self._write(f"#EXTINF:{round(duration_s)},{Path(path).stem}")
         self._write(f"./{entry}" if entry.startswith("#") else entry)

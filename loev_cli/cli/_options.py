@@ -38,7 +38,7 @@ Debug = Annotated[
     bool,
     typer.Option(
         "--debug",
-        help="Tracebacks, and what the libraries have to say.",
+        help="Show tracebacks and library log messages.",
         rich_help_panel=REPORTING,
     ),
 ]
@@ -46,7 +46,7 @@ LogJson = Annotated[
     bool,
     typer.Option(
         "--log-json",
-        help="What is told on stderr as JSON lines, each with an event, for machines.",
+        help="Log to stderr as JSON lines, each with an event.",
         rich_help_panel=REPORTING,
     ),
 ]
@@ -62,7 +62,7 @@ Model = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        help="auto takes the first CUDA device if it opens, else the CPU; cuda:all takes every "
+        help="auto uses the first CUDA device if it works, otherwise the CPU; cuda:all uses every "
         "CUDA device.",
         metavar="auto|cpu|cuda|cuda:N|cuda:all",
         rich_help_panel=RUNNING,
@@ -82,7 +82,7 @@ Precision = Annotated[
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder where decoded tracks are kept; default ~/.cache/loev/features.",
+        help="Cache folder of decoded tracks; default ~/.cache/loev/features.",
         metavar="FOLDER",
         rich_help_panel=RUNNING,
     ),
@@ -90,7 +90,7 @@ Cache = Annotated[
 Where = Annotated[
     str | None,
     typer.Option(
-        help="Only tracks of which this is true, such as 'duration_s > 60 and not silent'; "
+        help="Keep only tracks matching this filter, such as 'duration_s > 60 and not silent'; "
         "see docs/search.md.",
         metavar="EXPR",
         show_default=False,
@@ -100,8 +100,8 @@ Where = Annotated[
 Root = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that the tracks' paths are relative to: to put before them in a playlist, "
-        "and to listen to them for --like-but.",
+        help="Folder that the tracks' paths are relative to; prepended to them in playlists, and "
+        "used to read the audio for --like-but.",
         metavar="FOLDER",
         show_default=False,
         rich_help_panel=OUTPUT,
@@ -130,7 +130,7 @@ def refuse_repeats(context: typer.Context) -> None:
             continue
         takes_value = not getattr(options[name], "is_flag", False)
         if takes_value and options[name].opts[0] in seen:
-            raise UsageError(f"{name} is given twice")
+            raise UsageError(f"{name} is given more than once")
         seen.add(options[name].opts[0])
         if takes_value and not equals:
             next(words, None)

@@ -1,4 +1,4 @@
-"""What long judging shows: a bar per stage on a terminal, a line per stage elsewhere."""
+"""Progress of evaluations: a bar per stage on a terminal, otherwise a line per stage."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class StageDisplay:
 
 
 class RunsDisplay(StageDisplay):
-    """Runs as well: a bar each on a terminal, elsewhere a line when one begins, goes on or ends."""
+    """Runs as well: a bar each on a terminal, otherwise a line when one begins, resumes or ends."""
 
     def __init__(self, *, quiet: bool) -> None:
         super().__init__(quiet=quiet)

@@ -33,8 +33,8 @@ def settings_of(
 
 
 def check_budget(steps: int | None, minutes: float | None) -> None:
-    """Raises UsageError where both say how long to train, or ``minutes`` is no time at all."""
+    """Raises UsageError if both are given, or ``minutes`` is not positive."""
     if steps is not None and minutes is not None:
-        raise UsageError("--steps and --minutes say the same", hint="give one of them")
+        raise UsageError("--steps and --minutes exclude each other", hint="give one of them")
     if minutes is not None and minutes <= 0:
-        raise UsageError(f"--minutes is {minutes:g}, it must be above 0")
+        raise UsageError(f"--minutes is {minutes:g}, must be above 0")

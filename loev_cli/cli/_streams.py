@@ -1,6 +1,6 @@
 """Standard streams that are full, or closed by whoever reads them.
 
-stderr    is for people: what cannot be written there is dropped, and the work goes on.
+stderr    is for people: what cannot be written there is dropped, and the run continues.
 stdout    is the asked-for data: a reader that has gone ends the command, done; anything else that
           keeps it from being written is a failure, told once.
 """

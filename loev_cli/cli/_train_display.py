@@ -61,7 +61,7 @@ class TrainDisplay:
         """Decoding is over."""
         for item in skipped:
             self.console.print(f"skipped: {escaped(item.error)}", style="yellow", markup=False)
-        validated = f"{n_val} to validate on" if n_val else "none to validate on"
+        validated = f"{n_val} validation tracks" if n_val else "no validation tracks"
         self.console.print(
             f"{n_train} tracks, {len(skipped)} skipped, {validated}", markup=False, highlight=False
         )
@@ -131,21 +131,21 @@ def plan_table(plan: Plan, batch_size: int) -> Table:
     table.add_column()
     subspaces = ", ".join(f"{name} {dim}" for name, dim in plan.subspaces.items())
     parts = {
-        "weights and optimiser": plan.weight_bytes,
+        "weights and optimizer": plan.weight_bytes,
         "activations": plan.activation_bytes,
-        "comparison of rows": plan.similarity_bytes,
+        "similarity matrix": plan.similarity_bytes,
     }
     rows = {
         "files": f"{plan.n_files}, {plan.hours:.1f} h of audio, {len(plan.unreadable)} unreadable",
-        "to validate on": f"up to {plan.n_val_wanted} tracks" if plan.n_val_wanted > 1 else "none",
+        "validation": f"up to {plan.n_val_wanted} tracks" if plan.n_val_wanted > 1 else "none",
         "views": f"{batch_size} tracks x {plan.n_views} per step, made on {plan.views_on}",
         "steps per epoch": str(plan.steps_per_epoch),
         "subspaces": subspaces,
         "parameters": f"{plan.n_parameters / 1e6:.2f} million",
-        "a step": f"about {plan.step_s:.2g} s here, by a trial, if data is never waited for",
+        "a step": f"about {plan.step_s:.2g} s here, from a trial run, excluding data loading",
         "memory": f"{_size(plan.memory_bytes)} ("
         + ", ".join(f"{what} {_size(n)}" for what, n in parts.items())
-        + ") besides the program and its batches",
+        + ") excluding the program and its batches",
         "cache": _size(plan.cache_bytes),
     }
     for what, value in rows.items():

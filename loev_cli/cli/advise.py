@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _DATA = "Data"
 _TRAINING = "Training, the same for all models"
-_JUDGING = "Judging"
+_JUDGING = "Evaluation"
 
 
 def advise(
@@ -31,7 +31,7 @@ def advise(
         str,
         typer.Option(
             help="Music to train on: a folder, a list of paths (.txt), or a manifest (.csv, "
-            ".parquet), which may hold the labels too.",
+            ".parquet), which may also contain the labels.",
             metavar="DATA",
             show_default=False,
             rich_help_panel=_DATA,
@@ -41,7 +41,7 @@ def advise(
         Path,
         typer.Option(
             help="Folder for advise.html, results.json, advise.md, PNGs, and the models in runs/. "
-            "Models that are there already are taken, so other labels cost no training.",
+            "Existing models are reused, so other labels need no training.",
             metavar="FOLDER",
             show_default=False,
             rich_help_panel=options.OUTPUT,
@@ -51,7 +51,7 @@ def advise(
         list[Path] | None,
         typer.Option(
             help="A CSV or Parquet with a path column (relative to it, or to the folder of "
-            "--data), labels, and perhaps split and group; several are taken as one. Default: "
+            "--data), labels, and optionally split and group; several are concatenated. Default: "
             "--data, if it is a manifest.",
             metavar="MANIFEST",
             show_default=False,
@@ -80,7 +80,7 @@ def advise(
         int,
         typer.Option(
             min=1,
-            help="Models of each kind; one shows no difference between seeds.",
+            help="Models of each kind; with one seed, seed variance is unknown.",
             metavar="N",
             rich_help_panel=_TRAINING,
         ),
@@ -95,7 +95,7 @@ def advise(
         float | None,
         typer.Option(
             help="Minutes of training for all models together, instead of --steps; a few steps "
-            "are tried first.",
+            "are timed first.",
             metavar="M",
             rich_help_panel=_TRAINING,
         ),
@@ -107,7 +107,7 @@ def advise(
     config: Annotated[
         str | None,
         typer.Option(
-            help="TOML file of settings, or one that comes along: paper, laptop, loevpp-small. "
+            help="TOML file of settings, or a built-in one: paper, laptop, loevpp-small. "
             "Options override it.",
             metavar="FILE|NAME",
             rich_help_panel=_TRAINING,
@@ -125,7 +125,7 @@ def advise(
     model: Annotated[
         str,
         typer.Option(
-            help="Name of a shipped model, or a bundle folder: hears unchanged and changed tracks.",
+            help="Shipped model or bundle folder; embeds the original and the augmented tracks.",
             metavar="NAME|FOLDER",
             rich_help_panel=_JUDGING,
         ),
@@ -133,7 +133,7 @@ def advise(
     tolerance: Annotated[
         float,
         typer.Option(
-            help="How much of what can be known of a label may be lost without a subspace; 0 to 1.",
+            help="Share of the label information that may be lost without a subspace; 0 to 1.",
             metavar="SHARE",
             rich_help_panel=_JUDGING,
         ),
@@ -141,7 +141,7 @@ def advise(
     folds: Annotated[
         int | None,
         typer.Option(
-            help="Cross-validate over groups, whatever split the manifest has; default 5 if it "
+            help="Cross-validate over groups and ignore the manifest's split; default 5 if it "
             "has none.",
             metavar="N",
             show_default=False,
@@ -152,7 +152,7 @@ def advise(
         bool,
         typer.Option(
             "--overwrite",
-            help="Throw away models in --out that were trained with other settings.",
+            help="Discard models in --out that were trained with different settings.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -160,7 +160,7 @@ def advise(
         int,
         typer.Option(
             min=0,
-            help="Of changes, folds and intervals; models have seeds of their own, from 0 on.",
+            help="Seed of augmentations, folds and intervals; models use their own seeds, from 0.",
             metavar="S",
             rich_help_panel=options.RUNNING,
         ),
@@ -169,7 +169,7 @@ def advise(
         int | None,
         typer.Option(
             min=1,
-            help="Models trained side by side; default one per core, one on a GPU.",
+            help="Models trained in parallel; default one per core, one on a GPU.",
             metavar="N",
             show_default=False,
             rich_help_panel=options.RUNNING,
@@ -180,11 +180,11 @@ def advise(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Find out, from labels, which augmentations should have a subspace of their own.
+    """Find out from labels which augmentations should have a subspace of their own.
 
     Example: loev advise --data ./music --labels labels.csv --out advice
 
-    The last line on stdout is what to give 'loev train'.
+    The last line on stdout is the options for 'loev train'.
     """
     with needs_extra("loev advise", "all"):
         from loev_cli.experiments import advise as job
@@ -217,7 +217,7 @@ def advise(
         with RunsDisplay(quiet=quiet) as display:
             advice = job.advise(request, on_event=display.take)
     except KeyboardInterrupt as interrupt:
-        interrupt.add_note(f"the same command goes on from what is in {out}")
+        interrupt.add_note(f"run the same command again to resume from {out}")
         raise
     report.write(advice, out)
     _say(advice, out / report.HTML_FILE, quiet=quiet)
@@ -259,5 +259,5 @@ def _say(advice: Advice, html: Path, *, quiet: bool) -> None:
             say(f"note: {note}")
         for sentence in words.of_conclusion(advice):
             say(sentence)
-        say(f"{plural(len(advice.splits.judged), 'track')} judged -> {html}")
+        say(f"{plural(len(advice.splits.judged), 'track')} evaluated -> {html}")
     show(words.options(advice))

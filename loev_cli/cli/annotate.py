@@ -1,4 +1,4 @@
-"""``loev annotate``: bpm, key and mode of audio files, for those who only want answers."""
+"""``loev annotate``: bpm, key and mode of audio files, without an embedding file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def annotate(
         typer.Option(
             "--null",
             "-0",
-            help="The list on stdin is separated by NUL, as find -print0 makes it.",
+            help="The list on stdin is NUL-separated, as written by find -print0.",
             rich_help_panel=options.RUNNING,
         ),
     ] = False,
@@ -48,7 +48,8 @@ def annotate(
         bool,
         typer.Option(
             "--strict",
-            help="Stop at the first bad file; else bad files are told of and the others go on.",
+            help="Stop at the first bad file; otherwise failures are reported and processing "
+            "continues.",
             rich_help_panel=options.RUNNING,
         ),
     ] = False,
@@ -59,7 +60,7 @@ def annotate(
         int | None,
         typer.Option(
             min=1,
-            help="Processes that decode audio; default by the machine.",
+            help="Processes that decode audio; default depends on the machine.",
             metavar="N",
             show_default=False,
             rich_help_panel=options.RUNNING,
@@ -68,7 +69,7 @@ def annotate(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Tell bpm, key and mode of audio files, each with the probability that it is right.
+    """Estimate bpm, key and mode of audio files, each with its probability of being correct.
 
     Example: loev annotate ~/Music --out answers.csv
     """
@@ -94,7 +95,7 @@ def annotate(
         "annotate",
         chosen,
         out,
-        inputs=(),  # the job compares them, when it has found them
+        inputs=(),  # the job checks them once it has listed them
         overwrite=overwrite,
         root=root,
         csv_safe=csv_safe,
@@ -112,7 +113,7 @@ def annotate(
     n_failed = len(report.failures)
     if not report.n_done:
         all_failed = "the only file" if n_failed == 1 else f"all {n_failed} files"
-        say(f"loev: error: no answers: {all_failed} failed")
+        say(f"loev: error: no results: {all_failed} failed")
         raise typer.Exit(EXIT_FAILED)
     if out != lists.STDOUT and not quiet:
         failed = f", {plural(n_failed, 'file')} failed" if n_failed else ""
@@ -121,7 +122,7 @@ def annotate(
 
 
 def _record(row: Row) -> dict[str, Any]:
-    """One track for machines; None where there is no answer."""
+    """One track for machines; None where there is no value."""
     from loev_cli.music_keys import camelot, parse_key
 
     record: dict[str, Any] = {"path": row.path, "duration_s": round(row.duration_s, 3)}
@@ -141,7 +142,8 @@ def _record(row: Row) -> dict[str, Any]:
 def _table(records: Sequence[lists.Record]) -> tuple[list[str], list[list[str]]]:
     """For people: the mode is in the key, confidences are percentages."""
     names = [name for name in records[0] if name != "mode"]
-    titles = {"duration_s": "length", "bpm_confidence": "sure", "key_confidence": "sure"}
+    titles = {name: "confidence" for name in names if name.endswith("_confidence")}
+    titles["duration_s"] = "length"
 
     def cell(name: str, value: Any) -> str:
         if value is None:

@@ -1,4 +1,4 @@
-"""``loev compare``: methods trained and judged alike, on tracks of your own."""
+"""``loev compare``: train and evaluate methods under the same settings, on your own tracks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
 _DATA = "Data"
 _TRAINING = "Training, the same for all"
-_JUDGING = "Judging"
+_JUDGING = "Evaluation"
 
 
 def compare(
@@ -25,8 +25,8 @@ def compare(
     data: Annotated[
         list[Path],
         typer.Option(
-            help="A CSV or Parquet with a path column, labels, and perhaps split and group; "
-            "several are taken as one. Models are pretrained on its train rows.",
+            help="A CSV or Parquet with a path column, labels, and optionally split and group; "
+            "several are concatenated. Models are pretrained on its train rows.",
             metavar="MANIFEST",
             show_default=False,
             rich_help_panel=_DATA,
@@ -36,7 +36,7 @@ def compare(
         Path,
         typer.Option(
             help="Folder for runs, embeddings, report.html, results.json, compare.md and PNGs. "
-            "What is there already is gone on with.",
+            "Existing results are reused.",
             metavar="FOLDER",
             show_default=False,
             rich_help_panel=options.OUTPUT,
@@ -44,7 +44,7 @@ def compare(
     ],
     methods: Annotated[
         str,
-        typer.Option(help="What to compare.", metavar="A,B", rich_help_panel=_TRAINING),
+        typer.Option(help="Methods to compare.", metavar="A,B", rich_help_panel=_TRAINING),
     ] = "loev++,loev,looc,cl",
     seeds: Annotated[
         int,
@@ -58,7 +58,7 @@ def compare(
         float | None,
         typer.Option(
             help="Minutes of training for all runs together, instead of --steps; a few steps are "
-            "tried first.",
+            "timed first.",
             metavar="M",
             rich_help_panel=_TRAINING,
         ),
@@ -84,7 +84,7 @@ def compare(
     config: Annotated[
         str | None,
         typer.Option(
-            help="TOML file of settings, or one that comes along: paper, laptop, loevpp-small. "
+            help="TOML file of settings, or a built-in one: paper, laptop, loevpp-small. "
             "Options override it.",
             metavar="FILE|NAME",
             rich_help_panel=_TRAINING,
@@ -102,8 +102,8 @@ def compare(
     against: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Vectors of another tool, judged beside: a file of 'loev embed', or .npz or "
-            ".parquet with paths and a row of numbers for each; may be given several times.",
+            help="Embeddings from another tool, evaluated alongside: a file of 'loev embed', or "
+            ".npz or .parquet with paths and a vector for each; may be given several times.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=_JUDGING,
@@ -112,7 +112,7 @@ def compare(
     label: Annotated[
         list[str] | None,
         typer.Option(
-            help="A column to judge by; may be given several times. Kinds: key, tempo, class, "
+            help="A column to evaluate on; may be given several times. Kinds: key, tempo, class, "
             "multilabel (a;b), number. Default: every column that can be used. Each is tested, "
             "so name those that matter.",
             metavar="COLUMN[:KIND]",
@@ -123,7 +123,7 @@ def compare(
     folds: Annotated[
         int | None,
         typer.Option(
-            help="Cross-validate over groups, whatever split the manifest has; default 5 if it "
+            help="Cross-validate over groups and ignore the manifest's split; default 5 if it "
             "has none.",
             metavar="N",
             show_default=False,
@@ -142,7 +142,7 @@ def compare(
         int,
         typer.Option(
             min=2,
-            help="How many tracks are changed in pitch, tempo, level and noise.",
+            help="Number of tracks to transform in pitch, tempo, level and noise.",
             metavar="N",
             rich_help_panel=_JUDGING,
         ),
@@ -150,7 +150,7 @@ def compare(
     stretcher: Annotated[
         str,
         typer.Option(
-            help="auto is rubberband where that command is installed.",
+            help="auto is rubberband if that command is installed.",
             metavar="auto|rubberband|signalsmith",
             rich_help_panel=_JUDGING,
         ),
@@ -159,7 +159,7 @@ def compare(
         bool,
         typer.Option(
             "--overwrite",
-            help="Throw away runs in --out that were trained with other settings.",
+            help="Discard runs in --out that were trained with different settings.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -167,7 +167,7 @@ def compare(
         int,
         typer.Option(
             min=0,
-            help="Of folds, intervals and probes; runs have seeds of their own, from 0 on.",
+            help="Seed of folds, intervals and probes; runs use their own seeds, from 0.",
             metavar="S",
             rich_help_panel=options.RUNNING,
         ),
@@ -176,7 +176,7 @@ def compare(
         int | None,
         typer.Option(
             min=1,
-            help="Runs, and probes, side by side; default one per core, one on a GPU.",
+            help="Runs, and probes, in parallel; default one per core, one on a GPU.",
             metavar="N",
             show_default=False,
             rich_help_panel=options.RUNNING,
@@ -189,7 +189,7 @@ def compare(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train CL, LOOC, LOEV and LOEV++ alike, judge them alike, and test their differences.
+    """Train and evaluate CL, LooC, LOEV and LOEV++ alike, and test their differences.
 
     Example: loev compare --data manifest.csv --minutes 120 --out comparison
     """
@@ -235,7 +235,7 @@ def compare(
         with RunsDisplay(quiet=quiet) as display:
             comparison = job.compare(request, on_event=display.take)
     except KeyboardInterrupt as interrupt:
-        interrupt.add_note(f"the same command goes on from what is in {out}")
+        interrupt.add_note(f"run the same command again to resume from {out}")
         raise
     report.write(comparison, out)
     if not quiet:
@@ -247,7 +247,7 @@ def compare(
         )
         say(
             f"{plural(len(comparison.contestants), 'contestant')}, {n_clear} of {n_tests} "
-            f"differences are clear -> {out / report.HTML_FILE}"
+            f"differences are significant -> {out / report.HTML_FILE}"
         )
     if comparison.skipped:
         raise typer.Exit(EXIT_SOME_FAILED)

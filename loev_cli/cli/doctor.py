@@ -104,16 +104,16 @@ def _models() -> list[Finding]:
         try:
             for filename in (bundles.ONNX_FILE, bundles.WEIGHTS_FILE):
                 model.verified(filename)
-            findings.append(Finding("model", model.name, True, f"checksums agree, {model.path}"))
+            findings.append(Finding("model", model.name, True, f"checksums match, {model.path}"))
         except LoevError as error:
             findings.append(Finding("model", model.name, False, str(error)))
-    return findings or [Finding("model", "shipped", None, "none came with this installation")]
+    return findings or [Finding("model", "shipped", None, "this installation ships no model")]
 
 
 def _devices() -> list[Finding]:
     from loev_cli.backends import machine
 
-    findings = [Finding("device", "cpu", True, f"{machine.usable_cpus()} cores to use")]
+    findings = [Finding("device", "cpu", True, f"{machine.usable_cpus()} usable cores")]
     driver = machine.cuda_driver()
     detail = driver.problem or plural(driver.n_devices, "device")
     findings.append(Finding("device", "NVIDIA driver", None if driver.problem else True, detail))
@@ -137,7 +137,7 @@ def _onnx_runtime(no_gpu: str | None) -> list[Finding]:
         problem = ort.cuda_problem(bundles.find(bundles.DEFAULT_MODEL))
     except LoevError as error:
         problem = f"not tried: {error}"
-    # Having no GPU is no fault; one that stays unused is.
+    # Having no GPU is not a problem; an unused one is.
     detail = problem or "the shipped model opens on the GPU"
     return [*findings, Finding("device", "ONNX CUDA", problem is None, detail)]
 

@@ -38,8 +38,8 @@ def embed(
     out: Annotated[
         str | None,
         typer.Option(
-            help="A .npz, .parquet, .lance or .jsonl file, or - for JSON lines on stdout; needed "
-            "unless with --dry-run.",
+            help="A .npz, .parquet, .lance or .jsonl file, or - for JSON lines on stdout; required "
+            "unless --dry-run is given.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=options.OUTPUT,
@@ -60,7 +60,7 @@ def embed(
         typer.Option(
             "--per-window",
             help="Keep the vector of every window instead of the track's mean; a window is the "
-            "stretch of audio that the model hears at a time.",
+            "excerpt of audio that the model takes as one input.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -68,8 +68,8 @@ def embed(
         bool,
         typer.Option(
             "--tags",
-            help="Keep what the files say about themselves: artist, album, title, date, ISRC, "
-            "MusicBrainz ids and so on, as columns tag_artist, ...",
+            help="Store the files' metadata tags: artist, album, title, date, ISRC, MusicBrainz "
+            "ids and so on, as columns tag_artist, ...",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -77,8 +77,8 @@ def embed(
         bool,
         typer.Option(
             "--annotate",
-            help="Keep what the model says of each track as columns bpm, bpm_confidence, key, mode "
-            "and key_confidence.",
+            help="Store the model's annotations of each track as columns bpm, bpm_confidence, key, "
+            "mode and key_confidence.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -95,7 +95,7 @@ def embed(
         bool,
         typer.Option(
             "--overwrite",
-            help="Discard an earlier --out and what a run with other settings has left of it.",
+            help="Discard an earlier --out and partial results of a run with different settings.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -103,8 +103,8 @@ def embed(
         bool,
         typer.Option(
             "--prune",
-            help="Drop rows of an earlier --out whose file is not among the inputs any more; else "
-            "they stay.",
+            help="Drop rows of an earlier --out whose file is no longer among the inputs; "
+            "otherwise they are kept.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -122,8 +122,8 @@ def embed(
         bool,
         typer.Option(
             "--strict",
-            help="Stop at the first bad file and write no output; else bad files are listed and "
-            "the others go on.",
+            help="Stop at the first bad file and write no output; otherwise bad files are "
+            "listed and processing continues.",
             rich_help_panel=options.RUNNING,
         ),
     ] = False,
@@ -132,7 +132,7 @@ def embed(
         typer.Option(
             "--null",
             "-0",
-            help="The list on stdin is separated by NUL, as find -print0 makes it.",
+            help="The list on stdin is NUL-separated, as written by find -print0.",
             rich_help_panel=options.RUNNING,
         ),
     ] = False,
@@ -140,8 +140,8 @@ def embed(
         bool,
         typer.Option(
             "--dry-run",
-            help="Count files and hours by their headers, project size and time, check the "
-            "options; embed nothing.",
+            help="Read file headers only: count files and hours, estimate size and time, check the "
+            "options.",
             rich_help_panel=options.RUNNING,
         ),
     ] = False,
@@ -152,7 +152,7 @@ def embed(
         int | None,
         typer.Option(
             min=1,
-            help="Windows encoded together, which changes speed but no result; default by the "
+            help="Windows per batch; affects speed but not the results; default depends on the "
             "machine.",
             metavar="N",
             show_default=False,
@@ -163,7 +163,7 @@ def embed(
         int | None,
         typer.Option(
             min=1,
-            help="Processes that decode audio; default by the machine.",
+            help="Processes that decode audio; default depends on the machine.",
             metavar="N",
             show_default=False,
             rich_help_panel=options.RUNNING,
@@ -172,8 +172,8 @@ def embed(
     engine: Annotated[
         EngineName,
         typer.Option(
-            help="What does the work: local, or ray on the cluster that RAY_ADDRESS names, or "
-            "without one on this machine; --workers counts its workers then.",
+            help="local, or ray: the cluster at RAY_ADDRESS, or this machine if RAY_ADDRESS is not "
+            "set; --workers is then the number of Ray workers.",
             rich_help_panel=options.RUNNING,
         ),
     ] = EngineName.LOCAL,
@@ -181,8 +181,8 @@ def embed(
         float,
         typer.Option(
             min=1,
-            help="A file counts as bad when its decoder gives no audio for so many seconds, or "
-            "falls so far behind the file's playing time.",
+            help="A file fails if its decoder returns no audio for this many seconds, or falls "
+            "this far behind the file's playing time.",
             metavar="SECONDS",
             rich_help_panel=options.RUNNING,
         ),
@@ -191,7 +191,7 @@ def embed(
         float,
         typer.Option(
             min=0,
-            help="A file elsewhere counts as bad when it is larger.",
+            help="A remote file fails if it is larger than this.",
             metavar="GB",
             rich_help_panel=options.RUNNING,
         ),
@@ -200,7 +200,7 @@ def embed(
         float,
         typer.Option(
             min=1,
-            help="A file elsewhere counts as bad when it takes longer to be fetched.",
+            help="A remote file fails if its download takes longer than this.",
             metavar="SECONDS",
             rich_help_panel=options.RUNNING,
         ),
@@ -209,7 +209,7 @@ def embed(
         bool,
         typer.Option(
             "--stats",
-            help="Say in the end where the time went and what limits the speed.",
+            help="Report at the end how the time was spent and what the bottleneck is.",
             rich_help_panel=options.REPORTING,
         ),
     ] = False,

@@ -24,7 +24,7 @@ def evaluate(
         list[Path],
         typer.Option(
             help="A CSV or Parquet with a path column and labels (key, tempo, your own), and "
-            "perhaps split and group; several are taken as one.",
+            "optionally split and group; several are concatenated.",
             metavar="MANIFEST",
             show_default=False,
             rich_help_panel=_DATA,
@@ -43,7 +43,7 @@ def evaluate(
         str | None,
         typer.Option(
             help=f"Name of a shipped model, or a bundle folder; default {DEFAULT_MODEL}. With "
-            "--embeddings, the model that made them, to hear changes with.",
+            "--embeddings, the model that made them, for the transformed tracks.",
             metavar="NAME|FOLDER",
             show_default=False,
             rich_help_panel=options.MODEL,
@@ -62,9 +62,9 @@ def evaluate(
     label: Annotated[
         list[str] | None,
         typer.Option(
-            help="A column to judge by; may be given several times. Kinds: key, tempo, class, "
-            "multilabel (a;b), number. Default: every column that can be used, its kind by its "
-            "cells.",
+            help="A column to evaluate on; may be given several times. Kinds: key, tempo, class, "
+            "multilabel (a;b), number. Default: every column that can be used, its kind inferred "
+            "from its cells.",
             metavar="COLUMN[:KIND]",
             show_default=False,
             rich_help_panel=_DATA,
@@ -73,7 +73,7 @@ def evaluate(
     folds: Annotated[
         int | None,
         typer.Option(
-            help="Cross-validate over groups, whatever split the manifest has; default 5 if it "
+            help="Cross-validate over groups and ignore the manifest's split; default 5 if it "
             "has none.",
             metavar="N",
             show_default=False,
@@ -83,7 +83,7 @@ def evaluate(
     parts: Annotated[
         str,
         typer.Option(
-            help="What to find out.",
+            help="Evaluations to run.",
             metavar="A,B",
             rich_help_panel=_JUDGING,
         ),
@@ -100,7 +100,7 @@ def evaluate(
         int,
         typer.Option(
             min=2,
-            help="How many tracks are changed in pitch, tempo, level and noise.",
+            help="Number of tracks to transform in pitch, tempo, level and noise.",
             metavar="N",
             rich_help_panel=_JUDGING,
         ),
@@ -108,7 +108,7 @@ def evaluate(
     stretcher: Annotated[
         str,
         typer.Option(
-            help="auto is rubberband where that command is installed.",
+            help="auto is rubberband if that command is installed.",
             metavar="auto|rubberband|signalsmith",
             rich_help_panel=_JUDGING,
         ),
@@ -116,14 +116,17 @@ def evaluate(
     map_method: Annotated[
         str,
         typer.Option(
-            "--map", help="How maps are made.", metavar="pca|tsne", rich_help_panel=options.OUTPUT
+            "--map",
+            help="Projection used for the maps.",
+            metavar="pca|tsne",
+            rich_help_panel=options.OUTPUT,
         ),
     ] = "pca",
     overwrite: Annotated[
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace a report that is in --out.",
+            help="Replace an existing report in --out.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -131,7 +134,7 @@ def evaluate(
         int,
         typer.Option(
             min=0,
-            help="Of folds, intervals and probes.",
+            help="Seed of folds, intervals and probes.",
             metavar="S",
             rich_help_panel=options.RUNNING,
         ),
@@ -142,7 +145,7 @@ def evaluate(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show what each subspace knows of your tracks, how it moves, and what lies next to what.
+    """Evaluate each subspace: probes, equivariance, retrieval, geometry.
 
     Example: loev evaluate --data manifest.csv --out report
     """
@@ -173,12 +176,12 @@ def evaluate(
         with StageDisplay(quiet=quiet) as display:
             results = job.evaluate(request, on_event=display.take)
     except KeyboardInterrupt as interrupt:
-        interrupt.add_note("nothing was written, the same command starts again")
+        interrupt.add_note("nothing was written; run the same command again to start over")
         raise
     report.write(results, out)
     if not quiet:
         for note in results.notes:
             say(f"note: {note}")
-        say(f"{plural(len(results.splits.judged), 'track')} judged -> {out / report.HTML_FILE}")
+        say(f"{plural(len(results.splits.judged), 'track')} evaluated -> {out / report.HTML_FILE}")
     if results.skipped:
         raise typer.Exit(EXIT_SOME_FAILED)

@@ -43,8 +43,8 @@ def explore(
     host: Annotated[
         str,
         typer.Option(
-            help="Address to listen on. Beyond this machine the page needs the token in the "
-            "address that is printed.",
+            help="Address to listen on. From other machines the page needs the token in the "
+            "printed address.",
             metavar="ADDRESS",
             rich_help_panel=_SERVING,
         ),
@@ -54,7 +54,7 @@ def explore(
         typer.Option(
             min=0,
             max=65535,
-            help="0 is any free one.",
+            help="TCP port; 0 picks a free one.",
             metavar="P",
             rich_help_panel=_SERVING,
         ),
@@ -63,7 +63,7 @@ def explore(
         bool,
         typer.Option(
             "--no-browser",
-            help="Only print the address; else it is opened, on a terminal with a display.",
+            help="Only print the address; do not open it in a browser.",
             rich_help_panel=_SERVING,
         ),
     ] = False,
@@ -103,12 +103,12 @@ def explore(
 
 def _tell(n_tracks: int, emb: Path, files: AudioFiles) -> None:
     found, looked_for = files.n_found()
-    say(f"{plural(n_tracks, 'track')} of {emb}, audio in {files.root}; Ctrl-C ends")
+    say(f"{plural(n_tracks, 'track')} of {emb}, audio in {files.root}; Ctrl-C to stop")
     if found < looked_for:
         sample = f"of {looked_for} tracks looked for" if looked_for < n_tracks else f"of {n_tracks}"
         say(
             f"note: {looked_for - found} {sample} have no file there and cannot be played "
-            "(--audio FOLDER says where they lie)"
+            "(set the folder with --audio FOLDER)"
         )
 
 

@@ -51,7 +51,7 @@ def export(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace a bundle that is there.",
+            help="Replace an existing bundle.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -59,7 +59,7 @@ def export(
         list[Path] | None,
         typer.Option(
             help="Fit readouts of bpm, key and mode to the columns key and tempo of this manifest "
-            "(path,key,tempo,split): train rows teach, val rows calibrate, test rows judge. May be "
+            "(path,key,tempo,split): fit on train, calibrate on val, report on test. May be "
             "given several times.",
             metavar="CSV",
             show_default=False,
@@ -69,8 +69,8 @@ def export(
     embeddings: Annotated[
         list[Path] | None,
         typer.Option(
-            help="The manifest's tracks as 'loev embed' gave them with this model, which saves "
-            "embedding them. May be given several times.",
+            help="Embeddings of the manifest's tracks by 'loev embed' with this model, to reuse "
+            "instead of embedding them. May be given several times.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=_ANNOTATIONS,
@@ -80,14 +80,14 @@ def export(
         bool,
         typer.Option(
             "--from-mulooc",
-            help="CHECKPOINT is one of MuLOOC, encoder sf-nfnet-f0. Nothing in it is executed.",
+            help="CHECKPOINT is from MuLOOC, with encoder sf-nfnet-f0. No code in it is executed.",
             rich_help_panel=_FOREIGN,
         ),
     ] = False,
     augs: Annotated[
         str | None,
         typer.Option(
-            help="What the heads after the first stand for, in order; default pitch,tempo.",
+            help="Names of the heads after the first, in order; default pitch,tempo.",
             metavar="A,B",
             show_default=False,
             rich_help_panel=_FOREIGN,
@@ -101,10 +101,13 @@ def export(
     Example: loev export runs/mine/checkpoints/last.pt --out models/mine
     """
     if embeddings and not annotate:
-        raise UsageError("--embeddings is for --annotate", hint="name the labels with --annotate")
+        raise UsageError("--embeddings needs --annotate", hint="name the labels with --annotate")
     if annotate:
         if from_mulooc:
-            raise UsageError("--annotate with --from-mulooc", hint="export first, then annotate")
+            raise UsageError(
+                "--annotate and --from-mulooc exclude each other",
+                hint="export first, then annotate",
+            )
         from loev_cli.cli import _fit_readouts
 
         if debug:
@@ -126,7 +129,9 @@ def export(
         _export_mulooc(checkpoint, out, name or out.name, augs, overwrite, quiet)
         return
     if augs is not None:
-        raise UsageError("--augs is for --from-mulooc", hint="a run's checkpoint knows its own")
+        raise UsageError(
+            "--augs needs --from-mulooc", hint="a run's checkpoint states its augmentations"
+        )
     if debug:
         log_to_stderr()
     export_trained(checkpoint, out, name=name, overwrite=overwrite, quiet=quiet)
@@ -189,7 +194,7 @@ def _export_mulooc(
     if quiet:
         return
     if weights.left_out:
-        say(f"left out, no part of encoder or heads: {_some(weights.left_out, 'tensor')}")
+        say(f"left out, not part of the encoder or heads: {_some(weights.left_out, 'tensor')}")
     if weights.foreign:
         say(f"not imported, not run: {_some(weights.foreign, 'name')}")
     say(f"{name}: {weights.method}, heads {', '.join(model.spec.heads)} -> {bundle.path}")

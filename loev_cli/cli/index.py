@@ -21,8 +21,8 @@ def index(
     db: Annotated[
         Path,
         typer.Option(
-            help="Folder of the database. One that is there is brought up to date: rows that are "
-            "new or changed are written, those that are gone dropped.",
+            help="Folder of the database. An existing one is updated: new and changed rows are "
+            "written, removed ones dropped.",
             metavar="DIR",
             show_default=False,
             rich_help_panel=options.OUTPUT,
@@ -32,7 +32,7 @@ def index(
         bool,
         typer.Option(
             "--overwrite",
-            help="Make the database anew, whatever it holds.",
+            help="Rebuild the database, whatever it contains.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -57,10 +57,11 @@ def index(
             on_step=lambda step: None if quiet else say(f"{step} ..."),
         )
     except KeyboardInterrupt as interrupt:
-        interrupt.add_note("the same command goes on")
+        interrupt.add_note("run the same command again to resume")
         raise
     if quiet:
         return
     changes = f"{done.n_added} new, {done.n_changed} changed, {done.n_dropped} dropped"
-    how = f"indexed: {', '.join(done.indexed)}" if done.indexed else "few enough to compare all"
+    exhaustive = "below the index threshold: exhaustive search"
+    how = f"indexed: {', '.join(done.indexed)}" if done.indexed else exhaustive
     say(f"{plural(done.n_rows, 'track')} ({changes}; {how}) -> {db}")

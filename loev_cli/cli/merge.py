@@ -32,8 +32,8 @@ def merge(
         int | None,
         typer.Option(
             min=1,
-            help="So many parts make the whole: each must be there once. Parts made with --shard "
-            "know this themselves.",
+            help="Expected number of parts; each must be given once. Parts made with --shard "
+            "record this themselves.",
             metavar="N",
             show_default=False,
             rich_help_panel=options.RUNNING,
@@ -43,7 +43,7 @@ def merge(
         bool,
         typer.Option(
             "--allow-missing",
-            help="Merge though parts of an array job are missing.",
+            help="Merge even if parts of an array job are missing.",
             rich_help_panel=options.RUNNING,
         ),
     ] = False,
@@ -58,7 +58,7 @@ def merge(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Join embedding files: the parts of an array job, or libraries that were embedded alike.
+    """Join embedding files: parts of an array job, or libraries with the same settings.
 
     Example: loev merge part-*.npz --out emb.npz
     """
@@ -69,5 +69,5 @@ def merge(
     merged = job.merge(parts, out, shards=shards, allow_missing=allow_missing, overwrite=overwrite)
     if quiet:
         return
-    repeated = f", {merged.n_repeated} in several of them alike" if merged.n_repeated else ""
+    repeated = f", {plural(merged.n_repeated, 'duplicate row')}" if merged.n_repeated else ""
     say(f"{plural(merged.n_rows, 'track')} of {plural(merged.n_parts, 'part')}{repeated} -> {out}")

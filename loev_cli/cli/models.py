@@ -63,7 +63,7 @@ def _table(described: list[dict[str, Any]]) -> str:
     from loev_cli.cli._table import table
 
     if not described:
-        return "no models came with this installation"
+        return "this installation ships no models"
     return table(
         ["name", "method", "subspaces", "window", "size", "path"],
         [

@@ -26,7 +26,7 @@ def playlist(
     seed: Annotated[
         str,
         typer.Option(
-            help="The first track: its path in EMB, or the end of it.",
+            help="The first track: its path in EMB, or the end of that path.",
             metavar="TRACK",
             show_default=False,
             rich_help_panel=options.SEARCHING,
@@ -35,7 +35,7 @@ def playlist(
     minutes: Annotated[
         float,
         typer.Option(
-            help="How long the list should last.",
+            help="Length of the playlist in minutes.",
             metavar="M",
             rich_help_panel=options.SEARCHING,
         ),
@@ -43,7 +43,7 @@ def playlist(
     keep: Annotated[
         str,
         typer.Option(
-            help="Subspaces that stay as the seed's.",
+            help="Subspaces to keep close to the seed.",
             metavar="A,B",
             rich_help_panel=options.SEARCHING,
         ),
@@ -51,7 +51,7 @@ def playlist(
     drift: Annotated[
         str,
         typer.Option(
-            help="The subspace that moves away from the seed, step by step.",
+            help="The subspace in which the playlist gradually moves away from the seed.",
             metavar="SUBSPACE",
             rich_help_panel=options.SEARCHING,
         ),
@@ -113,5 +113,5 @@ def playlist(
         target = f" -> {out}" if out != lists.STDOUT else ""
         say(
             f"{plural(len(steps), 'track')}, {clock(total_s)}"
-            f"{', all that could be had' if short else ''}{target}"
+            f"{'; no further matching tracks' if short else ''}{target}"
         )

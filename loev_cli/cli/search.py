@@ -41,7 +41,7 @@ def search(
     by: Annotated[
         str | None,
         typer.Option(
-            help="Alike in this subspace; default invariant.",
+            help="Similar in this subspace; default invariant.",
             metavar="SUBSPACE",
             show_default=False,
             rich_help_panel=options.SEARCHING,
@@ -62,7 +62,7 @@ def search(
         typer.Option(
             "-k",
             min=1,
-            help="How many answers to a query.",
+            help="Number of results per query.",
             metavar="K",
             rich_help_panel=options.SEARCHING,
         ),
@@ -71,8 +71,8 @@ def search(
     like_but: Annotated[
         str | None,
         typer.Option(
-            help="The same but moved in one attribute: tempo=+10%, tempo=-5%, pitch=+2 "
-            "(semitones). Alike in all subspaces unless --by or --weights says otherwise.",
+            help="Like the query but shifted in one attribute: tempo=+10%, tempo=-5%, pitch=+2 "
+            "(semitones). Similar in all subspaces unless --by or --weights says otherwise.",
             metavar="ATTRIBUTE=CHANGE",
             show_default=False,
             rich_help_panel=options.SEARCHING,
@@ -82,7 +82,7 @@ def search(
         bool,
         typer.Option(
             "--exclude-same-file",
-            help="The query's own row is no answer.",
+            help="Exclude the query track from the results.",
             rich_help_panel=options.SEARCHING,
         ),
     ] = False,
@@ -90,7 +90,7 @@ def search(
         bool,
         typer.Option(
             "--null",
-            help="Queries on stdin end in NUL instead of a newline.",
+            help="Queries on stdin are NUL-terminated instead of newline-terminated.",
             rich_help_panel=options.SEARCHING,
         ),
     ] = False,
@@ -110,8 +110,8 @@ def search(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Where the model that made EMB lies, to listen to audio files with; default "
-            "the shipped one of that name.",
+            help="Model used to embed EMB; needed for audio-file queries; default the shipped "
+            "model of that name.",
             metavar="NAME|FOLDER",
             show_default=False,
             rich_help_panel=options.MODEL,

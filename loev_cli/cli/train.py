@@ -28,7 +28,7 @@ def train(
         typer.Argument(
             metavar="DATA",
             help="Folder of audio, manifest (.csv with a path column) or list of paths (.txt); "
-            "may stand in --config instead.",
+            "may be set in --config instead.",
             show_default=False,
         ),
     ] = None,
@@ -84,21 +84,19 @@ def train(
     positives: Annotated[
         str | None,
         typer.Option(
-            help="Crops of a track that are compared: same, adjacent or random (default).",
+            help="Crops of a track that form positive pairs: same, adjacent or random (default).",
             metavar="CROPS",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
-            help="Steps of the optimiser to train for.", metavar="N", rich_help_panel=_HOW
-        ),
+        typer.Option(help="Number of optimizer steps.", metavar="N", rich_help_panel=_HOW),
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="Minutes to train for; with --steps too, whichever ends first.",
+            help="Minutes to train for; if --steps is also given, whichever ends first.",
             metavar="M",
             rich_help_panel=_HOW,
         ),
@@ -130,7 +128,7 @@ def train(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Where chance starts: the same seed gives the same run; default 0.",
+            help="Random seed; default 0.",
             metavar="N",
             rich_help_panel=_HOW,
         ),
@@ -138,7 +136,7 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            help="TOML file of settings, such as a run's config.toml, or one that comes along: "
+            help="TOML file of settings, such as a run's config.toml, or a built-in one: "
             "paper, laptop, loevpp-small. Options override it.",
             metavar="FILE|NAME",
             rich_help_panel=_HOW,
@@ -157,7 +155,7 @@ def train(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run in --out, by its own config unless told otherwise.",
+            help="Resume the run in --out, with its own config unless options override it.",
             rich_help_panel=_HOW,
         ),
     ] = False,
@@ -181,7 +179,7 @@ def train(
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Folder where decoded tracks are kept for later runs; default "
+            help="Folder where decoded tracks are cached for later runs; default "
             "~/.cache/loev/features.",
             metavar="FOLDER",
             rich_help_panel=_WHERE,
@@ -191,14 +189,15 @@ def train(
         bool,
         typer.Option(
             "--no-cache",
-            help="Keep nothing on disk: decode every track again whenever it is needed. Slow.",
+            help="Cache nothing on disk: decode every track each time it is needed. Slow.",
             rich_help_panel=_WHERE,
         ),
     ] = False,
     cache_gb: Annotated[
         float | None,
         typer.Option(
-            help="How large the cache may grow; the least recently used goes first. Default 50.",
+            help="Maximum cache size; the least recently used entries are deleted first. "
+            "Default 50.",
             metavar="GB",
             show_default=False,
             rich_help_panel=_WHERE,
@@ -224,7 +223,7 @@ def train(
     if debug:
         log_to_stderr()
     if out is None:
-        raise UsageError("where should the run go? give --out")
+        raise UsageError("missing option: --out")
     named = {
         "data": data,
         "augs": [a.strip() for a in augs.split(",") if a.strip()] if augs is not None else None,
@@ -250,7 +249,7 @@ def train(
         config = str(out / pipeline.CONFIG_FILE)
     settings = settings_of(config, set_ or [], named)
     if not settings.data:
-        raise UsageError("what should it train on? give DATA", hint="a folder of audio, say")
+        raise UsageError("missing argument: DATA", hint="a folder of audio, for example")
     if dry_run:
         _show_plan(settings, out, device)
         return
@@ -274,7 +273,7 @@ def train(
             )
     except KeyboardInterrupt as interrupt:
         if (out / FOLDER / LAST).exists():
-            interrupt.add_note(f"go on from {out} with the same command and --resume")
+            interrupt.add_note(f"run the same command with --resume to resume from {out}")
         raise
     if checkpoint is not None:
         export_trained(checkpoint, out / BUNDLE, name=name or out.name, overwrite=True, quiet=quiet)
@@ -284,7 +283,7 @@ def _cache(folder: Path | None, max_gb: float | None) -> Cache:
     from loev_cli.train.data import DEFAULT_MAX_BYTES, Cache, default_cache
 
     if max_gb is not None and max_gb <= 0:
-        raise UsageError(f"--cache-gb is {max_gb:g}, it must be above 0", hint="or use --no-cache")
+        raise UsageError(f"--cache-gb is {max_gb:g}, must be above 0", hint="or use --no-cache")
     max_bytes = DEFAULT_MAX_BYTES if max_gb is None else int(max_gb * 1e9)
     return Cache(folder or default_cache(), max_bytes)
 

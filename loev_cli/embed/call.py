@@ -42,7 +42,7 @@ def embed_to_file(
     Args:
         inputs: files, folders (searched recursively), or URLs of them; ``~`` is the home folder.
         out: a ``.npz``, ``.parquet``, ``.lance`` or ``.jsonl`` file; its extension is its format.
-        on_event: is told of every track, as it is done or fails.
+        on_event: called for every track when it is done or has failed.
 
     The others are the options of ``loev embed``; its ``--help`` and ``docs/embed.md`` explain them.
 

@@ -1,6 +1,6 @@
-"""The same run on Ray (extra cluster): workers on one machine or many take the files in handfuls.
+"""The same run on Ray (extra cluster): workers on one machine or many take files in batches.
 
-    sources -- Ray Data: handfuls of files --> actor: open the model once, runner.outcomes --> rows
+    sources -- Ray Data: batches of files --> actor: open the model once, runner.outcomes --> rows
                                            --> actor: ...                                  --> rows
 
 Every actor runs the very stages of the local engine on its files, so that rows are the same, and
@@ -125,7 +125,7 @@ def on_cluster(
         items = [
             {"track": i, "source": json.dumps(asdict(source))} for i, source in enumerate(sources)
         ]
-        # A block is a handful of files, and what is done again if its worker dies.
+        # A block is a small batch of files, repeated as a whole if its worker dies.
         dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // _HANDFUL))
         embedded = dataset.map_batches(
             _Embedder,
@@ -160,7 +160,7 @@ def _describe(workers: Workers) -> Meta:
 
 
 class _Embedder:
-    """An actor: a model, open, that embeds handfuls of files."""
+    """An actor: a model, open, that embeds batches of files."""
 
     def __init__(self, workers: Workers) -> None:
         self._settings = workers.settings
@@ -242,7 +242,7 @@ def _unpacked(head: dict[str, Any], values: bytes, path: str) -> Row | InputErro
 
 @contextlib.contextmanager
 def _connected(ray: Any) -> Iterator[None]:
-    """Ray, connected; what we started ends with us, a cluster that was there goes on."""
+    """Ray, connected; what we started ends with us, an existing cluster keeps running."""
     for name in ("ray", "ray.data"):  # what it tells of itself is no news to our users
         for handler in logging.getLogger(name).handlers:
             handler.setLevel(logging.ERROR)
@@ -262,7 +262,7 @@ def _connected(ray: Any) -> Iterator[None]:
             signal.signal(signal.SIGTERM, on_sigterm)
         yield
     except (ConnectionError, ray.exceptions.RaySystemError) as error:
-        raise LoevError(f"Ray does not run: {_in_short(error)}") from error
+        raise LoevError(f"cannot start Ray: {_in_short(error)}") from error
     finally:
         ray.shutdown()
 

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and in the end."""
+"""Progress events and the final report of a run."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def embed(
         LoevError: the backend failed.
     """
     if not request.out:
-        raise UsageError("nowhere to write to", hint="name a file with --out")
+        raise UsageError("missing --out", hint="name a file with --out")
     out = request.out
     check_output(out)
     bundle = bundles.find(request.model)
@@ -295,7 +295,7 @@ def _done(row: Row) -> TrackDone:
 def _engine(
     request: Request, bundle: Bundle, sources: Sequence[Source], on_event: Callable[[Event], None]
 ) -> Iterator[tuple[Meta, Stats, Iterator[tuple[int, Row | InputError]]]]:
-    """What the request says is to do the work, at work on ``sources``: what it adds to ``meta``,
+    """The engine chosen by the request, working on ``sources``: what it adds to ``meta``,
     where its time goes, and for each source its index with its row or why there is none."""
     if request.engine == "ray":
         workers = Workers(
@@ -337,7 +337,7 @@ def prepare(
         annotate=request.annotate,
     )
     if encoder.unused_gpu is not None and request.device == "auto":
-        on_event(Notice(f"a GPU is present and not used: {encoder.unused_gpu}"))
+        on_event(Notice(f"a GPU is present but not used: {encoder.unused_gpu}"))
     return encoder, _settings(
         request,
         bundle,
@@ -398,7 +398,7 @@ def _read_by(request: Request, sources: Sequence[Source]) -> list[str | int]:
 
 
 def _stamp(source: Source) -> Stamp | None:
-    """Size and mtime of a file; None if it is not there, or may not be looked at."""
+    """Size and mtime of a file; None if it is missing or cannot be accessed."""
     if source.remote is not None:
         size, version = source.remote.size, source.remote.version
         return None if size is None or version is None else Stamp(size, version)

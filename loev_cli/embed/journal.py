@@ -1,4 +1,4 @@
-"""What is done, kept beside the output: a killed run goes on, a finished one can be brought up
+"""Finished work, kept beside the output: a killed run resumes, a finished one can be brought up
 to date.
 
     x.npz                      the output, whole or absent
@@ -50,7 +50,7 @@ _MAX_PARTS = 50  # each is an open file; a job that is preempted again and again
 
 
 class Journal:
-    """The journal of one output, opened by one run; a context manager that lets go of it.
+    """The journal of one output, opened by one run; a context manager; releases the lock on exit.
 
     Args:
         out: the output's path.
@@ -233,7 +233,7 @@ class Journal:
             if theirs != ours:
                 if not overwrite:
                     raise UsageError(
-                        f"{self.folder} holds rows made with other settings: "
+                        f"{self.folder} contains results computed with different settings: "
                         f"{difference(theirs, ours)}",
                         hint="--overwrite discards them",
                     )
@@ -262,7 +262,8 @@ class Journal:
             version = int(state["format_version"])
             if version > FORMAT_VERSION:
                 raise UsageError(
-                    f"{self.folder} has format {version}, this loev reads up to {FORMAT_VERSION}",
+                    f"{self.folder} has format {version}, this version of loev reads up to "
+                    f"{FORMAT_VERSION}",
                     hint="pip install --upgrade loev-cli",
                 )
             return {
@@ -271,11 +272,11 @@ class Journal:
                 "discards": state["discards"],
             }
         except FileNotFoundError:
-            problem = "has rows but does not say with which settings they were made"
+            problem = f"has results but no settings file ({_STATE_FILE} is missing)"
             if overwrite or not (self._files(_PART) or self._files(_INDEX)):
                 return None
         except DATA_ERRORS:
-            problem = f"is not a journal of loev, or damaged: {_STATE_FILE} cannot be read"
+            problem = f"is not a loev journal, or is damaged: {_STATE_FILE} cannot be read"
             if overwrite:
                 return None
         raise UsageError(f"{self.folder} {problem}", hint="--overwrite discards it")
@@ -297,7 +298,7 @@ class Journal:
     def _read_index(self, identity: str) -> None:
         """Which file each row of the output is of; what is not known is embedded again."""
         file = self.folder / f"index-{identity}.rows"
-        problem: str | None = f"{self.out} is not as the last run left it"
+        problem: str | None = f"{self.out} was modified since the last run"
         if file.exists():
             try:
                 with contextlib.closing(Part(file, self._owner)) as index:
@@ -308,7 +309,7 @@ class Journal:
             if problem is None:
                 return
             problem = f"{file}: {problem}"
-        self.problems.append(f"{problem}; the files it has rows of are embedded again")
+        self.problems.append(f"{problem}; the files in it are embedded again")
         self._in_output = dict.fromkeys((row.path for row in rows(self.out)), None)
 
     def _write_index(self, finished: Path, stamps: Mapping[str, Stamp | None]) -> None:
@@ -440,5 +441,5 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "what is done is kept; the same command goes on"
+        hint = "progress is saved; run the same command again to resume"
         raise OutputError(f"cannot write {folder}: {error.strerror or error}", hint=hint) from error

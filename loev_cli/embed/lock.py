@@ -1,4 +1,4 @@
-"""One run at a time on an output. A process that dies, however, lets go of its lock."""
+"""One run at a time on an output. The lock is released if the process dies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Lock:
                 holder = os.read(self._descriptor, _PID_N_BYTES).decode("ascii", "replace").strip()
                 os.close(self._descriptor)
                 raise OutputError(
-                    f"another run is at work on {what} (process {holder or 'unknown'})",
+                    f"{what} is in use by another loev process (PID {holder or 'unknown'})",
                     hint="wait for it, or choose another --out",
                 )
             if self._is_still(file):
@@ -45,7 +45,9 @@ class Lock:
             os.close(self._descriptor)  # its holder removed it just before we got it
         if not _PID.fullmatch(os.read(self._descriptor, _PID_N_BYTES + 1)):
             os.close(self._descriptor)
-            raise OutputError(f"{file} is not a lock of loev", hint="remove it, or write elsewhere")
+            raise OutputError(
+                f"{file} is not a loev lock file", hint="remove it, or write elsewhere"
+            )
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.write(self._descriptor, str(os.getpid()).encode())

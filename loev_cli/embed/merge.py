@@ -63,7 +63,7 @@ def merge(
     Args:
         parts: embedding files of any format.
         shards: that so many parts make the whole.
-        allow_missing: parts of an array job that are not there are no error.
+        allow_missing: missing parts of an array job are not an error.
         overwrite: ``out`` may exist.
 
     Raises:
@@ -98,7 +98,7 @@ def merge(
     with Journal(Path(out), meta, overwrite=True) as journal:
         if len(journal) and not overwrite:
             raise UsageError(
-                f"{journal.folder} holds rows of a run that was not finished",
+                f"{journal.folder} contains rows of an unfinished run",
                 hint="finish it with the same 'loev embed', or discard it with --overwrite",
             )
         journal.note_origin({key: meta[key] for key in _ORIGIN_KEYS if key in meta})
@@ -160,7 +160,9 @@ def _check_complete(metas: Mapping[str, Meta], n_shards: int | None) -> None:
     for part, meta in metas.items():
         if meta.get("shard") is None:
             if n_shards is not None:
-                raise UsageError(f"{part} is no part of {n_shards}: it was made without --shard")
+                raise UsageError(
+                    f"{part} was not created with --shard, so it is not one of {n_shards}"
+                )
             continue
         shard = parse_shard(str(meta["shard"]), {})
         if n_shards not in (None, shard.count):
@@ -170,9 +172,7 @@ def _check_complete(metas: Mapping[str, Meta], n_shards: int | None) -> None:
         found[shard] = part
     counts = {shard.count for shard in found}
     if len(counts) > 1:
-        raise UsageError(
-            f"parts of different wholes: of {' and of '.join(map(str, sorted(counts)))}"
-        )
+        raise UsageError(f"shard counts differ: {' and '.join(map(str, sorted(counts)))}")
     count = n_shards or next(iter(counts), 0)
     missing = [str(i) for i in range(1, count + 1) if Shard(i, count) not in found]
     if missing:

@@ -45,7 +45,7 @@ class Stamp(NamedTuple):
 
 
 class ForeignError(Exception):
-    """The file is no part, or belongs to a run with other settings."""
+    """The file is not a part, or belongs to a run with different settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,9 @@ class Part:
         if header != _MAGIC + owner:
             self._stream.close()
             whole = len(header) == _HEADER_N_BYTES and header.startswith(_MAGIC)
-            raise ForeignError("belongs to other settings" if whole else "is no part of a journal")
+            raise ForeignError(
+                "belongs to different settings" if whole else "is not part of a journal"
+            )
 
     def places(self) -> Iterator[Place]:
         """Where each record is, in order, up to the first that is damaged."""
@@ -164,7 +166,7 @@ class Part:
         """
         body = self._body(place.offset)
         if body is None:
-            raise UsageError(f"{self.file} has been damaged while it was in use")
+            raise UsageError(f"{self.file} was damaged while in use")
         try:
             return _row(body, subspaces)
         except DATA_ERRORS as error:

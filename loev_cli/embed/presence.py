@@ -24,7 +24,7 @@ _N_FOLDERS = 64
 Results = Iterator[tuple[int, Row | InputError]]
 
 
-# ---------------------------------------------------------------- while a run goes on
+# ---------------------------------------------------------------- during a run
 
 
 def while_there(sources: Sequence[Source], results: Results) -> Results:
@@ -54,7 +54,7 @@ def _results(
             break
     if gone:
         raise StoppedError(
-            f"{gone[0]} is gone: it was there when the run began",
+            f"{gone[0]} no longer exists: it was there when the run began",
             hint="is its storage still mounted?",
         )
 

@@ -65,7 +65,7 @@ class TrackFailed:
 
 @dataclass(frozen=True)
 class Idle:
-    """Nothing has come for a moment: what waits for company should not wait longer."""
+    """Nothing has arrived for a moment: time to flush partial batches."""
 
 
 Item = Window | TrackEnd | TrackFailed | Idle
@@ -89,7 +89,7 @@ class Reader:
             begun; None: any distance.
         file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
         tags: read what the files say about themselves too.
-        download_limits: of a file that is fetched from elsewhere.
+        download_limits: for each remote file.
 
     Attributes:
         busy_s: CPU seconds spent decoding so far.

@@ -63,7 +63,7 @@ class Settings:
         n_encoders: batches encoded at once; changes speed, not results.
         file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
         tags: keep what the files say about themselves.
-        download_limits: of a file that is fetched from elsewhere.
+        download_limits: for each remote file.
     """
 
     hop_n_samples: int
@@ -139,8 +139,8 @@ def encoded(
         encoder, settings.batch_size, settings.n_encoders, while_waiting=interrupts.check
     )
     began = time.monotonic()
-    # A signal is heard between two items: between taking a lock and being ready to give it back
-    # its exception would leave decoders or encoders waiting without end.
+    # Signals are handled between two items: between taking a lock and being ready to give it back
+    # its exception would leave decoders or encoders waiting forever.
     with interrupts, mapper, reader:
         for item in reader:
             interrupts.check()

@@ -44,7 +44,9 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
         return _from_scheduler(environment)
     match = _SPELLED.fullmatch(text)
     if not match or int(match[1]) > int(match[2]):
-        raise UsageError(f"--shard '{text}' is no part of a whole", hint="as in 3/8, or auto")
+        raise UsageError(
+            f"invalid --shard '{text}'", hint="I/N with 1 <= I <= N, as in 3/8, or auto"
+        )
     return Shard(int(match[1]), int(match[2]))
 
 
@@ -71,12 +73,12 @@ def _from_scheduler(environment: Mapping[str, str]) -> Shard:
         name = "PBS_ARRAY_INDEX" if "PBS_ARRAY_INDEX" in environment else "PBS_ARRAYID"
         if "LOEV_SHARDS" not in environment:
             raise UsageError(
-                "--shard auto: PBS does not say how many tasks the array has",
+                "--shard auto: PBS does not report the number of tasks in the array",
                 hint="set LOEV_SHARDS=N and count from 1, or use --shard $PBS_ARRAY_INDEX/N",
             )
         return _of_task(number(name), 1, 1, number("LOEV_SHARDS"))
     raise UsageError(
-        "--shard auto: this is no task of a Slurm, SGE or PBS array job", hint="as in --shard 3/8"
+        "--shard auto: not running inside a Slurm, SGE or PBS array job", hint="as in --shard 3/8"
     )
 
 

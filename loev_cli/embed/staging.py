@@ -1,4 +1,4 @@
-"""Outputs that lie elsewhere: made here, with their journal, and put there when they are whole.
+"""Remote outputs: written locally, with their journal, and uploaded when complete.
 
     s3://bucket/emb.parquet   <-   ~/.cache/loev/outputs/<hash of the URL>/emb.parquet
                                                                           emb.parquet.journal/
@@ -53,7 +53,7 @@ def staged(url: str) -> Iterator[Path]:
         else:
             remove(url + FAILURES_SUFFIX)
     except RemoteError as error:
-        hint = f"what is done is kept in {local.parent}; the same command goes on"
+        hint = f"progress is saved in {local.parent}; run the same command again to resume"
         raise OutputError(f"cannot write {error}", hint=hint) from error
     except OSError as error:
         raise OutputError(f"cannot write {local.parent}: {error.strerror or error}") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Stats:
-    """Filled in as a run goes on. All in seconds.
+    """Filled in during a run. All in seconds.
 
     Attributes:
         n_decoders, n_encoders: how many of each work at once.

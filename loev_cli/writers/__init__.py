@@ -102,7 +102,7 @@ def check_output(out: str) -> None:
     """Everything about an output that can be known before the work.
 
     Raises:
-        UsageError: the extension is no format, what is at ``out`` is not of its kind, or its
+        UsageError: unsupported extension, what is at ``out`` is not of its kind, or its
             folder is missing.
         OutputError: nothing can be written there.
     """
@@ -119,7 +119,7 @@ def check_output(out: str) -> None:
     _format_of(path)
     check_target(path, is_folder=_is_folder_format(path))
     if path.is_dir() and any(path.iterdir()) and not (path / "_versions").is_dir():
-        raise UsageError(f"{out} is a folder, and not one that Lance made")
+        raise UsageError(f"{out} exists and is not a Lance dataset")
 
 
 def check_replaceable(out: str, meta: Meta) -> None:
@@ -155,12 +155,12 @@ def open_writer(
     ``before_replace`` is called on commit with the finished file, before it appears at ``out``.
 
     Raises:
-        UsageError: the extension is no format.
+        UsageError: the extension is not a supported format.
         OutputError: the temporary file beside ``out`` cannot be made.
     """
     if out == STDOUT:
         if stdout is None:
-            raise UsageError("no standard output to write to")
+            raise UsageError("standard output is not available")
         return _module(FORMATS[".jsonl"]).Writer(StreamTarget(stdout), meta)
     path = Path(out)
     module = _format_of(path)
@@ -199,7 +199,7 @@ def open_columns(path: AnyPath) -> Columns:
 def _existing(path: AnyPath) -> _FormatModule:
     path = Path(path)
     if not (path.is_dir() if _is_folder_format(path) else path.is_file()):
-        raise UsageError(f"no embedding file {path}")
+        raise UsageError(f"no such embedding file: {path}")
     return _format_of(path)
 
 
@@ -211,9 +211,9 @@ def _format_of(path: Path) -> _FormatModule:
     name = FORMATS.get(path.suffix.lower())
     if name is None:
         raise UsageError(
-            f"{path}: '{path.suffix}' is no embedding format"
+            f"{path}: '{path.suffix}' is not a supported embedding format"
             if path.suffix
-            else f"{path}: has no extension, so no format",
+            else f"{path}: has no extension, cannot infer the format",
             hint=f"{', '.join(FORMATS)}, or - for JSON lines on stdout",
         )
     return _module(name)

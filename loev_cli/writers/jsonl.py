@@ -3,7 +3,7 @@
     {"path": "a.mp3", "duration_s": 3.0, "silent": false, "pitch": [...], ..., "meta": {...}}
 
 Annotations that a track does not have are null. With windows ``start_s`` is a list and each
-subspace a list of vectors. Numbers are the shortest that give the same float32 back. A file without
+subspace a list of vectors. Numbers are the shortest that round-trip as float32. A file without
 tracks has one line with nothing but ``meta``.
 """
 
@@ -200,7 +200,7 @@ def _agreeing_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             check_agree({f"{path} line 1": meta, f"line {number}": previous})
             for key in ("subspaces", "tags", ANNOTATIONS):
                 if previous.get(key) != meta.get(key):
-                    raise UsageError(f"{path} line {number} has other {key} than line 1")
+                    raise UsageError(f"{path} line {number} has a different {key} than line 1")
             if ONNX_SHA256 in previous:
                 meta = {ONNX_SHA256: previous[ONNX_SHA256], **meta}
         yield offset, record

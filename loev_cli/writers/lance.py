@@ -123,7 +123,7 @@ def _reading(path: Path) -> Iterator[None]:
     except _ERRORS as error:
         raise damaged(path, error) from error
     except BaseException as error:
-        # A panic of Lance's Rust code is no Exception, and its class cannot be imported.
+        # A panic of Lance's Rust code is not an Exception, and its class cannot be imported.
         if type(error).__name__ != "PanicException":
             raise
         raise damaged(path, error) from error
@@ -137,7 +137,7 @@ def _check(path: Path) -> None:
     for name, checksum in dict(parse_json(read_bytes(listed, _MAX_LIST_N_BYTES))).items():
         file = path / name
         if file.is_file() and _checksum(file) != checksum:
-            raise ValueError(f"{name} is not as it was written")
+            raise ValueError(f"{name} was modified since it was written")
 
 
 def _names(folder: Path) -> list[str]:

@@ -92,7 +92,7 @@ def fingerprint(meta: Meta) -> dict[str, Any]:
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """What two fingerprints do not agree on, for messages."""
+    """The differences of two fingerprints, for messages."""
 
     def said(settings: Mapping[str, Any], key: str) -> Any:
         value = settings.get(key)
@@ -152,7 +152,8 @@ def checked(meta: Any, *, name: str) -> Meta:
         raise not_ours(name)
     if meta["format_version"] > FORMAT_VERSION:
         raise UsageError(
-            f"{name} has format {meta['format_version']}, this loev reads up to {FORMAT_VERSION}",
+            f"{name} has format {meta['format_version']}, this version of loev reads up to "
+            f"{FORMAT_VERSION}",
             hint="pip install --upgrade loev-cli",
         )
     missing = [key for key in _REQUIRED_KEYS if key not in meta]
@@ -170,12 +171,12 @@ def checked(meta: Any, *, name: str) -> Meta:
     except (AttributeError, TypeError):
         unknown = {ANNOTATIONS}
     if unknown:
-        raise UsageError(f"{name} is damaged: its meta does not say what its annotations are")
+        raise UsageError(f"{name} is damaged: its meta does not describe its annotations")
     return meta
 
 
 def not_ours(name: str) -> UsageError:
-    """The error for a file that is no embedding file."""
+    """The error for a file that is not an embedding file."""
     return UsageError(f"{name} is not a loev embedding file")
 
 
@@ -201,7 +202,7 @@ def check_agree(metas: Mapping[str, Meta], *, keys: Iterable[str] = AGREEING_KEY
     for first, other, key in pairs:
         if metas[first].get(key) != metas[other].get(key):
             label, theirs, ours = _readable(key, metas[first], metas[other])
-            raise UsageError(f"{first} and {other} do not agree on {label}: {theirs} and {ours}")
+            raise UsageError(f"{first} and {other} differ in {label}: {theirs} and {ours}")
 
 
 def is_made_by(meta: Meta, bundle: Bundle) -> bool:

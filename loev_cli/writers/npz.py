@@ -223,7 +223,7 @@ def _track(columns: Archive) -> NDArray[np.int64]:
     track = np.asarray(columns.load("track"), np.int64)
     n_tracks = columns.headers["path"].shape[0]
     if len(track) and not 0 <= track.min() <= track.max() < n_tracks:
-        raise ValueError("column 'track' names tracks that are not there")
+        raise ValueError("column 'track' refers to missing tracks")
     return track
 
 
@@ -282,7 +282,7 @@ class _Column:
     def __init__(self, header: Header, member: IO[bytes]) -> None:
         (self.n, *rest), self._dtype = header.shape, header.dtype
         if header.is_fortran and rest:
-            raise ValueError("a column is no plain array")
+            raise ValueError("a column is not a plain array")
         self._shape = tuple(rest)
         self._member = member
         self._n_left = self.n

@@ -34,7 +34,7 @@ def check_place(
         inputs: everything the run reads: paths, or descriptors (0 is standard input).
         is_earlier: whether what is at ``out`` is an earlier output of the same command; None for
             commands that replace nothing unless told to.
-        overwrite: replace what is no earlier output, too.
+        overwrite: also replace what is not an earlier output.
         is_folder: the output is a folder.
 
     Raises:
@@ -64,7 +64,7 @@ def check_earlier(
         raise UsageError(f"{out} exists", hint="--overwrite replaces it")
     if not is_earlier(out):
         raise UsageError(
-            f"will not replace {out}: it is no earlier output of this command",
+            f"will not replace {out}: this command did not create it",
             hint="choose another --out" + ("" if overwrite is None else ", or add --overwrite"),
         )
 

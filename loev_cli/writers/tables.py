@@ -200,7 +200,7 @@ def _type_of(annotation: str) -> pa.DataType:
 
 
 def _or_none(value: float | str) -> float | str | None:
-    """A null where there is no answer: NaN would count as a number to whoever filters."""
+    """A null where there is no value: NaN would count as a number to whoever filters."""
     return None if value != value or value == "" else value
 
 

@@ -193,7 +193,7 @@ def test_what_does_not_go_together(annotating: Bundle, tracks: Path, tmp_path: P
     told, plain = tmp_path / "told.npz", tmp_path / "plain.npz"
     embedded(annotating, told, tracks, annotate=True)
     embedded(annotating, plain, tracks)
-    with pytest.raises(UsageError, match=r"do not agree on annotations: bpm, .* and none"):
+    with pytest.raises(UsageError, match=r"differ in annotations: bpm, .* and none"):
         merge([str(told), str(plain)], str(tmp_path / "x.npz"))
     with pytest.raises(UsageError, match=r"will not replace .* annotations"):
         embedded(annotating, told, tracks)
@@ -219,7 +219,7 @@ def test_a_table(loev: Loev, annotating: Bundle, tracks: Path) -> None:
     outcome = loev("annotate", tracks, "--model", annotating.path)
     assert outcome.code == 0 and outcome.err == ""
     header, *lines = outcome.out.splitlines()
-    assert header.split() == ["path", "length", "bpm", "sure", "key", "camelot", "sure"]
+    assert header.split() == ["path", "length", "bpm", "confidence", "key", "camelot", "confidence"]
     assert len(lines) == 6
     assert next(line for line in lines if line.startswith("silence.wav")).split()[2:] == ["-"] * 5
 
@@ -273,7 +273,7 @@ def test_a_damaged_bundle(loev: Loev, annotating: Bundle, tracks: Path, tmp_path
     config["annotations"]["readouts"]["key"]["output"] = "logits_of_key"
     (broken.path / CONFIG_FILE).write_text(json.dumps(config))
     outcome = loev("annotate", tracks, "--model", broken.path)
-    assert outcome.code == 1 and "is not the model of its config" in outcome.err
+    assert outcome.code == 1 and "does not match config.json" in outcome.err
 
 
 def test_torch_and_onnx_say_the_same(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def test_a_signal_keeps_what_is_done(
     (line,) = stderr.decode().splitlines()
     assert line.startswith(f"loev: interrupted ({number.name}); ")
     assert line.endswith(
-        f" of {N_FILES} files are done and kept in {out}.journal, the same command goes on"
+        f" of {N_FILES} files are done and saved in {out}.journal; "
+        "run the same command again to resume"
     )
     n_done = int(line.split("; ")[1].split(" ")[0])
     assert 0 < n_done < N_FILES
@@ -71,7 +72,7 @@ def test_a_signal_keeps_what_is_done(
         "embed", many, "--out", out, "--model", bundle.path, "--hop-s", "0.005"
     )
     assert done.code == 0
-    assert done.lines[0] == f"{n_done} files done before, {N_FILES - n_done} to do"
+    assert done.lines[0] == f"{n_done} files already done, {N_FILES - n_done} remaining"
     whole, _ = embedded(bundle, tmp_path / "whole.npz", many, hop_s=0.005)
     assert_same(read(out), whole)
 
@@ -109,7 +110,7 @@ def test_kill_9_again_and_again_loses_nothing(bundle: Bundle, many: Path, tmp_pa
     process = start(bundle, many, out)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, stderr
-    assert b"files done before" in stderr
+    assert b"files already done" in stderr
     assert left_in(tmp_path) == {"in", "x.npz", "x.npz.journal"}
     whole, _ = embedded(bundle, tmp_path / "whole.npz", many, hop_s=0.005)
     assert_same(read(out), whole)
@@ -149,7 +150,7 @@ def test_a_full_disk_is_a_clear_error_and_keeps_what_is_done(
         assert {f for f in left_in(tmp_path) if f.endswith(".tmp")} == set()
         first = done.stderr.splitlines()[0]
         if n_tries:
-            assert first.endswith(" to do")
+            assert first.endswith(" remaining")
             n_kept, n_before = int(first.split(" ")[0]), n_kept
             assert n_kept > n_before or n_kept == N_FILES
         n_tries += 1
@@ -199,7 +200,10 @@ def test_a_decoder_that_cannot_be_started_stops_the_run_and_loses_nothing(
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
         assert error.startswith(("loev: error: cannot start ", f"loev: error: cannot write {out}"))
-        kept = f"2 of 5 files are done and kept in {out}.journal, the same command goes on"
+        kept = (
+            f"2 of 5 files are done and saved in {out}.journal; "
+            "run the same command again to resume"
+        )
         assert error.endswith(kept) or "cannot write" in error
         assert not out.exists()
         reasons.append(error)

@@ -119,9 +119,9 @@ def test_other_settings_stop(bundle: Bundle, library: Path, tmp_path: Path) -> N
     interrupted(request(bundle, tmp_path / "y.npz", library), after=1)
     other = make_bundle(tmp_path / "other", seed=1)
     for changed in ({"hop_s": 0.1}, {"subspaces": ["tempo"]}, {"per_window": True}):
-        with pytest.raises(UsageError, match=r"do not agree on .*--overwrite"):
+        with pytest.raises(UsageError, match=r"differ in .*--overwrite"):
             embedded(bundle, out, library, **changed)
-        with pytest.raises(UsageError, match=r"made with other settings: .*--overwrite"):
+        with pytest.raises(UsageError, match=r"computed with different settings: .*--overwrite"):
             embedded(bundle, tmp_path / "y.npz", library, **changed)
     for name in ("x.npz", "y.npz"):
         with pytest.raises(UsageError, match=r"model.*--overwrite"):
@@ -178,8 +178,8 @@ def test_a_part_of_something_else_is_reported_and_not_used(
     done, notes = run(request(bundle, tmp_path / "x.npz", library))
     assert len(done) == 4
     assert [note.partition(".rows ")[2] for note in notes] == [
-        "belongs to other settings; it is not used",
-        "is no part of a journal; it is not used",
+        "belongs to different settings; it is not used",
+        "is not part of a journal; it is not used",
     ]
 
 
@@ -189,7 +189,7 @@ def test_a_folder_that_is_no_journal_is_left_alone(
     folder = tmp_path / "x.npz.journal"
     folder.mkdir()
     (folder / "journal.json").write_text("my diary")
-    with pytest.raises(UsageError, match="is not a journal of loev, or damaged"):
+    with pytest.raises(UsageError, match="is not a loev journal, or is damaged"):
         embedded(bundle, tmp_path / "x.npz", library)
     assert (folder / "journal.json").read_text() == "my diary"
     (folder / "journal.json").write_text('{"format_version": 99}')
@@ -202,7 +202,7 @@ def test_a_folder_that_is_no_journal_is_left_alone(
     embedded(bundle, tmp_path / "x.npz", library, overwrite=True)
     assert (folder / "holiday.jpg").exists()
     (folder / "journal.json").unlink()
-    with pytest.raises(UsageError, match="does not say with which settings"):
+    with pytest.raises(UsageError, match=r"journal\.json is missing"):
         embedded(bundle, tmp_path / "x.npz", library)
 
 
@@ -216,7 +216,7 @@ def test_an_output_that_is_not_the_journals_is_embedded_again(
     (library / "b" / "same.wav").unlink()
     done, (note,) = run(request(bundle, out, library))
     assert len(done) == 4
-    assert "is not as the last run left it; the files it has rows of are embedded again" in note
+    assert "was modified since the last run; the files in it are embedded again" in note
     assert_same(read(out), first)
     assert run(request(bundle, out, library)) == ([], [])
 
@@ -305,7 +305,7 @@ def test_the_second_run_at_once_is_refused(bundle: Bundle, library: Path, tmp_pa
         precision="fp32",
     )
     with Journal(out, meta):
-        match = rf"another run is at work on .*x\.npz \(process {os.getpid()}\)"
+        match = rf"x\.npz is in use by another loev process \(PID {os.getpid()}\)"
         with pytest.raises(OutputError, match=match):
             embedded(bundle, out, library)
     embedded(bundle, out, library)

@@ -88,8 +88,10 @@ def test_a_vanished_source_is_one_line_that_says_how_to_resume(
     done = loev(*("embed", storage.parent, "--out", out, "--model", bundle.path, "--workers", "1"))
     (line,) = done.lines
     assert done.code == 1
-    assert line.startswith(f"loev: error: {storage} is gone")
-    assert line.endswith(f"are done and kept in {out}.journal, the same command goes on")
+    assert line.startswith(f"loev: error: {storage} no longer exists")
+    assert line.endswith(
+        f"are done and saved in {out}.journal; run the same command again to resume"
+    )
     assert not out.exists()
 
 
@@ -181,7 +183,7 @@ def test_prune_by_a_list(bundle: Bundle, two_disks: Path, tmp_path: Path) -> Non
     kept = [line for line in done.lines if " row" in line]
     assert [line.split(" ")[0] for line in kept] == ["1", "1", "1"]  # left out, gone, away
     assert len({*kept}) == 3
-    assert "inputs that are gone" in kept[1]
+    assert "inputs that no longer exist" in kept[1]
     assert len(read(out).paths) == 4
     done = in_process_of_its_own(*arguments, "--prune", stdin=fewer)
     assert [line.split(" ")[0] for line in done.lines if " row" in line] == ["2", "1"]

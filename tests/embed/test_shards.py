@@ -38,12 +38,9 @@ def test_which_part(text: str, environment: dict[str, str], shard: Shard) -> Non
 @pytest.mark.parametrize(
     ("text", "environment", "message"),
     [
-        *(
-            (text, {}, "is no part of a whole")
-            for text in ("0/3", "4/3", "1", "1/0", "a/b", "-1/2")
-        ),
-        ("auto", {}, "no task of a Slurm, SGE or PBS array job"),
-        ("auto", {"SGE_TASK_ID": "undefined"}, "no task of"),
+        *((text, {}, "invalid --shard") for text in ("0/3", "4/3", "1", "1/0", "a/b", "-1/2")),
+        ("auto", {}, "not running inside a Slurm, SGE or PBS array job"),
+        ("auto", {"SGE_TASK_ID": "undefined"}, "not running inside"),
         ("auto", {"PBS_ARRAY_INDEX": "2"}, "set LOEV_SHARDS"),
         ("auto", SLURM | {"SLURM_ARRAY_TASK_ID": "9"}, "task 9 is not one of 4"),
         ("auto", SLURM | {"SLURM_ARRAY_TASK_COUNT": "x"}, "is 'x', not a number"),
@@ -94,7 +91,7 @@ def test_parts_make_the_whole(
     assert "shard" not in read(out).meta
 
     again = loev("embed", library, "--out", out, *options)  # stamps came along
-    assert again.lines[0] == "5 files done before, 2 to do"
+    assert again.lines[0] == "5 files already done, 2 remaining"
 
 
 def test_merging_any_format_into_any(bundle: Bundle, library: Path, tmp_path: Path) -> None:
@@ -123,13 +120,13 @@ def test_what_cannot_be_merged(loev: Loev, bundle: Bundle, library: Path, tmp_pa
     assert "have different rows of 'same.wav'" in error
     other = make_bundle(tmp_path / "other", seed=1)
     embedded(other, tmp_path / "other.npz", library / "b")
-    assert "do not agree on the model" in refused(a, tmp_path / "other.npz", "--out", out)
+    assert "differ in the model" in refused(a, tmp_path / "other.npz", "--out", out)
     embedded(bundle, tmp_path / "tempo.npz", library / "b", subspaces=["tempo"])
-    assert "do not agree on subspaces" in refused(a, tmp_path / "tempo.npz", "--out", out)
+    assert "differ in subspaces" in refused(a, tmp_path / "tempo.npz", "--out", out)
     assert "is one of the parts" in refused(a, "--out", a)
     assert "exists (--overwrite replaces it)" in refused(a, "--out", b)
-    assert "no embedding file" in refused(tmp_path / "gone.npz", "--out", out)
-    assert "made without --shard" in refused(a, "--shards", "2", "--out", out)
+    assert "no such embedding file" in refused(tmp_path / "gone.npz", "--out", out)
+    assert "not created with --shard" in refused(a, "--shards", "2", "--out", out)
     assert left_in(tmp_path) & {"x.npz", "x.npz.journal"} == set()
 
 
@@ -145,7 +142,7 @@ def test_a_missing_part_is_found(bundle: Bundle, library: Path, tmp_path: Path) 
     embed(request(bundle, tmp_path / "twin.npz", library, shard=Shard(1, 3)))
     with pytest.raises(UsageError, match="are both part 1/3"):
         merge([*parts, str(tmp_path / "twin.npz")], out)
-    with pytest.raises(UsageError, match="parts of different wholes: of 3 and of 4"):
+    with pytest.raises(UsageError, match="shard counts differ: 3 and 4"):
         embed(request(bundle, tmp_path / "4.npz", library, shard=Shard(1, 4)))
         merge([*parts, str(tmp_path / "4.npz")], out)
     assert merge(parts, out, shards=3).n_rows == 5

@@ -47,7 +47,7 @@ def test_everything_from_a_manifest_and_a_model(
     assert done.code == 0, done.err
     assert done.out == ""
     assert "note: column 'label' left out: it has one value only, 'one'" in done.err
-    assert f"30 tracks judged -> {out / 'report.html'}" in done.lines[-1]
+    assert f"30 tracks evaluated -> {out / 'report.html'}" in done.lines[-1]
 
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert results["command"].startswith(f"loev evaluate --data {corpus} --model ")
@@ -160,7 +160,7 @@ def test_embeddings_and_model_agree(
         "evaluate", "--data", corpus, "--out", tmp_path / "x", *quick,
         "--embeddings", embeddings, "--embeddings", out,
     )  # fmt: skip
-    assert done.code == 2 and "do not agree on the model: tiny" in done.lines[-1]
+    assert done.code == 2 and "differ in the model: tiny" in done.lines[-1]
 
 
 def test_windows_in_a_file_give_tracks_and_their_alignment(
@@ -224,7 +224,7 @@ def test_recordings_of_which_nothing_is_known(loev: Loev, bundle: Bundle, corpus
         (["--label", "label"], "column 'label' has one value only, 'one'"),
         (["--label", "mood:number"], "'calm;warm' in column 'mood' is not a number"),
         (["--folds", "16"], "16 folds need 16 groups of tracks, the manifest has 15"),
-        (["--embeddings", "none.npz"], "no embedding file none.npz"),
+        (["--embeddings", "none.npz"], "no such embedding file: none.npz"),
         (["--model", "none"], "no model 'none'"),
     ],
 )

@@ -107,7 +107,7 @@ def test_from_labels_to_options_and_again_for_other_labels(
         (["--folds", "11"], "11 folds need 11 tracks, the manifest has 10"),
         (["--batch-size", "64"], "10 tracks to train on are fewer than the batch of 64"),
         (["--model", "none"], "no model 'none'"),
-        (["--steps", "5", "--minutes", "5"], "--steps and --minutes say the same"),
+        (["--steps", "5", "--minutes", "5"], "--steps and --minutes exclude each other"),
         (["--set", "augmentations.pitch.semitones=[-7,7]"], "wider than the features' margin"),
     ],
 )

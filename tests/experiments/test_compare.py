@@ -257,7 +257,7 @@ def test_interrupted_it_says_how_to_go_on(manifest: Path, cache: Path, tmp_path:
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 143
-    assert f"the same command goes on from what is in {out}" in stderr
+    assert f"run the same command again to resume from {out}" in stderr
     assert "Traceback" not in stderr
     checkpoint = metrics.parent / "checkpoints" / "last.pt"
     assert load_checkpoint(checkpoint)["step"] >= 2
@@ -284,7 +284,7 @@ def bad(**changes: Any) -> Callable[[Path], None]:
         (bad(energy=lambda i: "nan" if i == 3 else "1"), ["--label", "energy"], "'energy' is NaN"),
         (bad(), ["--methods", "cl"], "one method alone cannot be compared"),
         (bad(), ["--methods", "cl,cl"], "names one twice"),
-        (bad(), ["--minutes", "5"], "--steps and --minutes say the same"),
+        (bad(), ["--minutes", "5"], "--steps and --minutes exclude each other"),
         (bad(), ["--batch-size", "64"], "10 tracks to train on are fewer than the batch of 64"),
         (bad(), ["--against", "none.npz"], "--against none.npz: no such file"),
         (bad(), ["--set", "leer=3"], "unknown key 'leer'"),

@@ -132,7 +132,7 @@ def test_stopped_runs_save_and_killed_ones_keep_their_lock(
     process.wait(timeout=90)
     shorter = [run_of(music, "cl", seed, steps=1000) for seed in (0, 1)]
     if number == signal.SIGKILL:
-        with pytest.raises(OutputError, match="another run is at work on"):
+        with pytest.raises(OutputError, match="in use by another loev process"):
             train_runs(shorter, tmp_path, cache=cache)
         _end_orphans(tmp_path)
         return

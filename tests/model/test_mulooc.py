@@ -215,7 +215,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, loev: Loev) -> None:
     file = save(tmp_path / "x.ckpt", small_weights("split", 4))
     export = ("export", file, "--out", tmp_path / "bundle")
     for arguments, says in [
-        (("--augs", "pitch"), "--augs is for --from-mulooc"),
+        (("--augs", "pitch"), "--augs needs --from-mulooc"),
         (("--from-mulooc",), "has 4 heads"),
         (("--from-mulooc", "--augs", "a,b,c"), "does not fit sf-nfnet-f0"),
     ]:

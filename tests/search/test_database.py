@@ -101,7 +101,7 @@ def test_what_cannot_be_indexed(tmp_path: Path) -> None:
         index(tmp_path / "nan.npz", folder)
     assert not folder.exists()
     index(emb, folder)
-    with pytest.raises(UsageError, match=r"do not agree on the model.*--overwrite"):
+    with pytest.raises(UsageError, match=r"differ in the model.*--overwrite"):
         index(tmp_path / "other.npz", folder)
     assert_holds(folder, emb)
     assert index(tmp_path / "other.npz", folder, overwrite=True).is_new
@@ -244,7 +244,9 @@ def test_the_command_makes_a_database(tmp_path: Path, loev: Loev) -> None:
     write_library(tmp_path / "x.npz", 30)
     done = loev("index", tmp_path / "x.npz", "--db", tmp_path / "db")
     assert (done.code, done.out) == (0, "")
-    assert done.lines[-1].startswith("30 tracks (30 new, 0 changed, 0 dropped; few enough")
+    assert done.lines[-1].startswith(
+        "30 tracks (30 new, 0 changed, 0 dropped; below the index threshold"
+    )
     done = loev("index", tmp_path / "x.npz", "--db", tmp_path / "db", "--quiet")
     assert (done.code, done.out, done.err) == (0, "", "")
     done = loev("search", tmp_path / "db", "003.wav")

@@ -135,7 +135,7 @@ def test_the_command(tmp_path: Path, loev: Loev) -> None:
     both = loev(*asked, "--keep", "tempo, pitch", "--format", "jsonl").out.splitlines()
     assert {"tempo", "pitch"} < set(json.loads(both[0]))
     long = loev("playlist", emb, "--seed", "007.wav", "--minutes", "100000")
-    assert "all that could be had" in long.err
+    assert "no further matching tracks" in long.err
     for arguments, message in (
         (["--seed", "7000.wav"], "has no track '7000.wav'"),
         (["--seed", emb], "is not among the tracks"),

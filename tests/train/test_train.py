@@ -328,7 +328,7 @@ def test_the_command_from_folder_to_embedding(
     )
     assert done.code == 0, done.err
     assert done.out == ""
-    assert "10 tracks, 0 skipped, none to validate on" in done.err and "step 3" in done.err
+    assert "10 tracks, 0 skipped, no validation tracks" in done.err and "step 3" in done.err
     bundle = bundles.load(out / "bundle")
     assert bundle.name == "run"
     assert list(bundle.subspaces) == ["invariant", "pitch", "tempo"]
@@ -353,8 +353,8 @@ def test_the_command_from_folder_to_embedding(
     ("arguments", "says"),
     [
         (["nowhere", "--out", "run", "--steps", "1"], "no such folder"),
-        (["--out", "run", "--steps", "1"], "give DATA"),
-        (["nowhere"], "give --out"),
+        (["--out", "run", "--steps", "1"], "missing argument: DATA"),
+        (["nowhere"], "missing option: --out"),
         (["nowhere", "--out", "run", "--augs", "pich"], "did you mean 'pitch'"),
         (["nowhere", "--out", "run", "--set", "lrr=1"], "did you mean 'lr'"),
         (["nowhere", "--out", "run", "--set", "lr=1", "--set", "lr.x=1"], "'lr' is a value"),

@@ -47,7 +47,7 @@ def test_it_serves_until_it_is_interrupted(
         process.kill()
     assert process.returncode == code
     first, note, *last = err.splitlines()
-    assert first.endswith(f"tracks of {place.emb}, audio in {place.music}; Ctrl-C ends")
+    assert first.endswith(f"tracks of {place.emb}, audio in {place.music}; Ctrl-C to stop")
     assert note.startswith("note: 9 of ")
     assert last == [f"loev: interrupted ({number.name})"]
 
