@@ -358,7 +358,7 @@ def _check_candidates(candidates: Sequence[str], config: TrainConfig) -> None:
             raise UsageError(f"--augs names '{name}' twice")
         if config.augmentations[name].p == 0:
             raise UsageError(
-                f"augmentations.{name}.p is 0: no model would become blind to it",
+                f"augmentations.{name}.p is 0: no model would learn to ignore it",
                 hint=f"--set augmentations.{name}.p=0.5",
             )
 

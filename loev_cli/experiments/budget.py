@@ -69,7 +69,7 @@ def steps_within(
     if steps < _FEWEST_STEPS:
         needed = minutes * _FEWEST_STEPS / max(steps, 0.1)
         raise UsageError(
-            f"--minutes {minutes:g} are enough for {steps} steps of each run",
+            f"--minutes {minutes:g} allows only {steps} steps per run",
             hint=f"{needed:.0f} or more, or fewer --seeds or --methods",
         )
     plan = asked | {"steps": steps, "step_s": step_s}

@@ -166,7 +166,10 @@ class LoevModel(nn.Module):
         self.spec = spec
         self.frontend = encoder_kind(spec.encoder).frontend(spec.frontend)
         if spec.window_n_samples % self.frontend.block_n_samples:
-            raise UsageError(f"a window of {spec.window_n_samples} samples does not fit the frames")
+            raise UsageError(
+                f"window_n_samples is {spec.window_n_samples}, it must be a multiple of "
+                f"{self.frontend.block_n_samples}"
+            )
         self.encoder = build_encoder(
             spec.encoder,
             spec.frontend,

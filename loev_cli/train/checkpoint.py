@@ -45,7 +45,7 @@ def write_checkpoint(file: Path, state: Mapping[str, Any]) -> None:
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise OutputError(
             f"cannot write checkpoint {file}: {reason}",
-            hint="the one before is whole; make room and --resume",
+            hint="the previous checkpoint is intact; free disk space and --resume",
         ) from error
 
 
@@ -73,7 +73,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever a foreign file provokes in it
-        raise UsageError(f"{file} is not a checkpoint, or a damaged one") from error
+        raise UsageError(f"{file} is not a checkpoint, or is damaged") from error
     if not isinstance(state, dict) or not state.keys() >= _KEYS:
-        raise UsageError(f"{file} is not a checkpoint of loev")
+        raise UsageError(f"{file} is not a loev checkpoint")
     return state

@@ -98,7 +98,7 @@ class TrainConfig:
                     f"no augmentation '{aug}'", hint=nearest(aug, EQUIVARIANT, "augmentations")
                 )
         if len(set(self.augs)) < len(self.augs):
-            raise UsageError(f"augs names one twice: {', '.join(self.augs)}")
+            raise UsageError(f"duplicate augmentation in augs: {', '.join(self.augs)}")
         for key in _ABOVE_ZERO:
             value = getattr(self, key)
             if value is not None and not value > 0:
@@ -107,9 +107,11 @@ class TrainConfig:
             if not 0 <= getattr(self, key) < 1:
                 raise UsageError(f"{key} is {getattr(self, key)}, it must be 0 or more and below 1")
         if self.batch_size < 2:
-            raise UsageError("batch_size is 1: contrast needs at least 2 tracks")
+            raise UsageError("batch_size is 1, the contrastive loss needs at least 2 tracks")
         if self.n_views is not None and self.n_views < 2:
-            raise UsageError(f"n_views is {self.n_views}: contrast needs at least 2 views")
+            raise UsageError(
+                f"n_views is {self.n_views}, the contrastive loss needs at least 2 views"
+            )
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {

@@ -131,7 +131,7 @@ def check_batch(batch_size: int, world_size: int) -> None:
     """Raises UsageError where a batch cannot be shared out evenly."""
     if batch_size % world_size:
         raise UsageError(
-            f"a batch of {batch_size} tracks cannot be shared evenly by {world_size} processes",
+            f"a batch of {batch_size} tracks is not divisible by {world_size} processes",
             hint=f"use --batch-size {batch_size - batch_size % world_size or world_size}",
         )
 
@@ -148,7 +148,7 @@ def _peers_may_fail() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LoevError(
-            "another training process of this run has stopped", hint="its own error says why"
+            "another training process of this run has stopped", hint="see its own error"
         ) from error
 
 

@@ -90,7 +90,7 @@ class Trainer:
         group: Group | None = None,
     ) -> None:
         if config.steps is None and config.minutes is None:
-            raise UsageError("how long to train? give --steps or --minutes")
+            raise UsageError("missing option: --steps or --minutes")
         self.config = config
         self.out = out
         self.device = device or torch.device("cpu")
@@ -100,8 +100,8 @@ class Trainer:
         spec = model_spec(config)
         if init is not None and init.spec != spec:
             raise UsageError(
-                "the weights to start from are of a model of another shape",
-                hint="take method, encoder, augs and dimensions from its config",
+                "the --init weights have a different architecture",
+                hint="use the method, encoder, augs and dimensions of its config",
             )
         self.model = LoevModel(spec)
         if init is not None:
@@ -258,7 +258,7 @@ class Trainer:
                 "draws": {aug: draws.cpu() for aug, draws in batch.labels.draws.items()},
             }
             write_checkpoint(file, state)
-            kept = f"; the batch is in {file}"
+            kept = f"; the batch is saved in {file}"
         what = f"loss is {float(found.loss):g}"
         if torch.isfinite(found.loss):
             what = "gradient is not finite"
@@ -284,8 +284,8 @@ class Trainer:
         digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
         if self.tracks_digest not in (None, digest):
             raise UsageError(
-                f"the tracks are not those that the run in {self.out} began with",
-                hint="restore them, or begin a run from its weights with --init",
+                f"the training tracks differ from those of the run in {self.out}",
+                hint="restore them, or start a new run from its weights with --init",
             )
         self.tracks_digest = digest
 
@@ -362,11 +362,11 @@ class Trainer:
         if saved != now:
             differing = sorted(key for key in now if saved.get(key) != now[key])
             raise UsageError(
-                f"{file} was trained with other settings: {', '.join(differing)}",
+                f"{file} was trained with different settings: {', '.join(differing)}",
                 hint="use the settings in its config.toml, or another --out",
             )
         if "optimiser" not in state:
-            raise UsageError(f"{file} holds no optimiser to go on with", hint=f"use {LAST}")
+            raise UsageError(f"{file} has no optimizer state, cannot resume", hint=f"use {LAST}")
         load_weights(self.model, state["model"], file)
         if self.average is not None:
             load_weights(self.average, state["average"], file)

@@ -85,7 +85,10 @@ class SmallEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if window_n_samples % (_N_TRUNK_STRIDES * frontend.spectrum_hop):
-            raise UsageError(f"a window of {window_n_samples} samples does not fit the frames")
+            raise UsageError(
+                f"window_n_samples is {window_n_samples}, it must be a multiple of "
+                f"{_N_TRUNK_STRIDES * frontend.spectrum_hop}"
+            )
         self.trunk = nn.Sequential(
             conv_relu(1, 16, (5, 7), (frontend.bins_per_semitone, 4)),
             conv_relu(16, width, (3, 3)),

@@ -43,7 +43,7 @@ def cut_view(
     """
     lowest = config.margin_bins - cut.shift_bins
     if not 0 <= lowest <= 2 * config.margin_bins:
-        raise ValueError(f"a shift of {cut.shift_bins} bins leaves the margins")
+        raise ValueError(f"a shift of {cut.shift_bins} bins exceeds the margins")
     low = int(lowest)
     first = int(cut.start_frame)
     # One more frame than is read: the right neighbour of the last interpolation.
