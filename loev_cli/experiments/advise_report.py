@@ -47,7 +47,7 @@ def write(advice: Advice, out: Path) -> None:
     """Write the report into folder ``out``, beside the models.
 
     Raises:
-        OutputError: the system will not have it.
+        OutputError: it cannot be written.
     """
     options = words.options(advice)
     with figures.style():

@@ -1,4 +1,4 @@
-"""Embeddings of the labelled tracks: by the reference model, also augmented, and by trained ones.
+"""Embeddings of the labeled tracks: by the reference model, also augmented, and by trained ones.
 
 They are cached in a folder, under a key of all that they depend on, so that other labels of the
 same tracks need no re-embedding. A cache file that cannot be read is made again.
@@ -35,7 +35,7 @@ from loev_cli.writers.atomic import writing_own
 
 
 class LabelledEmbedder:
-    """Embeds labelled tracks with one model after the other.
+    """Embeds labeled tracks with one model after the other.
 
     Args:
         config: of training; its augmentations change the tracks.

@@ -1,4 +1,4 @@
-"""Minutes for everything -> steps for each: all methods train equally many.
+"""Convert a time budget to steps per run: the same number for all methods.
 
 A few steps of each method are really trained first, as many side by side as later. What was decided
 is kept in ``plan.json``, so that the same command goes on with the same runs.

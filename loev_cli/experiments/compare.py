@@ -111,7 +111,7 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
 
 
 def _without_twins(request: Request) -> tuple[Request, list[str]]:
-    """In the `shared` view scheme LOOC has LOEV's positives, and is LOEV to the last bit."""
+    """In the `shared` view scheme LOOC has LOEV's positives, and is bit-identical to LOEV."""
     methods = list(request.methods)
     if request.config.view_scheme != "shared" or not {"loev", "looc"} <= set(methods):
         return request, []

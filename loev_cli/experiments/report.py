@@ -182,7 +182,8 @@ def _changes(page: Page, c: Comparison) -> None:
     page.sentences(
         [
             f"All models embedded the same excerpts of {c.settings['n_changed']} tracks, "
-            f"transformed in pitch and tempo by {c.settings['stretcher']}. 0: the embedding does not move; "
+            f"transformed in pitch and tempo by {c.settings['stretcher']}. "
+            "0: the embedding does not move; "
             "1: it moves as far as to another track.",
             *words.of_sensitivity(c),
         ]

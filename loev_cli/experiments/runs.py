@@ -4,7 +4,7 @@
     FOLDER/NAME.log      what the run said
     FOLDER/NAME/         as ``loev train --out`` leaves it: config.toml, checkpoints/, bundle/
 
-A run that is finished is taken as it is; one that is not is gone on with from its last checkpoint.
+A run that is finished is taken as it is; one that is not resumes from its last checkpoint.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ def of_setting(c: Comparison) -> list[str]:
     said = [
         f"{listed(methods)} were trained with the same settings: encoder {t['encoder']}, "
         f"{t['n_tracks']} tracks without labels, {t['steps']} steps of {t['batch_size']} tracks, "
-        f"augmentations with a subspace of their own {listed(t['augs'])}, {plural(len(seeds), 'seed')} each.",
+        f"augmentations with a subspace of their own {listed(t['augs'])}, "
+        f"{plural(len(seeds), 'seed')} each.",
         f"Probes are evaluated on {len(judged)} tracks in {n_groups} groups "
         f"({c.splits.description}).",
         f"A score is the mean over seeds. Brackets are 95 % confidence intervals over "

@@ -101,7 +101,7 @@ def read_mulooc(file: Path) -> MuloocWeights:
 def build_mulooc(weights: MuloocWeights, augs: tuple[str, ...], file: Path) -> LoevModel:
     """The model that runs ``weights``, in evaluation mode; head 0 is ``invariant``.
 
-    Embeddings are as the research code gives them: what centres and scales them is neutral.
+    Embeddings are as the research code gives them: what centers and scales them is neutral.
 
     Args:
         augs: what heads 1, 2, ... stand for.
@@ -221,7 +221,7 @@ def _can_name_a_head(aug: str) -> bool:
 
 
 class _Inert:
-    """Stands where a checkpoint asks for a class or function that is not torch's: does nothing."""
+    """Inert stand-in for non-torch classes and functions in a pickle."""
 
     def __new__(cls, *_: object, **__: object) -> _Inert:
         return super().__new__(cls)

@@ -119,7 +119,7 @@ class FeatureViews:
     def _cut(self, track: Track, view: PlannedView) -> tuple[np.ndarray, np.ndarray]:
         start = view.start_s * self.content.frames_per_s
         first = int(start)
-        # One more frame than is read: the right neighbour of the last interpolation.
+        # One more frame than is read: the right neighbor of the last interpolation.
         n_rows = int(start - first + view.rate * self.n_frames) + 2
         cut = Cut(
             start_frame=start - first,

@@ -50,7 +50,7 @@ def write_checkpoint(file: Path, state: Mapping[str, Any]) -> None:
 
 
 class _RememberingWriter(io.BufferedWriter):
-    """Keeps what the system said of a failed write; torch.save hides it behind its own error."""
+    """Remembers the OSError of a failed write, which torch.save hides."""
 
     failure: OSError | None = None
 

@@ -39,7 +39,7 @@ class TrainConfig:
             on waveforms; `auto` takes features where the encoder's frontend is log-frequency.
         positives: which crops of a track are compared: the `same`, `adjacent` or any (`random`).
         n_views: V, views per track; None for what the scheme needs.
-        steps: optimiser steps; None to train for ``minutes``.
+        steps: optimizer steps; None to train for ``minutes``.
         batch_size: tracks B per step, over all processes; every track gives V views.
         micro_batch_size: tracks that go through the encoder at once; None for all. Less memory,
             the same loss over the whole batch (GradCache).
@@ -179,12 +179,12 @@ _SHIPPED = Path(__file__).parent / "configs"
 
 
 def shipped_configs() -> list[str]:
-    """Names of the configs that come along, for ``--config``."""
+    """Names of the built-in configs, for ``--config``."""
     return sorted(file.stem for file in _SHIPPED.glob("*.toml"))
 
 
 def read_toml(config: str) -> dict[str, Any]:
-    """Settings of a TOML file, or of a config that comes along, by its name.
+    """Settings of a TOML file, or of a built-in config, by name.
 
     Raises:
         UsageError: neither, or not TOML.

@@ -24,7 +24,7 @@ _WAIT_FOR_STEP = timedelta(minutes=30)
 
 
 class Group:
-    """The processes of a run. This class is the one that is alone.
+    """The processes of a run. This class is the single-process one (no-op collectives).
 
     Attributes:
         rank: number of this process, from 0.
@@ -108,7 +108,7 @@ def process_group(device: torch.device) -> Iterator[Group]:
     try:
         yield group
     finally:
-        with suppress(RuntimeError):  # of a peer that is gone already: it has been told of
+        with suppress(RuntimeError):  # the peer's exit was already reported
             dist.destroy_process_group()
 
 
@@ -143,7 +143,7 @@ def gather_all(group: Group, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _peers_may_fail() -> Iterator[None]:
-    """A process that is gone shows as an obscure error in those it leaves."""
+    """A dead rank surfaces as an obscure error in the others."""
     try:
         yield
     except RuntimeError as error:

@@ -1,10 +1,10 @@
 """The training loop: steps, schedule, validation, checkpoints.
 
-    batch --encoder, heads--> projections --loss per head--> gradients --> optimiser
+    batch --encoder, heads--> projections --loss per head--> gradients --> optimizer
           \\___________________ objective.py ______________________/
 
 The batch of step n depends on the seed and n alone, and so does what is random in the encoder, so
-a resumed run goes on exactly as if it had never stopped.
+a resumed run is identical to one that never stopped.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def model_spec(config: TrainConfig) -> ModelSpec:
 
 
 class Trainer:
-    """One run: model, optimiser, checkpoints, metrics.
+    """One run: model, optimizer, checkpoints, metrics.
 
     Everything that ``config`` can get wrong shows here, before a file is decoded.
 
@@ -172,7 +172,7 @@ class Trainer:
                         saved_at = time.monotonic()
                     interrupts.check()
         except BaseException as error:
-            # A checkpoint that cannot be written, or a loss gone bad, is no reason for another.
+            # A checkpoint that cannot be written, or a loss gone bad, must not cause another save.
             if isinstance(error, InputError) or not isinstance(error, LoevError):
                 self.save()
             raise
@@ -229,7 +229,7 @@ class Trainer:
         )
 
     def _follow(self) -> None:
-        """The average of the weights moves towards them; statistics are copied."""
+        """EMA update of the weights; buffers are copied."""
         if self.average is None:
             return
         with torch.no_grad():
@@ -243,7 +243,7 @@ class Trainer:
                 kept.copy_(buffer)
 
     def _give_up(self, batch: Batch, found: StepResult) -> None:
-        """Raises LoevError; the batch stays for whoever looks into it."""
+        """Raises LoevError; the offending batch is saved for debugging."""
         kept = ""
         if self.group.is_main:
             file = self.out / FAILED_BATCH_FILE
@@ -311,7 +311,7 @@ class Trainer:
             self.save(BEST)
 
     def save(self, name: str = LAST) -> None:
-        """Write ``checkpoints/last.pt``, or `best.pt`, which holds no optimiser.
+        """Write ``checkpoints/last.pt``, or `best.pt`, which holds no optimizer.
 
         Raises:
             OutputError: no space, no permission.
@@ -334,7 +334,7 @@ class Trainer:
         write_checkpoint(self.out / FOLDER / name, state)
 
     def facts(self) -> dict[str, Any]:
-        """How the weights came about: what a bundle records and its card tells."""
+        """Training provenance, for the bundle and its model card."""
         is_cuda = self.device.type == "cuda"
         return {
             "data": Path(self.config.data).name,  # bundles are given away, folders are not
@@ -352,10 +352,10 @@ class Trainer:
         }
 
     def restore(self, file: Path) -> None:
-        """Go on from a checkpoint of the same run.
+        """Resume from a checkpoint of the same run.
 
         Raises:
-            UsageError: it is of a run with another config, or cannot be gone on from.
+            UsageError: it is of a run with another config, or cannot be resumed.
         """
         state = load_checkpoint(file)
         saved, now = (_what_must_agree(c) for c in (state["config"], self.config))

@@ -69,7 +69,7 @@ def run(
     Under ``torchrun`` this is one process of several; all but the main one return None.
 
     Args:
-        resume: go on from ``out/checkpoints/last.pt``.
+        resume: resume from ``out/checkpoints/last.pt``.
         init: checkpoint or bundle whose weights to start from, in a run of its own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         cache: where decoded tracks are kept; None decodes them whenever they are needed.
