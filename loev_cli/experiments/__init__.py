@@ -1,6 +1,6 @@
 """Several models trained and judged alike.
 
-runs          many training runs in a folder: what is finished is taken, what is not is gone on with
+runs          many training runs in a folder: finished ones are reused, others resumed
 pretraining   what they are trained on; budget: minutes -> steps, the same for all
 judging       vectors, changed excerpts and probes of all models; foreign: of other tools
 inference     intervals and tests over tracks and seeds

@@ -1,6 +1,6 @@
 """Which augmentations should have a subspace for these labels? Asked, checked, carried out.
 
-labelled tracks --reference model, unchanged and changed--> vectors --> destroyed --.
+labeled tracks --reference model, unchanged and changed--> vectors --> destroyed --.
                                                                                      >-- verdicts
 music --train with and without a subspace, several seeds--> models --> gained ------'
 
@@ -65,7 +65,7 @@ class Request:
 
     Attributes:
         data: folder, file list or manifest to train on.
-        labels: manifests of labelled tracks; none: ``data`` is one itself.
+        labels: manifests of labeled tracks; none: ``data`` is one itself.
         out: folder of the report; models go to ``out/runs``.
         config: of training; data, method, augs and seed are set for every run.
         wanted: ``column`` or ``column:kind``; none means all that can be used.
@@ -358,13 +358,13 @@ def _check_candidates(candidates: Sequence[str], config: TrainConfig) -> None:
             raise UsageError(f"--augs names '{name}' twice")
         if config.augmentations[name].p == 0:
             raise UsageError(
-                f"augmentations.{name}.p is 0: no model would become blind to it",
+                f"augmentations.{name}.p is 0: no model would learn to ignore it",
                 hint=f"--set augmentations.{name}.p=0.5",
             )
 
 
 def _labelled(request: Request) -> Manifest:
-    """The labelled tracks, wherever they lie: beside their manifest, or in the folder of music."""
+    """The labeled tracks, wherever they lie: beside their manifest, or in the folder of music."""
     labels = list(request.labels)
     if not labels:
         if Path(request.data).suffix.lower() not in (".csv", ".parquet"):

@@ -4,7 +4,7 @@ destroyed   Does the label itself change with it? Every track is changed by the 
             reading per draw knows what was done, and may answer differently for each; one that is
             fitted to all draws mixed must answer alike, as a blind model would. Both learn from
             as many rows and are judged on the same vectors. What the second loses is lost to
-            blindness. What artefacts, or moving away from what the reference model knows, cost is
+            blindness. What artifacts, or moving away from what the reference model knows, cost is
             lost by both, and so is not counted.
 gained      Does keeping it help? Models of which one keeps a subspace for the augmentation, and
             one is trained to be blind to it, over several seeds, all else alike.
@@ -98,7 +98,7 @@ class Gained:
 def compact(x: Vectors) -> Vectors:
     """(n, D) -> (n, 192) principal components, or fewer where there is less.
 
-    Some hundred labelled tracks fit a probe of some hundred dimensions; and models of which one
+    Some hundred labeled tracks fit a probe of some hundred dimensions; and models of which one
     has more dimensions than the other are read alike. No label takes part in it.
     """
     centred = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -47,7 +47,7 @@ def write(advice: Advice, out: Path) -> None:
     """Write the report into folder ``out``, beside the models.
 
     Raises:
-        OutputError: the system will not have it.
+        OutputError: it cannot be written.
     """
     options = words.options(advice)
     with figures.style():
@@ -79,14 +79,13 @@ def draw(advice: Advice) -> Page:
         {
             "lost": (
                 shares(advice.verdicts, advice.tolerance),
-                "What blindness loses of what can be known of the label. Beyond the dotted line "
-                "it is more than is tolerated.",
+                "Share of the label information lost under invariance. Dotted line: the tolerance.",
             )
         }
     )
-    page.heading("What it rests on")
+    page.heading("Data and models")
     page.sentences(words.of_data(advice))
-    page.heading("How a verdict comes about")
+    page.heading("Decision rule")
     page.sentences(words.of_rule(advice))
     for label, found in of_label(advice.verdicts):
         page.heading(label)
@@ -98,7 +97,7 @@ def draw(advice: Advice) -> Page:
         (row for verdict in advice.verdicts for row in _rows(verdict)),
     )
     if advice.skipped:
-        page.heading("Files that could not be used")
+        page.heading("Skipped files")
         page.sentences(advice.skipped[:_MOST_SKIPPED])
     return page
 
@@ -116,11 +115,11 @@ def _bars(label: str, found: Sequence[Verdict]) -> dict[str, tuple[Figure, str]]
     return {
         f"blindness_{label}": (
             figures.bars(blindness, label=metric),
-            f"{label}: read from changed tracks, the change known to the reading or not.",
+            f"{label}: probes of augmented tracks, one per draw or one for all draws.",
         ),
         f"models_{label}": (
             figures.bars(models, label=metric),
-            f"{label}: read from models that keep the augmentation or nothing.",
+            f"{label}: probes of the models with and without a subspace for the augmentation.",
         ),
     }
 

@@ -1,4 +1,4 @@
-"""Embeddings of the labelled tracks: by the reference model, also augmented, and by trained ones.
+"""Embeddings of the labeled tracks: by the reference model, also augmented, and by trained ones.
 
 They are cached in a folder, under a key of all that they depend on, so that other labels of the
 same tracks need no re-embedding. A cache file that cannot be read is made again.
@@ -35,7 +35,7 @@ from loev_cli.writers.atomic import writing_own
 
 
 class LabelledEmbedder:
-    """Embeds labelled tracks with one model after the other.
+    """Embeds labeled tracks with one model after the other.
 
     Args:
         config: of training; its augmentations change the tracks.
@@ -81,7 +81,7 @@ class LabelledEmbedder:
             plain=True,
         )
         if not len(rows):
-            raise UsageError("none of the labelled files can be used")
+            raise UsageError("none of the labeled files can be used")
         n_tracks = len(rows)
         flat = {name: x.reshape(len(every) * n_tracks, -1) for name, x in vectors.items()}
         x = _whole(flat).reshape(len(every), n_tracks, -1)
@@ -101,8 +101,8 @@ class LabelledEmbedder:
         vectors, rows = self._embed(bundles.load(folder), manifest, [None], f"embedding by {name}")
         if len(rows) < len(manifest):
             raise UsageError(
-                f"{len(manifest) - len(rows)} labelled files changed or went away meanwhile",
-                hint="start again",
+                f"{len(manifest) - len(rows)} labeled files were changed or removed during the run",
+                hint="run the command again",
             )
         return _whole({subspace: x[0] for subspace, x in vectors.items()})
 

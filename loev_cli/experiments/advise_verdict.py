@@ -94,35 +94,35 @@ def judge(
 def _rule(lost: Destroyed, gain: Gained, tolerance: float) -> tuple[Word, str]:
     share = lost.share
     if not lost.is_readable or not np.isfinite([share.low, share.high]).all():
-        return "undecided", "no more of the label than chance can be read from these tracks"
+        return "undecided", "the label cannot be predicted above chance from these tracks"
     helps = gain.p_holm < SIGNIFICANT_P and gain.gain.low > 0
     hurts = gain.p_holm < SIGNIFICANT_P and gain.gain.high < 0
     negligible = lost.lost.high < NEGLIGIBLE_SCORE and share.high < _MOST_NEGLIGIBLE_SHARE
     if share.high < tolerance or negligible:
         if helps:
             return "not needed", (
-                "the label stays when it is applied; what the models with a subspace read better "
-                "is not about it"
+                "the label does not depend on this augmentation; the gain of the models with a "
+                "subspace has another cause"
             )
-        return "not needed", "the label stays when it is applied"
+        return "not needed", "the label does not depend on this augmentation"
     if share.low <= tolerance:
         return "undecided", (
-            f"whether more or less than {100 * tolerance:.0f} % of the label is lost is not clear "
-            "from these tracks"
+            f"whether more or less than {100 * tolerance:.0f} % of the label is lost cannot be "
+            "decided from these tracks"
         )
     if helps:
         return (
             "keep",
-            "the label is lost when it is applied, and models that keep it read it better",
+            "the label depends on this augmentation, and models with its subspace score higher",
         )
     if hurts:
         return (
             "undecided",
-            "the label is lost when it is applied, but models that keep it are worse",
+            "the label depends on this augmentation, but models with its subspace score lower",
         )
     return "undecided", (
-        "the label is lost when it is applied, but models trained this long do not read it better "
-        "for keeping it"
+        "the label depends on this augmentation, but models trained this long do not score higher "
+        "with its subspace"
     )
 
 

@@ -51,21 +51,21 @@ def of_data(advice: Advice) -> list[str]:
     n_groups = len(np.unique(advice.manifest.groups[judged]))
     training = advice.training
     said = [
-        f"{len(advice.manifest)} labelled tracks; figures are of {len(judged)} tracks in "
+        f"{len(advice.manifest)} labeled tracks; figures are of {len(judged)} tracks in "
         f"{n_groups} groups ({advice.splits.description}). Brackets are 95 % intervals.",
-        f"Every track was changed {len(next(iter(advice.draws.values())))} times by each "
-        f"candidate, as training changes it, and heard by {advice.reference['name']}.",
-        f"{len(advice.runs)} models were trained, {training['n_seeds']} of each kind: one blind "
-        f"to everything, and one with a subspace for {listed(advice.candidates)} each; "
+        f"Every track was augmented {len(next(iter(advice.draws.values())))} times by each "
+        f"candidate, as in training, and embedded by {advice.reference['name']}.",
+        f"{len(advice.runs)} models were trained, {training['n_seeds']} of each kind: one "
+        f"invariant to everything, and one with a subspace for {listed(advice.candidates)} each; "
         f"{training['steps']} steps of {training['batch_size']} tracks, {training['encoder']}.",
     ]
     if n_groups < _FEW_GROUPS:
         said.append(
-            f"With {n_groups} groups the intervals are wide and themselves uncertain: take a "
-            "verdict as a hint."
+            f"With {n_groups} groups the intervals are wide and unreliable: treat the "
+            "verdicts as tentative."
         )
     if training["n_seeds"] < 2:
-        said.append("With one seed, intervals of what is gained leave out chance in training.")
+        said.append("With one seed, the intervals of the gain do not include training variance.")
     if advice.skipped:
         said.append(f"{len(advice.skipped)} files could not be used: {advice.skipped[0]}")
     return said + [f"Note: {note}." for note in advice.notes]
@@ -75,17 +75,18 @@ def of_rule(advice: Advice) -> list[str]:
     """How a verdict comes about."""
     tolerance = round(100 * advice.tolerance)
     return [
-        "Lost by blindness: tracks are changed and keep their label. A reading that may answer "
-        "differently for each change is compared with one that must answer alike, as a blind "
-        "model would. The figure is the share of what is known above chance that the second "
-        "loses: near 0 the label does not depend on the augmentation, near 100 % it is nothing "
-        "else.",
-        "Gained by keeping: the score of a probe on all subspaces of the models that keep the "
-        "augmentation, less that of the models that keep none.",
-        f"Keep: more than {tolerance} % is lost for certain (the whole interval), and keeping it "
-        "gains for certain (p below 0.05 after Holm's correction over the candidates). Not "
-        f"needed: less than {tolerance} % is lost for certain; or less than half, and less than "
-        f"{verdicts.NEGLIGIBLE_SCORE} of the score itself. Undecided: anything else.",
+        "Lost by blindness (information lost under invariance): tracks are augmented and keep "
+        "their label. One probe per draw of the augmentation is compared with one probe for all "
+        "draws, as an invariant model would have. The figure is the share of the score above "
+        "chance that the second loses: near 0 the label does not depend on the augmentation, "
+        "near 100 % it depends on nothing else.",
+        "Gained by keeping (gain from a dedicated subspace): the score of a probe on all "
+        "subspaces of the models with a subspace for the augmentation, less that of the models "
+        "without one.",
+        f"Keep: more than {tolerance} % is lost (the whole interval), and keeping it gains "
+        "significantly (p below 0.05 after Holm's correction over the candidates). Not "
+        f"needed: less than {tolerance} % is lost (the whole interval); or less than half, "
+        f"and less than {verdicts.NEGLIGIBLE_SCORE} of the score itself. Undecided: anything else.",
     ]
 
 
@@ -95,8 +96,8 @@ def of_label(found: Sequence[Verdict]) -> list[str]:
     for v in found:
         lost, gained = v.destroyed, v.gained
         said.append(
-            f"{v.augmentation}: {v.word}; {v.reason}. {v.metric}: {shown(lost.known)} where the "
-            f"change is known, {shown(lost.blind)} where it is not (chance "
+            f"{v.augmentation}: {v.word}; {v.reason}. {v.metric}: {shown(lost.known)} with one "
+            f"probe per draw, {shown(lost.blind)} with one for all draws (chance "
             f"{lost.known.chance or 0:.2f}): {percent(lost.share)} lost. Models: "
             f"{shown(gained.kept)} with its subspace, {shown(gained.blind)} without any: "
             f"{signed(gained.gain)}, {probability(gained.p_holm)}."
@@ -112,7 +113,7 @@ def of_conclusion(advice: Advice) -> list[str]:
         undecided = [v.augmentation for v in found if v.word == "undecided"]
         text = f"{label}: keep {listed(keep)}" if keep else f"{label}: no subspace is needed"
         if undecided and not keep:
-            text = f"{label}: no subspace is shown to be needed"
+            text = f"{label}: no subspace is significantly needed"
         said.append(text + (f"; undecided: {listed(undecided)}." if undecided else "."))
     found_options = verdicts.options(advice.verdicts, advice.candidates)
     if found_options:
@@ -123,7 +124,7 @@ def of_conclusion(advice: Advice) -> list[str]:
     undecided = _undecided(advice)
     if undecided:
         said.append(
-            f"Undecided for some label: {listed(undecided)}. More labelled tracks narrow the "
+            f"Undecided for some label: {listed(undecided)}. More labeled tracks narrow the "
             "first figure, more --seeds or --steps the second."
         )
     return said

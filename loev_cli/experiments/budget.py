@@ -1,4 +1,4 @@
-"""Minutes for everything -> steps for each: all methods train equally many.
+"""Convert a time budget to steps per run: the same number for all methods.
 
 A few steps of each method are really trained first, as many side by side as later. What was decided
 is kept in ``plan.json``, so that the same command goes on with the same runs.
@@ -69,7 +69,7 @@ def steps_within(
     if steps < _FEWEST_STEPS:
         needed = minutes * _FEWEST_STEPS / max(steps, 0.1)
         raise UsageError(
-            f"--minutes {minutes:g} are enough for {steps} steps of each run",
+            f"--minutes {minutes:g} allows only {steps} steps per run",
             hint=f"{needed:.0f} or more, or fewer --seeds or --methods",
         )
     plan = asked | {"steps": steps, "step_s": step_s}

@@ -111,14 +111,14 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
 
 
 def _without_twins(request: Request) -> tuple[Request, list[str]]:
-    """In the `shared` view scheme LOOC has LOEV's positives, and is LOEV to the last bit."""
+    """In the `shared` view scheme LOOC has LOEV's positives, and is bit-identical to LOEV."""
     methods = list(request.methods)
     if request.config.view_scheme != "shared" or not {"loev", "looc"} <= set(methods):
         return request, []
     methods.remove("looc")
     note = (
-        "looc is left out: in the view scheme 'shared' it has the same positives as loev, and its "
-        "runs would be the same; --set view_scheme=independent tells them apart"
+        "looc is left out: in the view scheme 'shared' it has the same positives as loev, so its "
+        "runs would be identical; they differ with --set view_scheme=independent"
     )
     return replace(request, methods=methods), [note]
 
@@ -153,11 +153,11 @@ def _check(request: Request) -> _Checked:
     check_names("probe", request.probes, probes.PROBES)
     for what, names in (("method", request.methods), ("probe", request.probes)):
         if len(set(names)) < len(names) or not names:
-            raise UsageError(f"--{what}s names one twice, or none: {', '.join(names)}")
+            raise UsageError(f"--{what}s is empty or has duplicates: {', '.join(names)}")
     if len(request.methods) + len(request.against) < 2:
-        raise UsageError("one method alone cannot be compared", hint="two --methods or --against")
+        raise UsageError("need at least two methods", hint="two --methods, or --against")
     if request.config.steps is None and request.minutes is None:
-        raise UsageError("how long to train? give --steps or --minutes")
+        raise UsageError("missing option: --steps or --minutes")
     manifest = read_manifests(request.data)
     columns, notes = manifest.columns(request.labels)
     folds = split(manifest, n_folds=request.n_folds, seed=request.seed).folds
@@ -169,12 +169,12 @@ def _check(request: Request) -> _Checked:
     for file in request.against:
         if file.stem in foreign or file.stem in METHODS:
             raise UsageError(
-                f"--against {file}: there is a '{file.stem}' already", hint="rename the file"
+                f"--against {file}: duplicate name '{file.stem}'", hint="rename the file"
             )
         foreign[file.stem] = read_foreign(manifest, file)
     tracks, sees_all = pretraining_rows(manifest)
     if sees_all:
-        notes = [*notes, "pretraining heard the tracks that are judged, though not their labels: "
+        notes = [*notes, "the evaluation tracks were part of (unlabeled) pretraining: "
                  "no row of the manifest has split 'train'"]  # fmt: skip
     trial = replace(request.config, data=str(request.data[0]), steps=request.config.steps or 1)
     if len(tracks) < trial.batch_size:

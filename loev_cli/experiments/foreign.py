@@ -51,7 +51,7 @@ def read_foreign(manifest: Manifest, file: Path) -> Vectors:
     subspaces = {name: np.asarray(x[rows], np.float32) for name, x in arrays.items()}
     for name, x in subspaces.items():
         if not np.isfinite(x).all():
-            raise UsageError(f"--against {file}: '{name}' holds NaN or infinite values")
+            raise UsageError(f"--against {file}: '{name}' contains NaN or Inf")
     model = {"name": file.stem, "subspaces": {name: x.shape[1] for name, x in subspaces.items()}}
     return Vectors(subspaces, None, model | {"embeddings": [str(file)]})
 
@@ -71,11 +71,11 @@ def _npz(file: Path) -> tuple[list[str], Subspaces]:
     except NPZ_ERRORS as error:
         if "pickle" in str(error):
             raise UsageError(
-                f"--against {file} holds pickled objects, which are not read",
+                f"--against {file} contains pickled objects, which are not loaded",
                 hint="save paths as an array of text: np.array(paths, dtype=str)",
             ) from error
         raise UsageError(
-            f"--against {file}: not an .npz, or a damaged one: {in_one_line(error)}"
+            f"--against {file}: not an .npz, or damaged: {in_one_line(error)}"
         ) from error
     texts = {name: x for name, x in columns.items() if x.ndim == 1 and x.dtype.kind in "US"}
     paths = [_text(path) for path in texts[_path_name(file, list(texts), list(columns))]]
@@ -145,7 +145,7 @@ def _require_vectors(file: Path, arrays: Subspaces, has: dict[str, str], n_paths
     if not arrays:
         listed = ", ".join(f"{name}: {what}" for name, what in has.items())
         raise UsageError(
-            f"--against {file} has no vectors, a row of numbers for each of its {n_paths} paths; "
+            f"--against {file} has no array of numbers with a row for each of its {n_paths} paths; "
             f"it has {listed}",
             hint="average over time first",
         )
@@ -165,7 +165,7 @@ def _rows_of(manifest: Manifest, file: Path, paths: Sequence[str]) -> list[int]:
         first = manifest.paths[missing[0]]
         many = "none" if len(missing) == len(manifest) else f"only {len(rows)}"
         raise UsageError(
-            f"--against {file} has {many} of the {len(manifest)} tracks; not, for one, {first}",
+            f"--against {file} has {many} of the {len(manifest)} tracks; missing: {first}, ...",
             hint=f"its paths look like '{paths[0]}'" if paths else "it is empty",
         )
     return rows

@@ -1,4 +1,4 @@
-"""Probes that are fitted once: what they said is kept, and found again by what they were given.
+"""Disk cache of probe predictions, keyed by a hash of the inputs.
 
 FOLDER/DIGEST.npz     of vectors, labels, folds, kind of probe, seed, version of loev and of probes
 """

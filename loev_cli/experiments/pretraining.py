@@ -41,7 +41,7 @@ def write_pretraining(rows: list[tuple[str, str]], out: Path, *, overwrite: bool
     file = out / PRETRAINING_FILE
     if file.exists() and not overwrite and _read(file) != rows:
         raise UsageError(
-            f"the runs in {out} are trained on other tracks, those of {file.name}",
+            f"the runs in {out} were trained on different tracks, listed in {file.name}",
             hint="give the same --data, choose another --out, or --overwrite",
         )
     try:

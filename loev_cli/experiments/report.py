@@ -25,7 +25,7 @@ MARKDOWN_FILE = "compare.md"
 _RULES = {
     CHOSEN: "chosen on validation tracks",
     OWN: "the label's own subspace",
-    "all": "all together",
+    "all": "all concatenated",
 }
 _MOST_SKIPPED = 20
 
@@ -62,7 +62,7 @@ def write(comparison: Comparison, out: Path) -> None:
         html = document(
             page,
             title="loev compare",
-            heading=f"{', '.join(methods)} trained and judged alike",
+            heading=f"{', '.join(methods)} compared",
             facts=[
                 f"{training['steps']} steps · {words.plural(len(training['seeds']), 'seed')} · "
                 f"{training['hardware']} · {comparison.created}"
@@ -82,7 +82,7 @@ def draw(c: Comparison) -> Page:
     """All sections."""
     page = Page()
     page.sentences(words.of_setting(c))
-    page.heading("What came out")
+    page.heading("Results")
     claim = words.of_claim(c)
     if claim:
         page.sentences(claim)
@@ -111,8 +111,8 @@ def _differences(page: Page, c: Comparison) -> None:
                     {q: (d.estimate, d.is_clear) for q, d in of.items()},
                     label=f"{first} minus {other}",
                 ),
-                f"{first} minus {other}: to the right of 0 {first} is better. Filled: clear after "
-                "correction.",
+                f"{first} minus {other}: to the right of 0 {first} is better. Filled: significant "
+                "after correction.",
             )
     page.figures(drawn)
     page.table(
@@ -133,7 +133,7 @@ def _differences(page: Page, c: Comparison) -> None:
 
 
 def _labels(page: Page, c: Comparison) -> None:
-    page.heading("What can be read from which subspace")
+    page.heading("Probe scores by subspace")
     drawn: dict[str, tuple[Figure, str]] = {}
     for label in words.labels_of(c):
         entries = words.of_rules(c, label)
@@ -178,19 +178,20 @@ def _by_subspace(c: Comparison, label: str, metric: str) -> dict[str, dict[str, 
 def _changes(page: Page, c: Comparison) -> None:
     if not c.sensitivity:
         return
-    page.heading("How the subspaces move when the music is changed")
+    page.heading("Sensitivity to pitch shift and time stretch")
     page.sentences(
         [
-            f"All models heard the same excerpts of {c.settings['n_changed']} tracks, changed in "
-            f"pitch and tempo by {c.settings['stretcher']}. 0 is not moved, 1 is as far away as "
-            "another track.",
+            f"All models embedded the same excerpts of {c.settings['n_changed']} tracks, "
+            f"transformed in pitch and tempo by {c.settings['stretcher']}. "
+            "0: the embedding does not move; "
+            "1: it moves as far as to another track.",
             *words.of_sensitivity(c),
         ]
     )
     drawn: dict[str, tuple[Figure, str]] = {
         f"sensitivity_{name}": (
             figures.heat_map(dict(rows), label="moved / between tracks"),
-            f"{name}: rows subspaces, columns changes.",
+            f"{name}: rows are subspaces, columns transformations.",
         )
         for name, rows in c.sensitivity.items()
     }
@@ -200,11 +201,11 @@ def _changes(page: Page, c: Comparison) -> None:
             again.setdefault(e.contestant, {})[e.question] = e.estimate
     drawn["found_again"] = (
         figures.bars(again, label=f"recall@1, by {INVARIANT}"),
-        f"The changed excerpt looks for its own track among all others, by {INVARIANT}.",
+        f"Queries are transformed excerpts, the target is their own track; by {INVARIANT}.",
     )
     page.figures(drawn)
     page.table(
-        "Found again, in every subspace",
+        "Retrieval of transformed excerpts, in every subspace",
         ("question", "", "metric", "method", "subspace", "rule", "value [95 %]", "chance", "seeds"),
         (_cells(e) for e in c.entries if e.kind == "found again"),
     )
@@ -214,9 +215,9 @@ def _search(page: Page, c: Comparison) -> None:
     of = [e for e in c.entries if e.kind == "search"]
     if not of:
         return
-    page.heading("What lies next to what")
+    page.heading("Nearest-neighbor retrieval")
     page.sentences(
-        ["Each track looks for others with its label, in the subspace whose probe was chosen."]
+        ["Each track is a query for others with its label, in the subspace selected by its probe."]
     )
     drawn = {}
     for question in dict.fromkeys(e.question for e in of):
@@ -234,10 +235,10 @@ def _search(page: Page, c: Comparison) -> None:
 
 
 def _rest(page: Page, c: Comparison) -> None:
-    page.heading("What it took, and how dimensions are used")
+    page.heading("Training cost and use of dimensions")
     page.table(
         "Training",
-        ("method", "minutes of each seed", "weights"),
+        ("method", "minutes per seed", "weights"),
         (
             (name, ", ".join(f"{m:.1f}" for m in of["minutes"]), f"{of['weights_mb']:.1f} MB")
             for name, of in c.training["methods"].items()
@@ -253,7 +254,7 @@ def _rest(page: Page, c: Comparison) -> None:
         ),
     )
     page.table(
-        "What two subspaces share: linear CKA, mean over seeds",
+        "Overlap of two subspaces: linear CKA, mean over seeds",
         ("method", "subspaces", "CKA"),
         (
             (name, pair, f"{cka:.2f}")
@@ -262,7 +263,7 @@ def _rest(page: Page, c: Comparison) -> None:
         ),
     )
     if c.skipped:
-        page.heading("Files that could not be used")
+        page.heading("Skipped files")
         page.sentences(c.skipped[:_MOST_SKIPPED])
 
 

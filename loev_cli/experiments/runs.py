@@ -4,7 +4,7 @@
     FOLDER/NAME.log      what the run said
     FOLDER/NAME/         as ``loev train --out`` leaves it: config.toml, checkpoints/, bundle/
 
-A run that is finished is taken as it is; one that is not is gone on with from its last checkpoint.
+A run that is finished is taken as it is; one that is not resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def check_runs(runs: Sequence[Run], *, device: str = "auto") -> None:
     names = [run.name for run in runs]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"two runs are called '{name}'")
+            raise UsageError(f"duplicate run name '{name}'")
     torch_device = pick_device(device)
     seen: list[TrainConfig] = []
     for run in runs:
@@ -150,7 +150,7 @@ def train_runs(
         name, reason = next(iter(failed.items()))
         raise LoevError(
             f"{len(failed)} of {len(runs)} runs failed, the first, {name}: {reason}",
-            hint=f"see {folder / name}.log; the same command goes on with what is missing",
+            hint=f"see {folder / name}.log; run the same command again to resume",
         )
     return {run.name: folder / run.name / BUNDLE for run in runs}
 
@@ -182,7 +182,7 @@ def _refuse_other_config(run: Run, folder: Path, *, overwrite: bool) -> None:
         if getattr(there, field.name) != getattr(run.config, field.name)
     ]
     raise UsageError(
-        f"{folder / run.name} was trained with other settings: {', '.join(differing)}",
+        f"{folder / run.name} was trained with different settings: {', '.join(differing)}",
         hint="give the same settings, choose another --out, or --overwrite",
     )
 
@@ -302,7 +302,7 @@ class _Pool:
         if code == 0 and is_finished(one.run, self._folder):
             return ""
         lines = (self._folder / f"{one.run.name}.log").read_text("utf-8", "replace").splitlines()
-        last = lines[-1].removeprefix("loev: error: ") if lines else "it said nothing"
+        last = lines[-1].removeprefix("loev: error: ") if lines else "no output"
         return last if code >= 0 else f"killed by signal {-code}"
 
     def _event(self, run: Run, state: State, step: int, message: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What a comparison means, in sentences, and its table as Markdown."""
+"""The summary sentences of a comparison, and its table as Markdown."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def of_setting(c: Comparison) -> list[str]:
     methods = [one.name for one in c.contestants if one.is_method]
     seeds = t["seeds"]
     said = [
-        f"{listed(methods)} were trained alike: encoder {t['encoder']}, {t['n_tracks']} tracks "
-        f"without labels, {t['steps']} steps of {t['batch_size']} tracks, augmentations with a "
-        f"subspace of their own {listed(t['augs'])}, {plural(len(seeds), 'seed')} each.",
-        f"Probes are judged on {len(judged)} tracks in {n_groups} groups ({c.splits.description}).",
-        f"A score is the mean over seeds. Brackets are 95 % intervals: what other tracks like "
-        f"these{' and other seeds' if len(seeds) > 1 else ''} would give. p is corrected for the "
-        f"{len(c.differences)} tests that were made (Holm).",
-        "Which subspace speaks for a method is decided on the validation tracks; the test tracks "
-        "have no say.",
+        f"{listed(methods)} were trained with the same settings: encoder {t['encoder']}, "
+        f"{t['n_tracks']} tracks without labels, {t['steps']} steps of {t['batch_size']} tracks, "
+        f"augmentations with a subspace of their own {listed(t['augs'])}, "
+        f"{plural(len(seeds), 'seed')} each.",
+        f"Probes are evaluated on {len(judged)} tracks in {n_groups} groups "
+        f"({c.splits.description}).",
+        f"A score is the mean over seeds. Brackets are 95 % confidence intervals over "
+        f"tracks{' and seeds' if len(seeds) > 1 else ''}. p is corrected for the "
+        f"{len(c.differences)} tests (Holm).",
+        "The subspace reported for each method is selected on the validation tracks; the test "
+        "tracks are not used for selection.",
     ]
     if len(seeds) == 1:
         said.append(
-            "With one seed the luck of a training is left out: another seed may change the order."
+            "With one seed, training variance is not estimated: another seed may change the order."
         )
     elif len(seeds) < _FEW_SEEDS:
-        said.append(
-            f"{len(seeds)} seeds show roughly how much luck there is in a training, no more."
-        )
+        said.append(f"{len(seeds)} seeds give only a rough estimate of training variance.")
     return said + [f"Note: {note}." for note in c.notes]
 
 
@@ -70,14 +70,14 @@ def of_claim(c: Comparison) -> list[str]:
         won, lost = better(own), worse(own)
         if won:
             only = "" if len(won) == len(own) else " only"
-            verdict = f"LOEV++ beats CL on {listed(won)}{only}"
+            verdict = f"LOEV++ is better than CL on {listed(won)}{only}"
         else:
-            verdict = f"LOEV++ is not shown to beat CL on {listed(list(own))}"
-        said.append(verdict + (f", and loses on {listed(lost)}." if lost else "."))
+            verdict = f"LOEV++ is not significantly better than CL on {listed(list(own))}"
+        said.append(verdict + (f", and worse on {listed(lost)}." if lost else "."))
     if rest:
         won, lost = better(rest), worse(rest)
-        cost = f"it is worse on {listed(lost)}" if lost else "none is shown"
-        said.append(f"Its cost elsewhere: {cost}." + (f" Better: {listed(won)}." if won else ""))
+        cost = f"worse on {listed(lost)}" if lost else "no significant loss"
+        said.append(f"On other questions: {cost}." + (f" Better: {listed(won)}." if won else ""))
     return said + [of_difference(c, d) for d in (*own.values(), *rest.values())]
 
 
@@ -101,7 +101,10 @@ def of_difference(c: Comparison, d: Difference) -> str:
         f"{b.subspace}"
     )
     if not d.is_clear:
-        return f"{d.question}: {d.a} and {d.b} are not told apart, {signed(d)} ({p}): {both}."
+        return (
+            f"{d.question}: no significant difference between {d.a} and {d.b}, {signed(d)} ({p}): "
+            f"{both}."
+        )
     how = "better" if d.estimate.value > 0 else "worse"
     return f"{d.question}: {d.a} is {how} than {d.b}, {signed(d)} ({p}): {both}."
 
@@ -131,9 +134,9 @@ def of_others(c: Comparison) -> list[str]:
         equal = [name for name, d in against if d is not None and not d.is_clear]
         text = f"{question}: {scored(best, top)} is highest"
         if below:
-            text += f", clearly above {listed(below)}"
+            text += f", significantly above {listed(below)}"
         if equal:
-            text += f"; {listed(equal)} may be as good"
+            text += f"; no significant difference to {listed(equal)}"
         said.append(text + ".")
     return said
 
@@ -162,7 +165,7 @@ def of_sensitivity(c: Comparison) -> list[str]:
                 f"{change} by {blind[change].value:.2f}" for change in c.training["augs"]
                 if change in blind
             )  # fmt: skip
-            parts.append(f"it has no subspace for a change; {INVARIANT} is moved: {moved}")
+            parts.append(f"no subspace for a transformation; {INVARIANT} moves: {moved}")
         if parts:
             said.append(f"{name}: {'; '.join(parts)}.")
     return said
@@ -201,7 +204,7 @@ def markdown(c: Comparison) -> str:
     lines += [f"- {text}" for text in of_setting(c)]
     lines += ["", *_grid(header, [[f"{a} ({b})" if b else a for a, b in row] for row in rows]), ""]
     lines += [f"- {text}" for text in [*of_claim(c), *of_others(c)]]
-    lines += ["", "Differences of every two, with p as it is and corrected (Holm):", ""]
+    lines += ["", "Pairwise differences, with p uncorrected and corrected (Holm):", ""]
     lines += _grid(
         ["question", "metric", "methods", "difference", "p", "corrected"],
         [

@@ -44,12 +44,12 @@ def fold_weights(model: nn.Module) -> None:
 
 
 class StandardisedConv2d(ReweightedConv2d):
-    """Convolution with standardised weights and a learnable gain (Brock et al. 2021, eq. 1).
+    """Convolution with standardized weights and a learnable gain (Brock et al. 2021, eq. 1).
 
     ``activation_gain`` makes up for the variance that the activation behind it takes. It goes
     into the weights, where it costs nothing per sample.
 
-    Takes the place of a normalisation layer without looking at the activations, so what comes
+    Takes the place of a normalization layer without looking at the activations, so what comes
     out for one example depends on no other example, in training as in inference. That is what
     lets gradients of split batches add up to those of the whole.
     """
@@ -109,7 +109,7 @@ def conv_relu(
 
 
 class PitchClassConv(nn.Module):
-    """Convolution around the circle of the 12 pitch classes, all 12 neighbours seen.
+    """Convolution around the circle of the 12 pitch classes, all 12 neighbors seen.
 
     (B, C, 12, T) -> (B, C_out, 12, T). A transposition by one semitone turns the input by one
     step along its third axis, and the output with it.

@@ -27,21 +27,22 @@ def load_model(bundle: Bundle) -> LoevModel:
         load_weights(model, load_file(file), file)
     except (*DATA_ERRORS, RuntimeError, SafetensorError, UsageError) as error:
         raise BundleError(
-            f"bundle {bundle.path} does not describe its weights: {in_one_line(error)}"
+            f"config.json and the weights of bundle {bundle.path} are inconsistent: "
+            f"{in_one_line(error)}"
         ) from error
     return model.eval()
 
 
 def load_weights(model: LoevModel, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Give a model its weights.
+    """Load weights into a model.
 
     Raises:
-        UsageError: they are of a model with other layers, as of another version of loev.
+        UsageError: the layers do not match, e.g. weights of another loev version.
     """
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UsageError(
-            f"{source} holds weights of other layers: {' '.join(str(error).split())}",
-            hint="what another version of loev has trained may have to be trained again",
+            f"{source} does not match the model architecture: {' '.join(str(error).split())}",
+            hint="checkpoints from other loev versions may be incompatible; retrain",
         ) from error

@@ -141,8 +141,8 @@ class Projected(NamedTuple):
     """What training sees of a batch.
 
     Attributes:
-        projections: head -> (R, P), not normalised, what the loss compares.
-        embeddings: subspace -> (R, D), not standardised, without gradient.
+        projections: head -> (R, P), not normalized, what the loss compares.
+        embeddings: subspace -> (R, D), not standardized, without gradient.
     """
 
     projections: dict[str, Tensor]
@@ -152,7 +152,7 @@ class Projected(NamedTuple):
 class LoevModel(nn.Module):
     """Frontend, encoder and heads of one of the four methods, see the module's text.
 
-    ``model(waveform)`` is inference: (B, N) -> {subspace: (B, D)}, standardised. Training calls
+    ``model(waveform)`` is inference: (B, N) -> {subspace: (B, D)}, standardized. Training calls
     :meth:`project` on features of changed views, and :meth:`track` on what that gives.
 
     Raises:
@@ -166,7 +166,10 @@ class LoevModel(nn.Module):
         self.spec = spec
         self.frontend = encoder_kind(spec.encoder).frontend(spec.frontend)
         if spec.window_n_samples % self.frontend.block_n_samples:
-            raise UsageError(f"a window of {spec.window_n_samples} samples does not fit the frames")
+            raise UsageError(
+                f"window_n_samples is {spec.window_n_samples}, it must be a multiple of "
+                f"{self.frontend.block_n_samples}"
+            )
         self.encoder = build_encoder(
             spec.encoder,
             spec.frontend,
@@ -240,7 +243,7 @@ class LoevModel(nn.Module):
     def _embeddings(
         self, vectors: Mapping[str, Tensor], projections: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """What subspaces are before they are standardised.
+        """What subspaces are before they are standardized.
 
         A head's output counts by its direction, which is all that the loss has seen of it.
         """
@@ -251,7 +254,7 @@ class LoevModel(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Takes a subspace's mean off and scales to a mean squared norm of 1, over what training saw.
+    """Subtracts a subspace's mean and scales to a mean squared norm of 1, over what training saw.
 
     The loss looks at directions only, so nothing holds the size of a branch's output: left alone
     it reaches hundreds, and differs between subspaces. One scale for all D dimensions keeps the
@@ -295,7 +298,7 @@ class StandardiseWithinTracks(Standardise):
     A subspace that is to be blind to changes still moves under them, and in few directions: all
     tracks move together when their tuning does. Multiplied by the inverse square root of the
     covariance within tracks, those directions count for little in a distance (within-class
-    covariance normalisation, Hatch, Kajarekar & Stolcke, Interspeech 2006; here the classes are
+    covariance normalization, Hatch, Kajarekar & Stolcke, Interspeech 2006; here the classes are
     the training's tracks, and no label is used). ``SHRINKAGE`` of the mean variance is added to all
     directions, so that one in which tracks hardly scatter is not blown up.
     """
@@ -337,7 +340,7 @@ class StandardiseWithinTracks(Standardise):
         return out
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Weights of before there was a matrix only have a scale; what they tracked is no start."""
+        """Older checkpoints have no WCCN matrix, only a scale; reset the statistics."""
         is_old = f"{prefix}matrix" not in state and f"{prefix}mean_square" in state
         if is_old:
             for name in ("within", "total", "matrix", "n_tracked"):

@@ -101,7 +101,7 @@ def read_mulooc(file: Path) -> MuloocWeights:
 def build_mulooc(weights: MuloocWeights, augs: tuple[str, ...], file: Path) -> LoevModel:
     """The model that runs ``weights``, in evaluation mode; head 0 is ``invariant``.
 
-    Embeddings are as the research code gives them: what centres and scales them is neutral.
+    Embeddings are as the research code gives them: what centers and scales them is neutral.
 
     Args:
         augs: what heads 1, 2, ... stand for.
@@ -112,12 +112,12 @@ def build_mulooc(weights: MuloocWeights, augs: tuple[str, ...], file: Path) -> L
     """
     heads = (INVARIANT, *augs)
     if bad := [a for a in augs if not _can_name_a_head(a) or heads.count(a) > 1]:
-        raise UsageError(f"'{bad[0]}' cannot name a head of its own in --augs")
+        raise UsageError(f"'{bad[0]}' is not a valid, unique head name in --augs")
     if len(augs) != weights.n_heads - 1:
         raise UsageError(
             f"{file} has {weights.n_heads} heads, `{INVARIANT}` and {weights.n_heads - 1} more; "
             f"--augs names {len(augs)}",
-            hint="name the heads after the first, in the order of their training",
+            hint="name the heads after the first, in training order",
         )
     spec = ModelSpec.of(ENCODER, method=weights.method, augs=augs, head_dims=weights.head_dims)
     model = LoevModel(spec)
@@ -187,7 +187,9 @@ def _block_names(theirs: str, own: str, is_transition: bool) -> dict[str, str]:
 def card(name: str, spec: ModelSpec, file: Path) -> str:
     """Markdown text of a bundle's ``README.md``."""
     heads = ", ".join(f"`{head}`" for head in spec.heads)
-    method = "loev or looc (the weights do not tell)" if spec.method == "loev" else spec.method
+    method = (
+        "loev or looc (the weights are the same shape)" if spec.method == "loev" else spec.method
+    )
     return f"""# {name}
 
 Weights of the research code of LOEV++ (Guinot et al., ICASSP 2025; MuLOOC), read from
@@ -219,7 +221,7 @@ def _can_name_a_head(aug: str) -> bool:
 
 
 class _Inert:
-    """Stands where a checkpoint asks for a class or function that is not torch's: does nothing."""
+    """Inert stand-in for non-torch classes and functions in a pickle."""
 
     def __new__(cls, *_: object, **__: object) -> _Inert:
         return super().__new__(cls)
@@ -250,13 +252,13 @@ def _read_state_dict(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load raises whatever a foreign file provokes in it
         raise UsageError(
-            f"{file} cannot be read without running code from it, or is damaged: "
+            f"{file} is damaged, or cannot be loaded without executing code from it: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            hint="a file of torch.save, with a 'state_dict' of tensors, is wanted",
+            hint="use a torch.save file with a 'state_dict' of tensors",
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise UsageError(f"{file} holds no state_dict")
+        raise UsageError(f"{file} contains no state_dict")
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}, tuple(foreign)
 
 
@@ -267,8 +269,8 @@ def _prefix(state: Mapping[str, Tensor], known: str, file: Path) -> str:
     if len(found) != 1:
         some = ", ".join(list(state)[:3]) or "nothing"
         raise UsageError(
-            f"{file} is not of the research code's model: it has {len(found)} tensors '{known}'",
-            hint=f"it starts with {some}",
+            f"{file} is not a MuLOOC checkpoint: it has {len(found)} tensors '{known}'",
+            hint=f"its first tensors: {some}",
         )
     return found[0]
 
@@ -289,7 +291,7 @@ def _check_shapes(
 ) -> None:
     problems = [
         *(f"{name} is missing" for name in expected if name not in tensors),
-        *(f"{name} is not known" for name in tensors if name not in expected),
+        *(f"{name} is unexpected" for name in tensors if name not in expected),
         *(
             f"{name} is {tuple(tensors[name].shape)}, not {tuple(shape)}"
             for name, shape in expected.items()
@@ -298,4 +300,4 @@ def _check_shapes(
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UsageError(f"{file} does not fit {ENCODER}: {'; '.join(problems[:3])}{more}")
+        raise UsageError(f"{file} does not match {ENCODER}: {'; '.join(problems[:3])}{more}")

@@ -61,7 +61,7 @@ def views_are_on_features(config: TrainConfig, spec: ModelSpec) -> bool:
     is_log_frequency = isinstance(spec.frontend, FrontendConfig)
     if config.views_on == "features" and not is_log_frequency:
         raise UsageError(
-            f"features of encoder '{config.encoder}' cannot be shifted: its axis is mel",
+            f"features of encoder '{config.encoder}' cannot be pitch-shifted: mel frequency axis",
             hint="set views_on to waveforms",
         )
     on_features = is_log_frequency and config.views_on != "waveforms"
@@ -72,7 +72,7 @@ def views_are_on_features(config: TrainConfig, spec: ModelSpec) -> bool:
         augmentation = config.augmentations[name]
         if not (augmentation.on_features_too if on_features else augmentation.on_waveforms_too):
             raise UsageError(
-                f"augmentation '{name}' does not exist on {path}", hint=f"set views_on to {other}"
+                f"augmentation '{name}' is not available on {path}", hint=f"set views_on to {other}"
             )
     return on_features
 
@@ -82,7 +82,7 @@ def _check_shifts_fit(config: TrainConfig, frontend: FrontendConfig) -> None:
     per_semitone = frontend.bins_per_semitone
     if max(map(abs, pitch.semitones)) * per_semitone > frontend.margin_bins:
         raise UsageError(
-            f"augmentations.pitch.semitones {list(pitch.semitones)} is wider than the features' "
+            f"augmentations.pitch.semitones {list(pitch.semitones)} exceeds the features' "
             f"margin of {frontend.margin_bins / per_semitone:g} semitones",
             hint="narrow it, or set views_on to waveforms",
         )
@@ -119,7 +119,7 @@ class FeatureViews:
     def _cut(self, track: Track, view: PlannedView) -> tuple[np.ndarray, np.ndarray]:
         start = view.start_s * self.content.frames_per_s
         first = int(start)
-        # One more frame than is read: the right neighbour of the last interpolation.
+        # One more frame than is read: the right neighbor of the last interpolation.
         n_rows = int(start - first + view.rate * self.n_frames) + 2
         cut = Cut(
             start_frame=start - first,

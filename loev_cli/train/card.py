@@ -1,4 +1,4 @@
-"""The model card of a fresh run: what is known from training, and what nobody has measured yet."""
+"""The model card of a new run: training facts and validation figures."""
 
 from __future__ import annotations
 
@@ -28,24 +28,23 @@ the mean of its windows.
 |---|---|
 {rows}
 
-`config.toml` of the run repeats it. Losses are averages over the last steps.
+The `config.toml` of the run reproduces it. Losses are averages over the last steps.
 
 ## What was measured
 
 {_measured(validation)}
 
-## Licence
+## License
 
-The weights are yours; check what the licences of your training data allow.
+The weights are yours; check what the licenses of your training data allow.
 """
 
 
 def _measured(validation: Validation | None) -> str:
     if validation is None or not validation.sensitivity:
         return (
-            "Nothing beyond the losses, which say how well views of one track are told from "
-            "others,\nnot what a subspace is good for. Measure it on your own data before you rely "
-            "on it."
+            "Nothing beyond the losses. They measure how well views of one track are separated "
+            "from\nother tracks, not what a subspace is useful for. Evaluate it on your own data."
         )
     augs = list(next(iter(validation.sensitivity.values())))
     header = ["subspace", *(f"moved by {aug}" for aug in augs), "alignment", "uniformity"]
@@ -55,7 +54,7 @@ def _measured(validation: Validation | None) -> str:
         lines.append([f"`{subspace}`", *(f"{value:.2f}" for value in values)])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     losses = ", ".join(f"`{head}` {loss:.3f}" for head, loss in validation.losses.items())
-    return f"""On tracks of the same collection that were not trained on, by `loev train` itself:
+    return f"""Measured by `loev train` on validation tracks of the same collection:
 
 {table}
 
@@ -65,4 +64,4 @@ tracks. 1 is as far away as another recording; ideal is large for a subspace's o
 mean of exp(-2 d^2) over pairs of tracks, both of unit vectors (Wang & Isola 2020); lower is better
 for both. Validation loss: {losses}.
 
-What a subspace is good for is not in these figures: measure it on your own data and labels."""
+These figures do not show what a subspace is useful for: evaluate it on your own data and labels."""

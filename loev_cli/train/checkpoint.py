@@ -45,12 +45,12 @@ def write_checkpoint(file: Path, state: Mapping[str, Any]) -> None:
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise OutputError(
             f"cannot write checkpoint {file}: {reason}",
-            hint="the one before is whole; make room and --resume",
+            hint="the previous checkpoint is intact; free disk space and --resume",
         ) from error
 
 
 class _RememberingWriter(io.BufferedWriter):
-    """Keeps what the system said of a failed write; torch.save hides it behind its own error."""
+    """Remembers the OSError of a failed write, which torch.save hides."""
 
     failure: OSError | None = None
 
@@ -73,7 +73,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever a foreign file provokes in it
-        raise UsageError(f"{file} is not a checkpoint, or a damaged one") from error
+        raise UsageError(f"{file} is not a checkpoint, or is damaged") from error
     if not isinstance(state, dict) or not state.keys() >= _KEYS:
-        raise UsageError(f"{file} is not a checkpoint of loev")
+        raise UsageError(f"{file} is not a loev checkpoint")
     return state

@@ -39,7 +39,7 @@ class TrainConfig:
             on waveforms; `auto` takes features where the encoder's frontend is log-frequency.
         positives: which crops of a track are compared: the `same`, `adjacent` or any (`random`).
         n_views: V, views per track; None for what the scheme needs.
-        steps: optimiser steps; None to train for ``minutes``.
+        steps: optimizer steps; None to train for ``minutes``.
         batch_size: tracks B per step, over all processes; every track gives V views.
         micro_batch_size: tracks that go through the encoder at once; None for all. Less memory,
             the same loss over the whole batch (GradCache).
@@ -98,7 +98,7 @@ class TrainConfig:
                     f"no augmentation '{aug}'", hint=nearest(aug, EQUIVARIANT, "augmentations")
                 )
         if len(set(self.augs)) < len(self.augs):
-            raise UsageError(f"augs names one twice: {', '.join(self.augs)}")
+            raise UsageError(f"duplicate augmentation in augs: {', '.join(self.augs)}")
         for key in _ABOVE_ZERO:
             value = getattr(self, key)
             if value is not None and not value > 0:
@@ -107,9 +107,11 @@ class TrainConfig:
             if not 0 <= getattr(self, key) < 1:
                 raise UsageError(f"{key} is {getattr(self, key)}, it must be 0 or more and below 1")
         if self.batch_size < 2:
-            raise UsageError("batch_size is 1: contrast needs at least 2 tracks")
+            raise UsageError("batch_size is 1, the contrastive loss needs at least 2 tracks")
         if self.n_views is not None and self.n_views < 2:
-            raise UsageError(f"n_views is {self.n_views}: contrast needs at least 2 views")
+            raise UsageError(
+                f"n_views is {self.n_views}, the contrastive loss needs at least 2 views"
+            )
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -177,12 +179,12 @@ _SHIPPED = Path(__file__).parent / "configs"
 
 
 def shipped_configs() -> list[str]:
-    """Names of the configs that come along, for ``--config``."""
+    """Names of the built-in configs, for ``--config``."""
     return sorted(file.stem for file in _SHIPPED.glob("*.toml"))
 
 
 def read_toml(config: str) -> dict[str, Any]:
-    """Settings of a TOML file, or of a config that comes along, by its name.
+    """Settings of a TOML file, or of a built-in config, by name.
 
     Raises:
         UsageError: neither, or not TOML.

@@ -24,7 +24,7 @@ _WAIT_FOR_STEP = timedelta(minutes=30)
 
 
 class Group:
-    """The processes of a run. This class is the one that is alone.
+    """The processes of a run. This class is the single-process one (no-op collectives).
 
     Attributes:
         rank: number of this process, from 0.
@@ -108,7 +108,7 @@ def process_group(device: torch.device) -> Iterator[Group]:
     try:
         yield group
     finally:
-        with suppress(RuntimeError):  # of a peer that is gone already: it has been told of
+        with suppress(RuntimeError):  # the peer's exit was already reported
             dist.destroy_process_group()
 
 
@@ -131,7 +131,7 @@ def check_batch(batch_size: int, world_size: int) -> None:
     """Raises UsageError where a batch cannot be shared out evenly."""
     if batch_size % world_size:
         raise UsageError(
-            f"a batch of {batch_size} tracks cannot be shared evenly by {world_size} processes",
+            f"a batch of {batch_size} tracks is not divisible by {world_size} processes",
             hint=f"use --batch-size {batch_size - batch_size % world_size or world_size}",
         )
 
@@ -143,12 +143,12 @@ def gather_all(group: Group, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _peers_may_fail() -> Iterator[None]:
-    """A process that is gone shows as an obscure error in those it leaves."""
+    """A dead rank surfaces as an obscure error in the others."""
     try:
         yield
     except RuntimeError as error:
         raise LoevError(
-            "another training process of this run has stopped", hint="its own error says why"
+            "another training process of this run has stopped", hint="see its own error"
         ) from error
 
 

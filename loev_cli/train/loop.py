@@ -1,10 +1,10 @@
 """The training loop: steps, schedule, validation, checkpoints.
 
-    batch --encoder, heads--> projections --loss per head--> gradients --> optimiser
+    batch --encoder, heads--> projections --loss per head--> gradients --> optimizer
           \\___________________ objective.py ______________________/
 
 The batch of step n depends on the seed and n alone, and so does what is random in the encoder, so
-a resumed run goes on exactly as if it had never stopped.
+a resumed run is identical to one that never stopped.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def model_spec(config: TrainConfig) -> ModelSpec:
 
 
 class Trainer:
-    """One run: model, optimiser, checkpoints, metrics.
+    """One run: model, optimizer, checkpoints, metrics.
 
     Everything that ``config`` can get wrong shows here, before a file is decoded.
 
@@ -90,7 +90,7 @@ class Trainer:
         group: Group | None = None,
     ) -> None:
         if config.steps is None and config.minutes is None:
-            raise UsageError("how long to train? give --steps or --minutes")
+            raise UsageError("missing option: --steps or --minutes")
         self.config = config
         self.out = out
         self.device = device or torch.device("cpu")
@@ -100,8 +100,8 @@ class Trainer:
         spec = model_spec(config)
         if init is not None and init.spec != spec:
             raise UsageError(
-                "the weights to start from are of a model of another shape",
-                hint="take method, encoder, augs and dimensions from its config",
+                "the --init weights have a different architecture",
+                hint="use the method, encoder, augs and dimensions of its config",
             )
         self.model = LoevModel(spec)
         if init is not None:
@@ -172,7 +172,7 @@ class Trainer:
                         saved_at = time.monotonic()
                     interrupts.check()
         except BaseException as error:
-            # A checkpoint that cannot be written, or a loss gone bad, is no reason for another.
+            # A checkpoint that cannot be written, or a loss gone bad, must not cause another save.
             if isinstance(error, InputError) or not isinstance(error, LoevError):
                 self.save()
             raise
@@ -229,7 +229,7 @@ class Trainer:
         )
 
     def _follow(self) -> None:
-        """The average of the weights moves towards them; statistics are copied."""
+        """EMA update of the weights; buffers are copied."""
         if self.average is None:
             return
         with torch.no_grad():
@@ -243,7 +243,7 @@ class Trainer:
                 kept.copy_(buffer)
 
     def _give_up(self, batch: Batch, found: StepResult) -> None:
-        """Raises LoevError; the batch stays for whoever looks into it."""
+        """Raises LoevError; the offending batch is saved for debugging."""
         kept = ""
         if self.group.is_main:
             file = self.out / FAILED_BATCH_FILE
@@ -258,7 +258,7 @@ class Trainer:
                 "draws": {aug: draws.cpu() for aug, draws in batch.labels.draws.items()},
             }
             write_checkpoint(file, state)
-            kept = f"; the batch is in {file}"
+            kept = f"; the batch is saved in {file}"
         what = f"loss is {float(found.loss):g}"
         if torch.isfinite(found.loss):
             what = "gradient is not finite"
@@ -284,8 +284,8 @@ class Trainer:
         digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
         if self.tracks_digest not in (None, digest):
             raise UsageError(
-                f"the tracks are not those that the run in {self.out} began with",
-                hint="restore them, or begin a run from its weights with --init",
+                f"the training tracks differ from those of the run in {self.out}",
+                hint="restore them, or start a new run from its weights with --init",
             )
         self.tracks_digest = digest
 
@@ -311,7 +311,7 @@ class Trainer:
             self.save(BEST)
 
     def save(self, name: str = LAST) -> None:
-        """Write ``checkpoints/last.pt``, or `best.pt`, which holds no optimiser.
+        """Write ``checkpoints/last.pt``, or `best.pt`, which holds no optimizer.
 
         Raises:
             OutputError: no space, no permission.
@@ -334,7 +334,7 @@ class Trainer:
         write_checkpoint(self.out / FOLDER / name, state)
 
     def facts(self) -> dict[str, Any]:
-        """How the weights came about: what a bundle records and its card tells."""
+        """Training provenance, for the bundle and its model card."""
         is_cuda = self.device.type == "cuda"
         return {
             "data": Path(self.config.data).name,  # bundles are given away, folders are not
@@ -352,21 +352,21 @@ class Trainer:
         }
 
     def restore(self, file: Path) -> None:
-        """Go on from a checkpoint of the same run.
+        """Resume from a checkpoint of the same run.
 
         Raises:
-            UsageError: it is of a run with another config, or cannot be gone on from.
+            UsageError: it is of a run with another config, or cannot be resumed.
         """
         state = load_checkpoint(file)
         saved, now = (_what_must_agree(c) for c in (state["config"], self.config))
         if saved != now:
             differing = sorted(key for key in now if saved.get(key) != now[key])
             raise UsageError(
-                f"{file} was trained with other settings: {', '.join(differing)}",
+                f"{file} was trained with different settings: {', '.join(differing)}",
                 hint="use the settings in its config.toml, or another --out",
             )
         if "optimiser" not in state:
-            raise UsageError(f"{file} holds no optimiser to go on with", hint=f"use {LAST}")
+            raise UsageError(f"{file} has no optimizer state, cannot resume", hint=f"use {LAST}")
         load_weights(self.model, state["model"], file)
         if self.average is not None:
             load_weights(self.average, state["average"], file)

@@ -67,7 +67,7 @@ def contrastive_loss(
     """Loss of one head, a scalar.
 
     Args:
-        projections: (R, P), need not be normalised.
+        projections: (R, P), need not be normalized.
         positive: (R, R) bool, from :func:`positives`.
         temperature: tau.
         count_empty_rows: rows without a positive count as zero in the mean (the paper's code) or

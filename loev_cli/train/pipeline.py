@@ -69,7 +69,7 @@ def run(
     Under ``torchrun`` this is one process of several; all but the main one return None.
 
     Args:
-        resume: go on from ``out/checkpoints/last.pt``.
+        resume: resume from ``out/checkpoints/last.pt``.
         init: checkpoint or bundle whose weights to start from, in a run of its own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         cache: where decoded tracks are kept; None decodes them whenever they are needed.
@@ -84,7 +84,7 @@ def run(
         checkpoint = out / FOLDER / LAST
         if checkpoint.exists() and not resume:
             raise UsageError(
-                f"{out} holds a run already", hint="--resume it or choose another --out"
+                f"{out} already contains a run", hint="--resume it or choose another --out"
             )
         if resume and not checkpoint.exists():
             raise UsageError(f"{out} has no checkpoint to resume from")
@@ -224,7 +224,7 @@ def pick_device(name: str) -> torch.device:
         raise UsageError(f"no device '{name}'", hint="auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError(f"device '{name}' asked for, but torch sees no CUDA device")
+            raise UsageError(f"device '{name}' requested, but torch finds no CUDA device")
         if device.index is None:
             device = torch.device("cuda", local_rank() if started_by_torchrun() else 0)
         torch.cuda.set_device(device)

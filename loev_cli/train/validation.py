@@ -6,7 +6,7 @@
     sensitivity   how far an augmentation moves an embedding, over the mean distance between
                   tracks: 1 is as far away as another recording
 
-All but the loss go the way that a user's audio goes: waveform in, standardised subspaces out. A
+All but the loss go the way that a user's audio goes: waveform in, standardized subspaces out. A
 row per subspace and a column per augmentation makes the sensitivity matrix, whose ideal is large
 where the subspace is the augmentation's own and 0 elsewhere.
 """

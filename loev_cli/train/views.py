@@ -165,6 +165,6 @@ def _different(
         if all(augmentation.differ(params, other) for other in taken):
             return params
     raise UsageError(
-        f"augmentations.{augmentation.name} has no room for {len(taken) + 1} draws that differ",
-        hint="widen its range",
+        f"augmentations.{augmentation.name}: range too narrow for {len(taken) + 1} distinct values",
+        hint="widen the range",
     )

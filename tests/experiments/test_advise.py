@@ -100,15 +100,15 @@ def test_from_labels_to_options_and_again_for_other_labels(
     [
         (["--augs", "pitch,temop"], "no augmentation 'temop' (did you mean 'tempo'?"),
         (["--augs", "pitch,pitch"], "--augs names 'pitch' twice"),
-        (["--augs", "codec"], "augmentation 'codec' does not exist on features"),
-        (["--augs", "eq", "--set", "augmentations.eq.p=0"], "no model would become blind to it"),
+        (["--augs", "codec"], "augmentation 'codec' is not available on features"),
+        (["--augs", "eq", "--set", "augmentations.eq.p=0"], "no model would learn to ignore it"),
         (["--tolerance", "1.5"], "--tolerance is 1.5, it must lie between 0 and 1"),
         (["--label", "mood"], "the manifest has no column 'mood'"),
         (["--folds", "11"], "11 folds need 11 tracks, the manifest has 10"),
         (["--batch-size", "64"], "10 tracks to train on are fewer than the batch of 64"),
         (["--model", "none"], "no model 'none'"),
         (["--steps", "5", "--minutes", "5"], "--steps and --minutes exclude each other"),
-        (["--set", "augmentations.pitch.semitones=[-7,7]"], "wider than the features' margin"),
+        (["--set", "augmentations.pitch.semitones=[-7,7]"], "exceeds the features' margin"),
     ],
 )
 def test_bad_requests_are_one_line_before_anything_is_made(

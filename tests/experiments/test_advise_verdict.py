@@ -39,14 +39,20 @@ def verdict(label: str, augmentation: str, *case: object) -> Verdict:
 @pytest.mark.parametrize(
     ("share", "gain", "p", "word", "says"),
     [
-        ((0.5, 0.8), (0.1, 0.3), 0.001, "keep", "models that keep it read it better"),
-        ((0.5, 0.8), (-0.1, 0.3), 0.4, "undecided", "do not read it better"),
-        ((0.5, 0.8), (0.01, 0.3), 0.06, "undecided", "do not read it better"),
-        ((0.5, 0.8), (-0.3, -0.1), 0.001, "undecided", "are worse"),
+        ((0.5, 0.8), (0.1, 0.3), 0.001, "keep", "models with its subspace score higher"),
+        ((0.5, 0.8), (-0.1, 0.3), 0.4, "undecided", "do not score higher"),
+        ((0.5, 0.8), (0.01, 0.3), 0.06, "undecided", "do not score higher"),
+        ((0.5, 0.8), (-0.3, -0.1), 0.001, "undecided", "its subspace score lower"),
         ((0.1, 0.5), (0.1, 0.3), 0.001, "undecided", "more or less than 20 %"),
-        ((-0.1, 0.1), (-0.1, 0.1), 0.9, "not needed", "the label stays"),
-        ((-0.1, 0.1), (0.1, 0.3), 0.001, "not needed", "is not about it"),
-        ((float("nan"), float("nan")), (0.1, 0.3), 0.001, "undecided", "no more of the label"),
+        ((-0.1, 0.1), (-0.1, 0.1), 0.9, "not needed", "label does not depend"),
+        ((-0.1, 0.1), (0.1, 0.3), 0.001, "not needed", "has another cause"),
+        (
+            (float("nan"), float("nan")),
+            (0.1, 0.3),
+            0.001,
+            "undecided",
+            "cannot be predicted above chance",
+        ),
     ],
 )
 def test_the_rule(

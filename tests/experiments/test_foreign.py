@@ -61,12 +61,12 @@ def test_parquet_lists_and_plain_columns(manifest: Manifest, tmp_path: Path) -> 
     [
         ({"mel": VECTORS}, "has no array of paths; it has mel"),
         ({"a": PATHS, "b": PATHS, "mel": VECTORS}, "has no array of paths; it has a, b, mel"),
-        ({"path": PATHS}, "has no vectors, a row of numbers for each of its 3 paths"),
+        ({"path": PATHS}, "has no array of numbers with a row for each of its 3 paths"),
         ({"path": PATHS, "mel": np.zeros((3, 5, 2))}, r"mel: float64 \(3, 5, 2\) \(average over"),
-        ({"path": PATHS.astype(object), "mel": VECTORS}, "holds pickled objects"),
-        ({"path": PATHS, "mel": VECTORS * np.nan}, "'mel' holds NaN"),
+        ({"path": PATHS.astype(object), "mel": VECTORS}, "contains pickled objects"),
+        ({"path": PATHS, "mel": VECTORS * np.nan}, "'mel' contains NaN"),
         ({"path": np.array(["x.wav"] * 3), "mel": VECTORS}, r"has none of the 3 tracks.*'x.wav'"),
-        ({"path": PATHS[:2], "mel": VECTORS[:2]}, "has only 2 of the 3 tracks; not, for one, 1"),
+        ({"path": PATHS[:2], "mel": VECTORS[:2]}, "has only 2 of the 3 tracks; missing: 1"),
     ],
 )
 def test_npz_that_cannot_be_used(
@@ -80,7 +80,7 @@ def test_npz_that_cannot_be_used(
 
 def test_what_is_no_such_file(manifest: Manifest, tmp_path: Path) -> None:
     for name, content, says in [
-        ("x.npz", b"not a zip", "not an .npz, or a damaged one"),
+        ("x.npz", b"not a zip", "not an .npz, or damaged"),
         ("x.parquet", b"not parquet", "--against"),
         ("x.pkl", b"pickle", "cannot read a '.pkl'"),
     ]:

@@ -59,7 +59,7 @@ def test_another_config_is_refused(
     finished: Path, music: Path, cache: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(UsageError, match="other settings: lr"):
+    with pytest.raises(UsageError, match="different settings: lr"):
         train_runs([run_of(music, "cl", lr=0.001)], tmp_path, cache=cache)
 
 
@@ -91,12 +91,12 @@ def test_one_failure_leaves_the_others_alone(music: Path, cache: Path, tmp_path:
 def test_what_cannot_be_trained_is_said_before_anything_starts(music: Path, tmp_path: Path) -> None:
     for run, says in [
         (run_of(music, "cl", batch_size=64), "10 tracks to train on are fewer than the batch"),
-        (run_of(music, "cl", steps=None), "how long to train"),
+        (run_of(music, "cl", steps=None), "missing option: --steps or --minutes"),
         (run_of(tmp_path / "none", "cl"), "no such folder or file"),
     ]:
         with pytest.raises(UsageError, match=says):
             train_runs([run_of(music, "cl", 1), run], tmp_path / "out")
-    with pytest.raises(UsageError, match="two runs are called 'cl-seed0'"):
+    with pytest.raises(UsageError, match="duplicate run name 'cl-seed0'"):
         train_runs([run_of(music, "cl")] * 2, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

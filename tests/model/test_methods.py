@@ -69,7 +69,7 @@ def test_heads_end_as_they_are_told() -> None:
         (ModelSpec(method="simclr"), "no method 'simclr'"),  # type: ignore[arg-type]
         (ModelSpec(encoder="smal"), "did you mean 'small'"),
         (ModelSpec(encoder_options={"widht": 3}), "no option 'widht'"),
-        (ModelSpec(window_n_samples=160000), "does not fit"),
+        (ModelSpec(window_n_samples=160000), "must be a multiple of"),
     ],
 )
 def test_a_spec_that_cannot_be_built(spec: ModelSpec, says: str) -> None:

@@ -145,7 +145,7 @@ def test_a_truncated_file_and_no_file(tmp_path: Path) -> None:
 
 def test_another_architecture(tmp_path: Path) -> None:
     state = torch.nn.Linear(3, 3).state_dict()
-    with pytest.raises(UsageError, match=r"not of the research code's model.*starts with weight"):
+    with pytest.raises(UsageError, match=r"not a MuLOOC checkpoint.*first tensors: weight"):
         read_mulooc(save(tmp_path / "x.ckpt", state))
     with pytest.raises(UsageError, match="no state_dict"):
         torch.save([1, 2], tmp_path / "list.pt")
@@ -158,7 +158,7 @@ def test_another_architecture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"encoder.fast_layers.1.blocks.7.skip_path.1.conv.weight": (3,)}, "is not known"),
+        ({"encoder.fast_layers.1.blocks.7.skip_path.1.conv.weight": (3,)}, "is unexpected"),
         ({"encoder.fusion_layers.2.conv1.conv.weight": None}, "is missing"),
         ({"encoder.slow_stem.layers.0.weight": (16, 2, 3, 1)}, r"is \(16, 2, 3, 1\), not \(16, 1,"),
     ],
@@ -175,10 +175,10 @@ def test_what_does_not_fit_is_named(change: dict[str, tuple[int, ...] | None], s
     ("augs", "says"),
     [
         (("pitch",), "3 heads, `invariant` and 2 more; --augs names 1"),
-        (("pitch", "pitch"), "'pitch' cannot name a head of its own"),
-        (("pitch", "invariant"), "'invariant' cannot name"),
-        (("pitch", "a.b"), "'a.b' cannot name"),
-        (("pitch", "global"), "'global' cannot name"),
+        (("pitch", "pitch"), "'pitch' is not a valid, unique head name"),
+        (("pitch", "invariant"), "'invariant' is not a valid"),
+        (("pitch", "a.b"), "'a.b' is not a valid"),
+        (("pitch", "global"), "'global' is not a valid"),
     ],
 )
 def test_heads_are_named_once_each(augs: tuple[str, ...], says: str) -> None:
@@ -217,7 +217,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, loev: Loev) -> None:
     for arguments, says in [
         (("--augs", "pitch"), "--augs needs --from-mulooc"),
         (("--from-mulooc",), "has 4 heads"),
-        (("--from-mulooc", "--augs", "a,b,c"), "does not fit sf-nfnet-f0"),
+        (("--from-mulooc", "--augs", "a,b,c"), "does not match sf-nfnet-f0"),
     ]:
         done = loev(*export, *arguments)
         assert done.code == 2 and len(done.lines) == 1 and says in done.err

@@ -233,7 +233,7 @@ def test_spec_survives_its_config() -> None:
     [
         ({"encoder": "big"}, "no encoder 'big'"),
         ({"encoder_options": {"depth": 3}}, "depth"),
-        ({"window_n_samples": 160000}, "does not fit"),
+        ({"window_n_samples": 160000}, "must be a multiple of"),
     ],
 )
 def test_a_spec_that_cannot_be_built(changes: dict[str, object], says: str) -> None:

@@ -149,9 +149,24 @@ def test_tempo_draws_differ_by_the_gap_in_either_direction() -> None:
 @pytest.mark.parametrize(
     ("name", "key", "value", "message"),
     [
-        ("tempo", "rate", [1.3, 0.7], r"augmentations\.tempo\.rate is upside down"),
-        ("pitch", "semitones", [4, -4], r"augmentations\.pitch\.semitones is upside down"),
-        ("noise", "snr_db", [30, 3], r"augmentations\.noise\.snr_db is upside down"),
+        (
+            "tempo",
+            "rate",
+            [1.3, 0.7],
+            r"augmentations\.tempo\.rate: lower bound exceeds upper bound",
+        ),
+        (
+            "pitch",
+            "semitones",
+            [4, -4],
+            r"augmentations\.pitch\.semitones: lower bound exceeds upper bound",
+        ),
+        (
+            "noise",
+            "snr_db",
+            [30, 3],
+            r"augmentations\.noise\.snr_db: lower bound exceeds upper bound",
+        ),
         ("tempo", "rate", [0, 1], r"augmentations\.tempo\.rate is 0"),
         ("reverb", "wet", [0.1, 1.5], r"augmentations\.reverb\.wet is 1.5"),
         ("eq", "gain_db", -1.0, r"augmentations\.eq\.gain_db is -1"),

@@ -192,7 +192,7 @@ def test_a_file_that_kills_its_decoder_is_skipped_and_the_others_go_on(tmp_path:
     tracks, skipped = load(files, Deadly(RATE_HZ, 777), cache, n_workers=1)
     assert [track.path for track in tracks] == [files[i] for i in (0, 2, 3, 4)]
     assert [s.path for s in skipped] == [str(files[1])]
-    assert skipped[0].error == f"{files[1]}: the process that decoded it died"
+    assert skipped[0].error == f"{files[1]}: the decoding process died"
     assert not list((tmp_path / "cache" / "drafts").iterdir())
 
 

@@ -157,7 +157,7 @@ def test_an_entry_is_not_made_again_from_another_file(tmp_path: Path, cache: Cac
     (entry,) = entries(cache)
     entry.unlink()
     write_settled(file, 2)
-    with pytest.raises(InputError, match="has changed since training began"):
+    with pytest.raises(InputError, match="changed since training started"):
         track.read(0, 1)
     file.unlink()
     with pytest.raises(InputError, match=f"{file}: No such file"):

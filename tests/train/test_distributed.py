@@ -144,7 +144,7 @@ def test_a_killed_process_ends_the_other(music: Path, cache: Path, tmp_path: Pat
 def test_bad_use_ends_all_processes_with_its_line(music: Path, cache: Path, tmp_path: Path) -> None:
     done = run(TOGETHER + options(music, cache, tmp_path / "run", "--batch-size", "3"))
     assert done.returncode != 0
-    assert "3 tracks cannot be shared evenly by 2 processes (use --batch-size 2)" in done.stderr
+    assert "3 tracks is not divisible by 2 processes (use --batch-size 2)" in done.stderr
     assert "loev_cli/" not in done.stderr  # no traceback of ours
 
 

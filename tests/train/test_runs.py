@@ -254,7 +254,7 @@ def test_a_run_does_not_go_on_with_other_tracks(music: Path, cache: Path, tmp_pa
     train(config_of(folder, steps=2), tmp_path / "run", cache)
     (folder / "03.wav").unlink()
     config = config_of(folder, steps=4)
-    with pytest.raises(UsageError, match="the tracks are not those that the run"):
+    with pytest.raises(UsageError, match="the training tracks differ from those of the run"):
         train(config, tmp_path / "run", cache, resume=True)
     (folder / "03.wav").symlink_to(music / "03.wav")
     assert train(config, tmp_path / "run", cache, resume=True)[-1].step == 4
@@ -324,9 +324,9 @@ def test_dry_run_writes_nothing_and_shows_the_plan(loev: Loev, music: Path, tmp_
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (PAPERS_ENCODER | {"views_on": "features"}, "cannot be shifted"),
-        ({"augs": ("pitch", "codec")}, "'codec' does not exist on features"),
-        ({"augs": ("blur",), "views_on": "waveforms"}, "'blur' does not exist on waveforms"),
+        (PAPERS_ENCODER | {"views_on": "features"}, "cannot be pitch-shifted"),
+        ({"augs": ("pitch", "codec")}, "'codec' is not available on features"),
+        ({"augs": ("blur",), "views_on": "waveforms"}, "'blur' is not available on waveforms"),
         ({"n_views": 2}, "2 views are too few"),
     ],
 )
@@ -343,7 +343,7 @@ def test_shifts_past_the_features_margin_point_to_waveforms(tmp_path: Path) -> N
 
     pitch = Pitch(semitones=(-12, 12))
     config = TrainConfig(steps=1, augmentations=AugmentationsConfig(pitch=pitch))
-    says = "wider than the features' margin of 6 semitones"
+    says = "exceeds the features' margin of 6 semitones"
     with pytest.raises(UsageError, match=says) as caught:
         Trainer(config, tmp_path)
     assert "waveforms" in str(caught.value)

@@ -172,9 +172,9 @@ def test_resumed_equals_never_stopped(music: Path, cache: Path, tmp_path: Path) 
 def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(
     run: tuple[Path, list[Progress]], music: Path, cache: Path
 ) -> None:
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already contains a run"):
         pipeline.run(config_of(music), run[0], cache=Cache(cache))
-    with pytest.raises(UsageError, match="other settings: lr"):
+    with pytest.raises(UsageError, match="different settings: lr"):
         pipeline.run(config_of(music, lr=1e-3), run[0], cache=Cache(cache), resume=True)
 
 
@@ -199,7 +199,7 @@ def test_init_starts_from_the_weights_given(
         )
         losses.append(first[0].loss)
     assert losses[0] == losses[1] < 0.8 * run[1][0].loss
-    with pytest.raises(UsageError, match="another shape"):
+    with pytest.raises(UsageError, match="--init weights have a different architecture"):
         pipeline.run(
             config_of(music, augs=("tempo",)),
             tmp_path / "other",
@@ -212,10 +212,10 @@ def test_init_starts_from_the_weights_given(
     ("changes", "says"),
     [
         ({"batch_size": 11}, "10 usable tracks are fewer than the batch of 11"),
-        ({"steps": None}, "give --steps or --minutes"),
+        ({"steps": None}, "missing option: --steps or --minutes"),
         ({"encoder": "big"}, "no encoder 'big'"),
         ({"encoder_options": {"pitch_dim": 250}}, "multiple of 12"),
-        ({"window_n_samples": 160000}, "does not fit"),
+        ({"window_n_samples": 160000}, "must be a multiple of"),
     ],
 )
 def test_what_cannot_be_trained(
@@ -277,7 +277,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
     monkeypatch.setattr(loop, "BatchMaker", Broken)
     out = tmp_path / "run"
     with pytest.raises(
-        LoevError, match=r"the loss is nan at step 2; the batch is in .*failed-batch"
+        LoevError, match=r"the loss is nan at step 2; the batch is saved in .*failed-batch"
     ):
         pipeline.run(config_of(music, steps=4), out, cache=Cache(cache))
     kept = torch.load(out / "failed-batch.pt", weights_only=True)
@@ -313,7 +313,9 @@ def test_weights_of_other_layers_are_one_line(
         lambda: Trainer(config_of(music), tmp_path / "run").restore(file),
         lambda: load_model(bundles.load(bundle)),
     ):
-        with pytest.raises(LoevError, match=r"holds weights of other layers: .*gone") as caught:
+        with pytest.raises(
+            LoevError, match=r"does not match the model architecture: .*gone"
+        ) as caught:
             load()
         assert "\n" not in str(caught.value)
 

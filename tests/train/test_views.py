@@ -133,7 +133,7 @@ def test_plans_follow_from_the_generator_alone() -> None:
 
 def test_what_cannot_be_drawn_is_a_clear_error() -> None:
     narrow = planner("pitch", "tempo", config={"tempo": Tempo(rate=(1.0, 1.01))})
-    with pytest.raises(UsageError, match=r"augmentations\.tempo has no room for 2 draws"):
+    with pytest.raises(UsageError, match=r"augmentations\.tempo: range too narrow for 2 distinct"):
         plans(narrow, 1)
     with pytest.raises(UsageError, match="2 views are too few for 2 augmentations"):
         planner("pitch", "tempo", n_views=2)

@@ -2,7 +2,7 @@
 
 Two paths look at the same spectrogram: a slow one with many channels and few frames, a fast one
 with few channels and many frames (slow-fast: Kazakos et al., ICASSP 2021). Blocks have no
-normalisation of activations but of their weights (NFNet: Brock et al., ICML 2021). The whole is
+normalization of activations but of their weights (NFNet: Brock et al., ICML 2021). The whole is
 the encoder of MULE (McCallum et al., ISMIR 2022); LOEV++ (Guinot et al., ICASSP 2025) gives every
 head the last two blocks of both paths to itself. With F = 96, T = 301:
 
@@ -172,7 +172,7 @@ class Block(nn.Module):
     """Bottleneck block of the NFNet: skip + alpha * gain * excited(convolutions(beta * relu)).
 
     The first block of a stage (``is_transition``) feeds its skip path with the same scaled
-    rectified input, and brings it to the stage's size; the others pass theirs through as it came.
+    rectified input, and brings it to the stage's size; other blocks use an identity skip.
 
     Args:
         beta: brings the input of the convolutions back to unit variance.
@@ -235,7 +235,7 @@ class Block(nn.Module):
 
 
 class ScaledConv2d(ReweightedConv2d):
-    """Convolution with standardised weights (Brock et al. 2021, eq. 1), as MuLOOC has it.
+    """Convolution with standardized weights (Brock et al. 2021, eq. 1), as MuLOOC has it.
 
     Unlike :class:`loev_cli.model.layers.StandardisedConv2d`: no gain, no bias, the variance is
     the unbiased one, and it is kept from below instead of added to.

@@ -85,7 +85,10 @@ class SmallEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if window_n_samples % (_N_TRUNK_STRIDES * frontend.spectrum_hop):
-            raise UsageError(f"a window of {window_n_samples} samples does not fit the frames")
+            raise UsageError(
+                f"window_n_samples is {window_n_samples}, it must be a multiple of "
+                f"{_N_TRUNK_STRIDES * frontend.spectrum_hop}"
+            )
         self.trunk = nn.Sequential(
             conv_relu(1, 16, (5, 7), (frontend.bins_per_semitone, 4)),
             conv_relu(16, width, (3, 3)),
@@ -191,7 +194,7 @@ class SpectralShape(nn.Module):
 
 
 class PitchBranch(nn.Module):
-    """Which pitch classes sound, and how they hang together.
+    """Which pitch classes sound, and how they co-occur.
 
     Semitone rows are folded octave over octave to 12 pitch classes, once per register: a bass
     note says more about the key than a high one. Registers overlap smoothly, so that a
@@ -321,7 +324,7 @@ class GlobalBranch(nn.Module):
 
 
 class OnsetStrength(nn.Module):
-    """Rise of compressed loudness per sub-band, summed per octave: (B, S, T) -> (B, S / g, T).
+    """Half-wave-rectified flux per sub-band, summed per octave: (B, S, T) -> (B, S / g, T).
 
     Each sub-band is measured against its own mean over the window, so a tone control does not
     change the onsets; a floor keeps empty sub-bands from being amplified.

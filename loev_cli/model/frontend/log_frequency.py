@@ -107,7 +107,7 @@ class LogFrequency(nn.Module):
     """Octave pyramid of complex kernels, see the module's text.
 
     Shapes: waveform (B, N), N a multiple of ``spectrum_hop`` and of :attr:`block_n_samples`,
-    to :class:`Features` with T = N / ``spectrum_hop``. Frame t is centred on sample
+    to :class:`Features` with T = N / ``spectrum_hop``. Frame t is centered on sample
     ``(t + 0.5) * hop``; the edges are reflected.
     """
 
@@ -235,7 +235,7 @@ class _Filters(nn.Module):
     """FIR filters that take a step of samples at a time, on blocks of 16 samples.
 
     Args:
-        taps: (n_filters, n_taps). What frame t sees is centred on sample ``(t + 0.5) * step``.
+        taps: (n_filters, n_taps). What frame t sees is centered on sample ``(t + 0.5) * step``.
         step: samples from frame to frame.
         n_steps: frames that are computed together, each an output channel per filter, so that a
             convolution moves by whole blocks and gives channels enough to keep a machine busy.

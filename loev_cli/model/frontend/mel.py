@@ -1,6 +1,6 @@
 """Waveform -> mel spectrogram in dB, as the encoder of the paper reads it (`sf-nfnet-f0`).
 
-    frame t, T = N / 160 + 1 of them, centred on sample 160 t, the edges reflected:
+    frame t, T = N / 160 + 1 of them, centered on sample 160 t, the edges reflected:
 
         |<------------------- 2048 samples of the FFT ------------------->|
         |000000000000000000000|<--- 400 under a Hann --->|0000000000000000|

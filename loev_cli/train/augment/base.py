@@ -56,7 +56,7 @@ class Augmentation:
     on_features_too: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Raises UsageError naming the field that is out of its bounds or upside down."""
+        """Raises UsageError naming the field that is out of bounds or a reversed range."""
         for part in fields(self):
             value, key = getattr(self, part.name), f"augmentations.{self.name}.{part.name}"
             low, high = part.metadata.get("bounds", (-math.inf, math.inf))
@@ -69,7 +69,7 @@ class Augmentation:
                     raise UsageError(f"{key} is {number:g}, it must be {limits}")
             if len(numbers) == 2 and not isinstance(numbers[0], str) and numbers[0] > numbers[1]:
                 raise UsageError(
-                    f"{key} is upside down: [{numbers[0]:g}, {numbers[1]:g}]",
+                    f"{key}: lower bound exceeds upper bound: [{numbers[0]:g}, {numbers[1]:g}]",
                     hint=f"write [{numbers[1]:g}, {numbers[0]:g}]",
                 )
 

@@ -43,10 +43,10 @@ def cut_view(
     """
     lowest = config.margin_bins - cut.shift_bins
     if not 0 <= lowest <= 2 * config.margin_bins:
-        raise ValueError(f"a shift of {cut.shift_bins} bins leaves the margins")
+        raise ValueError(f"a shift of {cut.shift_bins} bins exceeds the margins")
     low = int(lowest)
     first = int(cut.start_frame)
-    # One more frame than is read: the right neighbour of the last interpolation.
+    # One more frame than is read: the right neighbor of the last interpolation.
     last = first + int(cut.start_frame - first + cut.rate * n_frames) + 2
     rows = track[first:last] if last <= len(track) else track[np.arange(first, last) % len(track)]
     bands = rows[:, config.n_bins_wide :].reshape(-1, config.n_bands)

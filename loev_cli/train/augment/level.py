@@ -40,7 +40,7 @@ class Gain(Augmentation):
 
 @dataclass(frozen=True)
 class Polarity(Augmentation):
-    """The waveform upside down in half of the draws. On features nothing: power has no sign."""
+    """Polarity inversion with probability 0.5. No effect on features: power has no sign."""
 
     p: float = setting(1.0, 0, 1)
 

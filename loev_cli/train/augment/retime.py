@@ -18,7 +18,7 @@ second window, one hop of the *output* before the first, shows what the sound wa
 previous frame now lies, so turn = previous output * conj(second window). Three things make it
 sound:
 
-- Turns are summed over three neighbouring bins (the main lobe of a window), weighted by their
+- Turns are summed over three neighboring bins (the main lobe of a window), weighted by their
   energy as they come. The bins of a partial thus follow its peak, which keeps them in phase with
   each other (the locking of Laroche & Dolson 1999, without looking for peaks; cf. Puckette 1995).
 - Energy that the second window has not got is new: an onset. It votes for no turn at all, so
@@ -99,7 +99,7 @@ class _Vocoder:
         self.device = device
         self.hop = round(_WINDOW_S * sample_rate_hz / _OVERLAP)  # H
         self.size = _OVERLAP * self.hop  # L
-        # Frame t is centred on sample t * hop; one more at either end covers the edges.
+        # Frame t is centered on sample t * hop; one more at either end covers the edges.
         self.frames = np.arange(-1, -(-n_samples // self.hop) + 2)
         self.memory = torch.empty(0, device=device)
 
@@ -206,7 +206,7 @@ def _turn(now: Tensor, before: Tensor) -> Tensor:
         Their squared magnitude summed over time and frequency, (R,).
     """
     _, n_frames, n_rows, n_bins = now.shape
-    padded = now.new_zeros(2, n_rows, n_bins + 2)  # a neighbour for the first and last bin
+    padded = now.new_zeros(2, n_rows, n_bins + 2)  # a neighbor for the first and last bin
     vote, turn, scratch = padded[:, :, 1:-1], now.new_empty(2, n_rows, n_bins), now[0, 0].clone()
     power = now[:, 0].square().sum(dim=(0, 2))
     for t in range(1, n_frames):

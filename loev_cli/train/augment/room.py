@@ -1,4 +1,4 @@
-"""Sound that lingers: blur (onsets only) and reverb."""
+"""Reverberation and onset smearing: blur (onsets only) and reverb."""
 
 from __future__ import annotations
 

@@ -282,9 +282,9 @@ class Room:
         bound = self._cache.max_bytes
         if self._own_n_bytes + n_bytes > bound:
             raise OutputError(
-                f"the cache {self._cache.folder} may take {bound / 1e9:.3g} GB, and "
+                f"the cache {self._cache.folder} is limited to {bound / 1e9:.3g} GB, and "
                 f"{len(self._own) + bool(n_bytes)} tracks of this run need "
-                f"{(self._own_n_bytes + n_bytes) / 1e9:.3g} GB already",
+                f"{(self._own_n_bytes + n_bytes) / 1e9:.3g} GB",
                 hint="raise --cache-gb, lower max_track_s, or use --no-cache",
             )
         if self._n_bytes_since_look is None or self._n_bytes_since_look > bound // 50:
@@ -295,8 +295,8 @@ class Room:
             # Entries that were used since the last look are known with their new times now.
             self._look()
         raise OutputError(
-            f"the cache {self._cache.folder} may take {bound / 1e9:.3g} GB, has "
-            f"{self._n_bytes / 1e9:.3g} GB, and what others put there cannot be deleted",
+            f"the cache {self._cache.folder} is limited to {bound / 1e9:.3g} GB, has "
+            f"{self._n_bytes / 1e9:.3g} GB, and entries of other runs cannot be deleted",
             hint="raise --cache-gb, use another --cache, or --no-cache",
         )
 

@@ -56,7 +56,7 @@ class Content(Protocol):
     def row_shape(self) -> tuple[int, ...]: ...
 
     def n_frames(self, n_samples: int) -> int:
-        """Rows that a waveform of ``n_samples`` gives."""
+        """Number of rows for ``n_samples`` samples."""
         ...
 
     def from_waveform(self, waveform: np.ndarray) -> np.ndarray:

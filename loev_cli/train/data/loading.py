@@ -198,7 +198,7 @@ def _steady(file: Path) -> Iterator[Stamp]:
         audio.probe(file)  # says what is wrong with a folder, a pipe or a text before it is hashed
         yield stamp
         if Stamp.of(file) != stamp:
-            raise InputError(f"{file}: changed while it was read", stage="decode")
+            raise InputError(f"{file}: changed while being read", stage="decode")
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}", stage="open") from error
 

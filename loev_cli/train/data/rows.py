@@ -196,4 +196,4 @@ def make_rows(file: Path, content: Content, max_track_s: float) -> np.ndarray:
 
 
 def _changed(track: Track) -> InputError:
-    return InputError(f"{track.path}: has changed since training began", stage="open")
+    return InputError(f"{track.path}: changed since training started", stage="open")

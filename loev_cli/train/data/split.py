@@ -1,4 +1,4 @@
-"""Which tracks are validated on: no recording and no group on both sides."""
+"""Group-aware train/validation split: no recording and no group on both sides."""
 
 from __future__ import annotations
 

@@ -89,14 +89,14 @@ def _one_at_a_time(
             pool.submit(_ready).result()
         except BrokenProcessPool as error:
             raise LoevError(
-                "the processes that decode cannot start",
-                hint="a script that trains needs `if __name__ == '__main__':` around it",
+                "the decoding processes cannot start",
+                hint="wrap the script's main code in `if __name__ == '__main__':`",
             ) from error
         for file in files:
             try:
                 result = pool.submit(_attempt, job, file).result()
             except BrokenProcessPool:
-                message = f"{file}: the process that decoded it died"
+                message = f"{file}: the decoding process died"
                 yield file, InputError(message, stage="decode")
                 return
             yield file, result
