@@ -30,7 +30,7 @@ class Codec(Augmentation):
     """MP3, Vorbis or Opus by libsndfile at a ``compression`` of 0 (best) to 1 (smallest).
 
     At 16 kHz, 0.3 to 0.95 is 60 down to 30 kbit/s for MP3 and Vorbis. It is the one augmentation
-    that runs row by row on the CPU, and costliest: for 3 s some 20 ms as MP3, 9 as Vorbis, 57 as
+    that runs row by row on the CPU, and the costliest: for 3 s 20 ms as MP3, 9 as Vorbis, 57 as
     Opus, which is therefore not among the default ``formats``. Not on features.
     """
 
