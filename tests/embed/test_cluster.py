@@ -160,7 +160,7 @@ def test_a_source_that_vanishes_stops_the_run(ray: None, bundle: Bundle, tmp_pat
             library.rename(tmp_path / "away")
 
     out = tmp_path / "x.npz"
-    with pytest.raises(StoppedError, match="library is gone"):
+    with pytest.raises(StoppedError, match="library no longer exists"):
         embed(request(bundle, out, library, engine="ray", workers=1), on_event=move)
     assert not out.exists()
     (tmp_path / "away").rename(library)
