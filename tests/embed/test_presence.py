@@ -55,7 +55,7 @@ def test_a_source_that_vanishes_stops_the_run_and_loses_nothing(
     assert before.paths == ["zz.wav"]
     inside.rename(storage)
     asked = request(bundle, out, storage.parent, workers=1)
-    with pytest.raises(StoppedError, match="storage is gone"):
+    with pytest.raises(StoppedError, match="storage no longer exists"):
         embed(asked, on_event=after(n_done, lambda: storage.rename(inside)))
     assert_same(read(out), before)
     assert left_in(tmp_path) == {
