@@ -117,7 +117,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, function: Any) -> N
     bomb = Malicious(marker, function)
     file = save(tmp_path / "x.ckpt", small_weights(), hyper_parameters={"bomb": bomb})
     if function is os.system:  # torch never lets these in, under any name
-        with pytest.raises(UsageError, match="without running code"):
+        with pytest.raises(UsageError, match="without executing code"):
             read_mulooc(file)
     else:
         assert read_mulooc(file).foreign == (f"builtins.{function.__name__}",)
