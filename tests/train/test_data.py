@@ -294,7 +294,7 @@ def test_without_a_cache_a_file_that_changed_is_an_error_of_its_own(tmp_path: Pa
     (track,), _ = load([file])
     write_noise(file, 2)
     os.utime(file, ns=(1, 1))
-    with pytest.raises(InputError, match="has changed"):
+    with pytest.raises(InputError, match="changed since training started"):
         track.read(0, 10)
 
 
