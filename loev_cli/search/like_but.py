@@ -182,6 +182,6 @@ def _annotated(change: Change, asked: Asked) -> str | None:
     if key is None or abs(change.semitones - steps) > 1e-6:
         return None
     moved, mode = KEYS[transposed(key, steps)], asked.value("mode")
-    if parse_key(f"{value.strip()} {mode}") is None:  # the key includes its mode
+    if not mode or parse_key(f"{value.strip()} {mode}") is None:  # the key includes its mode
         return f"key = '{moved}'"
     return f"key = '{moved.split()[0]}' and mode = '{mode}'"

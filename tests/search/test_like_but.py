@@ -175,6 +175,8 @@ class Annotated:
         ({"bpm": 100.0}, "tempo=+20%", "bpm between 115.38 and 124.80"),
         ({"key": "C major"}, "pitch=+1", "key = 'Db major'"),
         ({"key": "A minor"}, "pitch=-2", "key = 'G minor'"),
+        ({"key": "A minor", "mode": ""}, "pitch=+3", "key = 'C minor'"),
+        ({"key": "A minor", "mode": "minor"}, "pitch=+3", "key = 'C minor'"),
         ({"key": "A", "mode": "minor"}, "pitch=3", "key = 'C' and mode = 'minor'"),
     ],
 )
