@@ -55,7 +55,7 @@ class Listed:
         return self.split, self.group, {name: text for name, text in self.labels.items() if text}
 
 
-def read_manifests(paths: Sequence[Path], *, with_labels: bool = True) -> list[Listed]:
+def read_rows(paths: Sequence[Path], *, with_labels: bool = True) -> list[Listed]:
     """The tracks of one manifest, or of several as one, each once and in order.
 
     Raises:

@@ -150,7 +150,7 @@ class Mapper:
             yield from self._take()
 
     def send_waiting(self) -> None:
-        """Encode the waiting windows although their batch is not full (flush)."""
+        """Flush the partial batch."""
         if self._places:
             self._send()
 

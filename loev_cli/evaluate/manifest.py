@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.evaluate import labels
 from loev_cli.evaluate.labels import Column
-from loev_cli.manifest import read_manifests as read_rows
+from loev_cli.manifest import read_rows
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def read_manifests(paths: Sequence[Path]) -> Manifest:
     """One manifest, or several as one: columns that only one of them has are empty in the others.
 
     Raises:
-        UsageError: as :func:`loev_cli.manifest.read_manifests`.
+        UsageError: as :func:`loev_cli.manifest.read_rows`.
     """
     rows = read_rows(paths)
     names = dict.fromkeys(name for row in rows for name in row.labels)

@@ -2,14 +2,14 @@
 
 score         the mean over seeds of a figure over tracks
 variance      of tracks: bootstrap, whole groups drawn with replacement, the same draws for all
-              methods (Efron & Tibshirani 1993); of seeds: their sample variance. Seeds are judged
-              on the same tracks, so what both contain (seed times track) is taken off once
+              methods (Efron & Tibshirani 1993); of seeds: sample variance. Seeds are evaluated
+              on the same tracks, so the interaction, which both contain, is subtracted once
               (two-way clustering: Cameron, Gelbach & Miller, J. Bus. Econ. Stat. 2011)
 interval      95 %: Student's t, its degrees of freedom by Satterthwaite (Biometrics 1946). With one
-              seed the percentiles of the bootstrap: the variance of seeds is not known then
+              seed the percentiles of the bootstrap: the variance of seeds cannot be estimated
 test          of two methods' difference, paired by track and by seed: the p value of the same t,
-              with one seed of the bootstrap. G groups give no p below 2^(1 - G), which is what a
-              sign test of G equal signs gives
+              with one seed of the bootstrap. With G groups p is at least 2^(1 - G), the smallest p
+              value of a two-sided sign test
 correction    Holm (Scand. J. Statist. 1979) over all tests that are made
 """
 
@@ -166,7 +166,7 @@ class Draws:
         return float(low), float(high)
 
     def _p_value(self, score: Score) -> float:
-        """That of the score being 0."""
+        """Two-sided p value of the score being 0."""
         found = abs(score.value)
         if len(score.of_seeds) > 1:
             error, n_free = self._error(score)

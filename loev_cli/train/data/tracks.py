@@ -14,7 +14,7 @@ from pathlib import Path
 
 from loev_cli import audio
 from loev_cli.errors import UsageError
-from loev_cli.manifest import SUFFIXES, Listed, each_once, read_manifests
+from loev_cli.manifest import SUFFIXES, Listed, each_once, read_rows
 
 _LIST_SUFFIXES = (".txt", ".lst", ".m3u", ".m3u8")
 
@@ -24,7 +24,7 @@ def listing(data: str) -> list[Listed]:
 
     Raises:
         UsageError: nothing there, no audio in it, or a manifest as
-            :func:`loev_cli.manifest.read_manifests` says.
+            :func:`loev_cli.manifest.read_rows` says.
     """
     path = Path(data)
     suffix = path.suffix.lower()
@@ -33,7 +33,7 @@ def listing(data: str) -> list[Listed]:
     elif not path.is_file():
         raise UsageError(f"no such folder or file: {data}")
     elif suffix in SUFFIXES:
-        return read_manifests([path], with_labels=False)
+        return read_rows([path], with_labels=False)
     elif suffix in _LIST_SUFFIXES:
         named = _of_list(path)
     else:
