@@ -22,7 +22,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loev_cli.errors import LoevError, MissingExtraError, UsageError, needs_extra
-from loev_cli.files.http import PrivateAddressError, get_client
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _HTTP = ("http://", "https://")
@@ -190,7 +189,11 @@ def remove(url: str) -> None:
 def _open(url: str) -> tuple[Any, str]:
     with needs_extra(f"reading or writing {url.split('://', 1)[0]}://", "remote"):
         import fsspec
-    options = {"get_client": get_client} if url.startswith(_HTTP) else {}
+    options: dict[str, Any] = {}
+    if url.startswith(_HTTP):
+        from loev_cli.files.http import get_client
+
+        options["get_client"] = get_client
     system, path = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     return system, str(path)
 
@@ -223,8 +226,10 @@ def _talking_to(url: str) -> Iterator[None]:
         raise RemoteError(f"{url}: {_in_short(error)}") from error
 
 
-def _refusal_in(error: BaseException | None) -> PrivateAddressError | None:
+def _refusal_in(error: BaseException | None) -> BaseException | None:
     """That a request was not sent on, among the causes of an error."""
+    from loev_cli.files.http import PrivateAddressError
+
     while error is not None and not isinstance(error, PrivateAddressError):
         error = error.__cause__ or error.__context__
     return error

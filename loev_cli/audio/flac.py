@@ -8,6 +8,7 @@ length. Its header has a checksum of 8 bits that tells it from other bytes (RFC 
 
 from __future__ import annotations
 
+import functools
 import mmap
 import re
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _TAIL_N_BYTES = 1 << 16
 _BLOCK_SIZES = {1: 192, 2: 576, 3: 1152, 4: 2304, 5: 4608}
 
 
+@functools.cache
 def _crc8_table() -> bytes:
     table = bytearray(256)
     for value in range(256):
@@ -33,9 +35,6 @@ def _crc8_table() -> bytes:
             crc = (crc << 1 ^ 0x07 if crc & 0x80 else crc << 1) & 0xFF
         table[value] = crc
     return bytes(table)
-
-
-_CRC8 = _crc8_table()
 
 
 class _Frame(NamedTuple):
@@ -226,9 +225,9 @@ def _frame(content: mmap.mmap, at: int, fixed_block_n_samples: int) -> _Frame | 
     end += n_size + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     if end >= len(head):
         return None
-    crc = 0
+    crc, table = 0, _crc8_table()
     for byte in head[:end]:
-        crc = _CRC8[crc ^ byte]
+        crc = table[crc ^ byte]
     if crc != head[end]:
         return None
     is_variable = head[1] & 1

@@ -10,6 +10,7 @@ with an intact LAME header is trimmed by the encoder's delay and padding, as pla
 
 from __future__ import annotations
 
+import functools
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Frame(NamedTuple):
     kind: int
 
 
+@functools.cache  # not at import: decoders of other formats start without it
 def _frames_by_header() -> dict[int, Frame]:
     """By the second and third byte of a header; the first is 0xFF."""
     frames = {}
@@ -70,14 +72,11 @@ def _frames_by_header() -> dict[int, Frame]:
     return frames
 
 
-_FRAMES = _frames_by_header()
-
-
 def frame_at(content: mmap.mmap | bytes, at: int) -> Frame | None:
     """The frame whose header is at this offset; None if none is."""
     if at + 4 > len(content) or content[at] != 0xFF:
         return None
-    return _FRAMES.get(content[at + 1] << 8 | content[at + 2])
+    return _frames_by_header().get(content[at + 1] << 8 | content[at + 2])
 
 
 class LengthHeader(NamedTuple):
@@ -238,7 +237,7 @@ def _scan(content: mmap.mmap) -> Stream:
 def _take_run(content: mmap.mmap, at: int, parts: list[Part]) -> int:
     """Append the frames that follow each other from ``at`` on to the parts; where they end."""
     size = len(content)
-    find = _FRAMES.get
+    find = _frames_by_header().get
     start = at  # of the run in the current part
     part = parts[-1] if parts else None
 

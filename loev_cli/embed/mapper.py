@@ -172,7 +172,8 @@ class Mapper:
 
     def _take(self) -> Iterator[Encoded]:
         batch = self._under_way.popleft()
-        while not wait([batch.vectors], timeout=_POLL_S).done:
+        while not batch.vectors.done():
+            wait([batch.vectors], timeout=_POLL_S)
             self._while_waiting()
         vectors, seconds = batch.vectors.result()
         self.busy_s += seconds
