@@ -27,8 +27,13 @@ from loev_cli.cli import main
 ROOT = Path(__file__).parent.parent
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers share the cores already; read by torch when a test first imports it.
+    # Workers share the cores: each has its part of them, and starts no more decoders than that.
+    # Tests of several decoders say how many. OMP: read by torch when a test first imports it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(os, "sched_setaffinity"):
+        worker, n_workers = os.environ["PYTEST_XDIST_WORKER"][2:], os.environ["PYTEST_XDIST_WORKER_COUNT"]
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[int(worker) :: int(n_workers)] or cores)
 
 RATE_HZ = 8000
 WINDOW_N = 4000  # 0.5 s

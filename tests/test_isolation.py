@@ -129,7 +129,7 @@ def test_time_in_which_the_job_is_suspended_does_not_count(tmp_path: Path, meanw
     assert job.stdout is not None
     decoder = int(job.stdout.readline())
     os.kill(job.pid, signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(1.6)
     if meanwhile == "it is killed":
         os.kill(decoder, signal.SIGKILL)
     os.kill(job.pid, signal.SIGCONT)
@@ -165,7 +165,7 @@ def test_the_clock_stands_still_while_nobody_takes_blocks(tmp_path: Path) -> Non
     with DecoderProcess(timeout_s=1.0) as decoder:
         blocks = iter(decoder.decode(file, RATE_HZ))
         next(blocks)
-        time.sleep(2)
+        time.sleep(1.3)
         assert sum(map(len, blocks)) > 0
 
 

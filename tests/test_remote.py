@@ -215,7 +215,7 @@ def web(library: Path) -> Iterator[str]:
     """A web server with pages that list the library."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(library))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()

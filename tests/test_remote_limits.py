@@ -50,7 +50,7 @@ class Web:
 
         self.server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), Handler)
         self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.server.server_address[1]}{path}"
@@ -146,7 +146,7 @@ def test_more_time_than_allowed(web: Web, tmp_path: Path, pause_s: float) -> Non
     web.stream("/a.wav", b"x", pause_s)
     url = web.url("/a.wav")
     with pytest.raises(RemoteError, match=url):
-        download(url, tmp_path / "x", Limits(timeout_s=1.5))
+        download(url, tmp_path / "x", Limits(timeout_s=0.5))
 
 
 def test_silence_ends_too(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
