@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loev_cli.api import Model, load
-    from loev_cli.embed.call import embed_to_file as embed
+    from loev_cli.embed.job import embed_to_file as embed
     from loev_cli.errors import LoevError
     from loev_cli.writers import EmbeddingFile, read
 

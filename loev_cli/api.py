@@ -29,10 +29,9 @@ from loev_cli.audio import ArrayDecoding, Source, as_waveform, checked_rate, fin
 from loev_cli.backends import Encoder
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
-from loev_cli.embed.arrays import ArrayReader
-from loev_cli.embed.mapper import Batching, open_fast
-from loev_cli.embed.runner import Settings, encoded, outcomes
-from loev_cli.embed.stats import Stats
+from loev_cli.embed.pipeline import Batching, Settings, encoded, open_fast, outcomes
+from loev_cli.embed.reader import ArrayReader
+from loev_cli.embed.report import Stats
 from loev_cli.errors import InputError, UsageError
 from loev_cli.remote import is_url
 from loev_cli.windows import Vectors

@@ -22,7 +22,7 @@ from loev_cli import bundle as bundles
 from loev_cli import windows
 from loev_cli.api import Model
 from loev_cli.backends import select_subspaces
-from loev_cli.embed.mapper import Batching
+from loev_cli.embed.pipeline import Batching
 from loev_cli.errors import needs_extra
 
 with needs_extra("the HEAR interface", "train"):

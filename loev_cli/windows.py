@@ -21,7 +21,7 @@ All windows of a track have the same weight in its mean, which is summed in floa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -98,10 +98,19 @@ class WindowCutter:
         return self._kept[first : first + self._window]
 
 
+def cuts(
+    blocks: Iterable[NDArray[np.float32]], window_n_samples: int, hop_n_samples: int
+) -> Iterator[Cut]:
+    """All windows of a track that comes in blocks (N,)."""
+    cutter = WindowCutter(window_n_samples, hop_n_samples)
+    for block in blocks:
+        yield from cutter.push(block)
+    yield from cutter.finish()
+
+
 def cut(waveform: NDArray[np.float32], window_n_samples: int, hop_n_samples: int) -> list[Cut]:
     """All windows of a whole waveform (N,)."""
-    cutter = WindowCutter(window_n_samples, hop_n_samples)
-    return cutter.push(waveform) + cutter.finish()
+    return list(cuts([waveform], window_n_samples, hop_n_samples))
 
 
 def wrapped(waveform: NDArray[np.float32], start_n: int, n_samples: int) -> NDArray[np.float32]:

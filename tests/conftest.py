@@ -31,9 +31,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests of several decoders say how many. OMP: read by torch when a test first imports it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if hasattr(os, "sched_setaffinity"):
-        worker, n_workers = os.environ["PYTEST_XDIST_WORKER"][2:], os.environ["PYTEST_XDIST_WORKER_COUNT"]
+        worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[int(worker) :: int(n_workers)] or cores)
+        part = cores[worker :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+        os.sched_setaffinity(0, part or cores)
 
 RATE_HZ = 8000
 WINDOW_N = 4000  # 0.5 s

@@ -26,9 +26,9 @@ from safetensors.numpy import save_file
 from loev_cli import bundle as bundles
 from loev_cli import writers
 from loev_cli.bundle import Bundle
-from loev_cli.embed.failures import Failure, read_failures
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Part, PartWriter, Stamp
+from loev_cli.embed.report import Failure, read_failures
 from loev_cli.errors import BundleError, LoevError, UsageError
 from loev_cli.evaluate.manifest import Manifest, read_manifests
 from loev_cli.experiments.foreign import read_foreign

@@ -9,11 +9,19 @@ read_tags  one file -> artist, title, ... as it says
 DecoderProcess does decode and probe in another process, where a file cannot do harm.
 """
 
-from loev_cli.audio.arrays import ArrayDecoding, as_waveform, checked_rate
-from loev_cli.audio.copies import brought_here
-from loev_cli.audio.decoding import SILENCE_PEAK, Decoding, FileInfo, decode, load, probe
+from loev_cli.audio.decoding import (
+    SILENCE_PEAK,
+    ArrayDecoding,
+    Decoding,
+    FileInfo,
+    as_waveform,
+    checked_rate,
+    decode,
+    load,
+    probe,
+)
 from loev_cli.audio.isolation import DEFAULT_TIMEOUT_S, DecoderProcess, RemoteDecoding
-from loev_cli.audio.sources import AUDIO_EXTENSIONS, STDIN, Source, find
+from loev_cli.audio.sources import AUDIO_EXTENSIONS, STDIN, Source, brought_here, find
 from loev_cli.audio.tags import TAGS, read_tags
 
 __all__ = [

@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 
 from loev_cli.audio.mpeg import Part
 from loev_cli.audio.mpeg import frames as mpeg_frames
-from loev_cli.audio.readers import BrokenStreamError, UnreadableError, mix_to_mono
-from loev_cli.audio.views import FileView, Piece, mapped
+from loev_cli.audio.readers import (
+    BrokenStreamError,
+    FileView,
+    Piece,
+    UnreadableError,
+    mapped,
+    mix_to_mono,
+)
 
 # An "audio file" that is really a playlist must not make FFmpeg open other files or the network.
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}

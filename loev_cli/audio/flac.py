@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from loev_cli.audio.readers import BrokenStreamError
-from loev_cli.audio.views import Layout, Piece, end_of_padding, mapped
+from loev_cli.audio.readers import BrokenStreamError, Layout, Piece, end_of_padding, mapped
 
 # The marker, and a STREAMINFO block, which is always the first and has 34 bytes.
 _START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22", re.DOTALL)

@@ -11,8 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from loev_cli.audio.readers import BrokenStreamError, UnreadableError, mix_to_mono
-from loev_cli.audio.views import FileView, Piece
+from loev_cli.audio.readers import BrokenStreamError, FileView, Piece, UnreadableError, mix_to_mono
 
 # libsndfile shortens a chunk that promises more than the file holds and notes it in its log.
 _SHORTENED = re.compile(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from loev_cli.audio.views import end_of_padding, mapped
+from loev_cli.audio.readers import end_of_padding, mapped
 
 # What decoders add before the first sample: half a block of the filter bank and one sample.
 DECODER_DELAY_N_SAMPLES = 529

@@ -12,8 +12,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-from loev_cli.audio.readers import BrokenStreamError
-from loev_cli.audio.views import Layout, Piece, end_of_padding, mapped
+from loev_cli.audio.readers import BrokenStreamError, Layout, Piece, end_of_padding, mapped
 
 _PAGE = b"OggS"
 _HEAD_N_BYTES = 27

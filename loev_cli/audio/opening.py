@@ -11,8 +11,15 @@ from pathlib import Path
 
 from loev_cli.audio import flac, mpeg, ogg, riff, voc
 from loev_cli.audio.libsndfile import SoundFileReader
-from loev_cli.audio.readers import BrokenStreamError, Reader, UnreadableError
-from loev_cli.audio.views import Layout, Piece, end_of_padding, mapped
+from loev_cli.audio.readers import (
+    BrokenStreamError,
+    Layout,
+    Piece,
+    Reader,
+    UnreadableError,
+    end_of_padding,
+    mapped,
+)
 
 # Bytes that may be missing at the end of MPEG audio before it counts as truncated: a frame or so.
 _MPEG_SLACK_N_BYTES = 2048

@@ -17,8 +17,14 @@ from typing import Literal
 
 import numpy as np
 
-from loev_cli.audio.readers import BrokenStreamError
-from loev_cli.audio.views import Layout, Piece, end_of_tag, end_of_zeros, mapped
+from loev_cli.audio.readers import (
+    BrokenStreamError,
+    Layout,
+    Piece,
+    end_of_tag,
+    end_of_zeros,
+    mapped,
+)
 
 # Recorders and pipes that do not know the length yet write sizes from here up, or 0.
 _SIZE_UNKNOWN = 0x7EFF0000

@@ -20,8 +20,17 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote
 
-from loev_cli.errors import UsageError
-from loev_cli.remote import RemoteFile, describe, files_below, is_url
+from loev_cli.errors import InputError, UsageError
+from loev_cli.remote import (
+    DEFAULT_LIMITS,
+    Limits,
+    RemoteError,
+    RemoteFile,
+    describe,
+    fetched,
+    files_below,
+    is_url,
+)
 from loev_cli.row_names import row_name
 
 # What a folder is searched for. A file named outright is taken whatever it is called.
@@ -302,3 +311,30 @@ def _extension(name: str) -> str:
     """Of a file name, in lower case; empty if it has none that looks like one."""
     suffix = PurePosixPath(name).suffix.lower()
     return suffix if suffix[1:].isalnum() and len(suffix) < _LONGEST_EXTENSION else ""
+
+
+@contextlib.contextmanager
+def brought_here(source: Source, limits: Limits = DEFAULT_LIMITS) -> Iterator[Path]:
+    """The source's file on this machine: itself, or a copy that goes when it is done with.
+
+    Raises:
+        InputError: stage ``open``: it cannot be brought here. Those of what is done with the copy
+            name the place it came from.
+    """
+    if source.remote is None:
+        yield source.file
+        return
+    try:
+        with fetched(source.remote, limits) as copy:
+            try:
+                yield copy
+            except InputError as error:
+                raise InputError(
+                    error.message.replace(str(copy), source.place),
+                    stage=error.stage,
+                    kind=error.kind or type(error.__cause__ or error).__name__,
+                    hint=error.hint,
+                ) from error
+    except RemoteError as error:
+        kind = type(error.__cause__ or error).__name__
+        raise InputError(str(error), stage="open", kind=kind) from error

@@ -8,8 +8,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-from loev_cli.audio.readers import BrokenStreamError
-from loev_cli.audio.views import Layout, Piece, mapped
+from loev_cli.audio.readers import BrokenStreamError, Layout, Piece, mapped
 
 MAGIC = b"Creative Voice File\x1a"
 _END, _SOUND, _MORE, _SILENCE, _EXTRA, _NEW_SOUND = 0, 1, 2, 3, 8, 9

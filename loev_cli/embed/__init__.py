@@ -1,33 +1,37 @@
 """Embedding a library of audio: find -> decode -> cut -> encode -> pool -> write.
 
-``loev_cli.embed(["~/Music"], "emb.parquet")`` calls :func:`.call.embed_to_file`: the name is that
+``loev_cli.embed(["~/Music"], "emb.parquet")`` calls :func:`.job.embed_to_file`: the name is that
 of this package and, for users, of a function.
 
-request    what a user asks for
+request    what a user asks for, and the part of a library that one array job does
 job        the request checked and carried out on an output file, or on standard output
-runner     the stages joined: files in, rows out
-reader     decode and cut, in processes ahead of the encoder; arrays: the same of waveforms
-mapper     windows of many tracks -> batches -> vectors
-assembler  vectors -> one row per track
-journal    rows that are done, kept beside the output; parts: its files; lock: one run at a time
+pipeline   files or waveforms in, rows out; reader: decoding and cutting ahead of the encoder
+journal    rows that are done, kept beside the output; parts: its files
 presence   files that are gone, and files that only cannot be seen
-shards     the part of a library that one array job does; merge joins what they made
+merge      joins what array jobs made
 plan       what a run would meet and take, without it
+report     what a run tells, and the list of failures
 """
 
 import sys
 import types
 
-from loev_cli.embed.call import embed_to_file
-from loev_cli.embed.events import Event, Notice, Report, RunStarted, TrackDone, not_read
-from loev_cli.embed.failures import FAILURES_SUFFIX, Failure
-from loev_cli.embed.job import annotate, embed
+from loev_cli.embed.job import annotate, embed, embed_to_file
 from loev_cli.embed.journal import JOURNAL_SUFFIX
 from loev_cli.embed.merge import Merged, merge
 from loev_cli.embed.plan import DryRun, dry_run
-from loev_cli.embed.request import Request
-from loev_cli.embed.shards import Shard, parse_shard
-from loev_cli.embed.stats import Stats
+from loev_cli.embed.report import (
+    FAILURES_SUFFIX,
+    Event,
+    Failure,
+    Notice,
+    Report,
+    RunStarted,
+    Stats,
+    TrackDone,
+    not_read,
+)
+from loev_cli.embed.request import Request, Shard, parse_shard
 
 __all__ = [
     "FAILURES_SUFFIX",

@@ -32,8 +32,8 @@ from loev_cli import bundle as bundles
 from loev_cli.audio import Source
 from loev_cli.backends import Encoder, open_encoder
 from loev_cli.backends.machine import usable_cpus
-from loev_cli.embed.runner import Settings, actual, outcomes
-from loev_cli.embed.stats import Stats
+from loev_cli.embed.pipeline import Settings, actual, outcomes
+from loev_cli.embed.report import Stats
 from loev_cli.errors import InputError, LoevError, UsageError, needs_extra
 from loev_cli.remote import RemoteFile
 from loev_cli.writers import Meta, Row

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from loev_cli.embed.failures import check_failures, read_failures, write_failures
 from loev_cli.embed.journal import Journal, stamps_of
 from loev_cli.embed.parts import Stamp
-from loev_cli.embed.shards import Shard, parse_shard
+from loev_cli.embed.report import check_failures, read_failures, write_failures
+from loev_cli.embed.request import Shard, parse_shard
 from loev_cli.errors import UsageError
 from loev_cli.writers import (
     AGREEING_KEYS,

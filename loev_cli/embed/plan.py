@@ -16,10 +16,10 @@ from loev_cli.audio import DecoderProcess, Source, brought_here
 from loev_cli.backends import Encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
-from loev_cli.embed.failures import Failure, describe
 from loev_cli.embed.job import find_sources, prepare
+from loev_cli.embed.pipeline import Settings
+from loev_cli.embed.report import Failure, describe
 from loev_cli.embed.request import Request
-from loev_cli.embed.runner import Settings
 from loev_cli.errors import InputError
 from loev_cli.remote import Limits
 from loev_cli.windows import count

@@ -15,13 +15,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from loev_cli.audio import (
     DEFAULT_TIMEOUT_S,
     SILENCE_PEAK,
+    ArrayDecoding,
     DecoderProcess,
     RemoteDecoding,
     Source,
@@ -29,7 +32,7 @@ from loev_cli.audio import (
 )
 from loev_cli.errors import InputError, starting
 from loev_cli.remote import DEFAULT_LIMITS, Limits
-from loev_cli.windows import Cut, WindowCutter
+from loev_cli.windows import Cut, cuts
 
 _POLL_S = 0.1
 _PATIENCE_S = 5.0
@@ -214,26 +217,17 @@ class Reader:
 
     def _decode_and_cut(self, decoder: DecoderProcess, track: int) -> TrackEnd:
         with brought_here(self._sources[track], self._download_limits) as file:
-            return self._cut(track, decoder.decode(file, self._sample_rate_hz, tags=self._tags))
-
-    def _cut(self, track: int, decoding: RemoteDecoding) -> TrackEnd:
-        cutter = WindowCutter(self._window_n_samples, self._hop_n_samples)
-        n_windows = 0
-        try:
-            for block in decoding:
-                for cut in cutter.push(block):
-                    self._put(Window(track, cut))
-                    n_windows += 1
-        finally:
-            with self._turn:
-                self.busy_s += decoding.busy_s
-        for cut in cutter.finish():
-            self._put(Window(track, cut))
-            n_windows += 1
-        silent = decoding.peak <= SILENCE_PEAK
-        return TrackEnd(
-            track, n_windows, decoding.duration_s, silent, decoding.tags, decoding.warnings
-        )
+            decoding = decoder.decode(file, self._sample_rate_hz, tags=self._tags)
+            items = _cut(track, decoding, self._window_n_samples, self._hop_n_samples)
+            try:
+                for item in items:
+                    if isinstance(item, TrackEnd):
+                        return replace(item, tags=decoding.tags, warnings=decoding.warnings)
+                    self._put(item)
+            finally:
+                with self._turn:
+                    self.busy_s += decoding.busy_s
+            raise AssertionError("a track has no end")
 
     def _put(self, item: Item) -> None:
         began: float | None = None
@@ -248,3 +242,78 @@ class Reader:
                     self.blocked_s += time.monotonic() - began
             return
         raise _NobodyReadsError
+
+
+class ArrayReader:
+    """Iterates over the windows of all waveforms, in order; a context manager.
+
+    Several waveforms are mixed, resampled and cut in threads, a few ahead of the encoder. A single
+    one is cut as the encoder goes along.
+
+    Args:
+        waveforms: the tracks; an item's ``track`` is its index here.
+        window_n_samples, hop_n_samples: as the model wants them.
+        n_threads: waveforms prepared at once.
+
+    Raises (while iterating):
+        UsageError: a waveform that cannot be used.
+    """
+
+    busy_s = 0.0
+    blocked_s = 0.0
+
+    def __init__(
+        self,
+        waveforms: Sequence[ArrayDecoding],
+        *,
+        window_n_samples: int,
+        hop_n_samples: int,
+        n_threads: int,
+    ) -> None:
+        self._waveforms = waveforms
+        self._window_n_samples = window_n_samples
+        self._hop_n_samples = hop_n_samples
+        self._n_threads = n_threads
+        self._threads: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        if len(self._waveforms) > 1:
+            self._threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="cutter")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Iterator[Item]:
+        if self._threads is None:
+            for track in range(len(self._waveforms)):
+                yield from self._items(track)
+            return
+        ahead: deque[Future[list[Item]]] = deque()
+        for track in range(len(self._waveforms)):
+            ahead.append(self._threads.submit(lambda track: list(self._items(track)), track))
+            if len(ahead) > self._n_threads:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+
+    def settled(self, n_tracks: int) -> None:
+        """Nothing waits for it: tracks come in order."""
+
+    def _items(self, track: int) -> Iterator[Item]:
+        yield from _cut(track, self._waveforms[track], self._window_n_samples, self._hop_n_samples)
+
+
+def _cut(
+    track: int,
+    decoding: ArrayDecoding | RemoteDecoding,
+    window_n_samples: int,
+    hop_n_samples: int,
+) -> Iterator[Window | TrackEnd]:
+    """The windows of one track, and then its end."""
+    n_windows = 0
+    for cut in cuts(decoding, window_n_samples, hop_n_samples):
+        n_windows += 1
+        yield Window(track, cut)
+    yield TrackEnd(track, n_windows, decoding.duration_s, decoding.peak <= SILENCE_PEAK)

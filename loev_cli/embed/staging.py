@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
-from loev_cli.embed.failures import FAILURES_SUFFIX
+from loev_cli.embed.report import FAILURES_SUFFIX
 from loev_cli.errors import OutputError
 from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
 from loev_cli.files.own import check_own, own_folder, user_cache

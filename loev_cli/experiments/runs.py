@@ -24,7 +24,7 @@ from typing import Literal
 
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
-from loev_cli.embed.lock import Lock
+from loev_cli.embed.journal import Lock
 from loev_cli.errors import LoevError, OutputError, UsageError
 from loev_cli.files.own import own
 from loev_cli.train.checkpoint import FOLDER, LAST
