@@ -20,17 +20,22 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from sklearn.manifold import TSNE
 
 from loev_cli.evaluate.equivariance import Response
-from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.manifest import Column
 from loev_cli.evaluate.probes import ProbeResult
 from loev_cli.evaluate.statistics import Estimate
 from loev_cli.music_keys import KEYS, fifths
+
+Labeled = tuple[Figure, str]  # a figure and its caption
 
 COLOURS = ("#3b82c4", "#d9822b", "#2f9e76", "#a06cd5", "#cf4a6b", "#8a8f3a", "#5aa7b5")
 _FIFTHS = np.array([fifths(key) for key in range(len(KEYS))])
 _INK = "#1a2b3d"  # dark on paper; replaced by the page's text color
 _MOST_DOTS = 2000
+MAP_METHODS = ("pca", "tsne")
+_PERPLEXITY = 30.0
 _WIDTH = 4.9  # inches; a phone shows it without shrinking the text much
 _MOST_WITH_INTERVALS = 5  # columns of a heat map
 _STYLE: Any = {
@@ -210,6 +215,18 @@ def curves(responses: Sequence[Response], unit: str) -> Figure:
 
 def _passes_zero(response: Response) -> bool:
     return min(response.curve) < 0 < max(response.curve)
+
+
+def flatten(x: NDArray[Any], method: str, *, seed: int = 0) -> NDArray[np.float64]:
+    """Rows (n, D) -> (n, 2), by one of ``MAP_METHODS``. t-SNE of fewer than eight rows is PCA."""
+    x = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    if method == "tsne" and len(x) >= 8:
+        perplexity = min(_PERPLEXITY, (len(x) - 1) / 3)
+        tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+        return np.asarray(tsne.fit_transform(x), np.float64)
+    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    places = (u * s)[:, :2]
+    return np.hstack([places, np.zeros((len(x), 2 - places.shape[1]))])
 
 
 def subspace_map(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 from sklearn.linear_model import Ridge
 
-from loev_cli.evaluate.splits import Fold
+from loev_cli.evaluate.manifest import Fold
 from loev_cli.evaluate.statistics import Bootstrap, Estimate, jackknife
 from loev_cli.evaluate.vectors import Vectors
 

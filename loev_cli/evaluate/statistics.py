@@ -39,6 +39,19 @@ class Estimate:
     n_groups: int
     chance: float | None = None
 
+    def __str__(self) -> str:
+        """``0.82 [0.76, 0.87]``."""
+        if not np.isfinite(self.value):
+            return "not defined"
+        # Adding 0 makes -0 0.
+        value, low, high = (round(x, 2) + 0.0 for x in (self.value, self.low, self.high))
+        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+    @property
+    def marked(self) -> str:
+        """As text, with an asterisk if the whole interval lies above chance."""
+        return f"{self} *" if self.chance is not None and self.low > self.chance else str(self)
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "value": self.value,

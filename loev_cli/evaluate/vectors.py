@@ -78,7 +78,7 @@ def embed_manifest(
         "method": bundle.config["method"],
         "subspaces": model.subspaces,
     }
-    return Vectors(_stack(means), _stack(ends), described), np.array(rows)
+    return Vectors(stack(means), stack(ends), described), np.array(rows)
 
 
 def read_embeddings(manifest: Manifest, paths: Sequence[Path]) -> Vectors:
@@ -174,7 +174,7 @@ def _by_track(file: EmbeddingFile) -> tuple[Subspaces, Subspaces | None]:
     of_track = [np.flatnonzero(file.track == i) for i in range(len(file.paths))]
     pieces = [{name: x[rows] for name, x in file.vectors.items()} for rows in of_track]
     ends = [{name: _ends(x) for name, x in piece.items()} for piece in pieces]
-    return _stack([windows.mean(piece) for piece in pieces]), _stack(ends)
+    return stack([windows.mean(piece) for piece in pieces]), stack(ends)
 
 
 def _ends(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -182,5 +182,6 @@ def _ends(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack([x[0], x[-1]]) if len(x) > 1 else np.full((2, x.shape[1]), np.nan, np.float32)
 
 
-def _stack(rows: Sequence[Mapping[str, NDArray[np.float32]]]) -> Subspaces:
+def stack(rows: Sequence[Mapping[str, NDArray[np.float32]]]) -> Subspaces:
+    """The arrays of n mappings with the same names, each with a new first axis (n, ...)."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -23,9 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
-from loev_cli.evaluate.probes import Reading
+from loev_cli.evaluate.probes import Metric, Reading, Task
 from loev_cli.evaluate.statistics import Estimate
-from loev_cli.evaluate.tasks import Metric, Task
 
 N_DRAWS = 4000
 _CHUNK = 500
@@ -144,7 +143,7 @@ class Draws:
 
     def estimate(self, score: Score, *, chance: float | None = None) -> Estimate:
         """With its interval."""
-        low, high = self._interval(score)
+        low, high, _ = self._infer(score)
         return Estimate(score.value, low, high, self.n_rows, self.n_groups, chance)
 
     def difference(self, a: Score, b: Score) -> tuple[Estimate, float]:
@@ -152,34 +151,30 @@ class Draws:
         n = min(len(a.draws), len(b.draws))
         of_seeds = np.subtract(a.of_seeds, b.of_seeds)  # one seed goes with each of the others
         apart = Score(tuple(of_seeds.tolist()), a.draws[:n] - b.draws[:n])
-        return self.estimate(apart, chance=0.0), self._p_value(apart)
+        low, high, p = self._infer(apart)
+        return Estimate(apart.value, low, high, self.n_rows, self.n_groups, 0.0), p
 
-    def _interval(self, score: Score) -> tuple[float, float]:
-        if len(score.of_seeds) > 1:
-            error, n_free = self._error(score)
-            reach = float(student_t.ppf(0.975, n_free)) * error
-            return score.value - reach, score.value + reach
-        defined = score.draws[np.isfinite(score.draws)]
-        if not len(defined):
-            return float("nan"), float("nan")
-        low, high = np.quantile(defined, [0.025, 0.975])
-        return float(low), float(high)
-
-    def _p_value(self, score: Score) -> float:
-        """Two-sided p value of the score being 0."""
+    def _infer(self, score: Score) -> tuple[float, float, float]:
+        """The ends of the interval, and the two-sided p value of the score being 0."""
         found = abs(score.value)
         if len(score.of_seeds) > 1:
             error, n_free = self._error(score)
-            if not np.isfinite(found) or np.isnan(error) or found <= 1e-12:
-                return 1.0
+            reach = float(student_t.ppf(0.975, n_free)) * error
+            low, high = score.value - reach, score.value + reach
             p = 2 * float(student_t.sf(found / error, n_free)) if error > 0 else 0.0
-        else:  # the share of the draws, moved to lie about 0, that are as far from it
+            known = not np.isnan(error) and found > 1e-12
+        else:
             defined = score.draws[np.isfinite(score.draws)]
-            if not np.isfinite(found) or not len(defined):
-                return 1.0
+            if not len(defined):
+                return float("nan"), float("nan"), 1.0
+            low, high = map(float, np.quantile(defined, [0.025, 0.975]))
+            # The share of the draws, moved to lie about 0, that are as far from it.
             as_far = np.abs(defined - score.value) >= found - 1e-12
             p = float((1 + as_far.sum()) / (1 + len(defined)))
-        return max(p, 2.0 ** (1 - self.n_groups))
+            known = True
+        if not known or not np.isfinite(found):
+            return low, high, 1.0
+        return low, high, max(p, 2.0 ** (1 - self.n_groups))
 
     def _error(self, score: Score) -> tuple[float, float]:
         """Standard error of a mean over S seeds, and its degrees of freedom."""

@@ -9,10 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError
-from loev_cli.evaluate.manifest import Manifest
-from loev_cli.evaluate.probes import PROBES, check_folds, probe_all, probe_one
-from loev_cli.evaluate.splits import split
-from loev_cli.evaluate.tasks import Task, TempoTask
+from loev_cli.evaluate.manifest import Manifest, split
+from loev_cli.evaluate.probes import PROBES, Task, TempoTask, check_folds, probe_all, probe_one
 from loev_cli.music_keys import KEYS
 
 N = 240

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.manifest import Column
 from loev_cli.evaluate.statistics import Estimate
 from loev_cli.experiments import advise_verdict
+from loev_cli.experiments.advise import Verdict, judge, kept, options, ranked
 from loev_cli.experiments.advise_evidence import Destroyed, Gained
-from loev_cli.experiments.advise_verdict import Verdict, judge, kept, options, ranked
 
 
 def estimate(low: float, high: float, chance: float | None = None) -> Estimate:

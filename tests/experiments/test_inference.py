@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from loev_cli.evaluate.probes import Reading
-from loev_cli.evaluate.tasks import balanced_accuracy, r2
+from loev_cli.evaluate.probes import Reading, balanced_accuracy, r2
 from loev_cli.experiments.compare import Request
 from loev_cli.experiments.inference import (
     Draws,

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.manifest import Column
 from loev_cli.evaluate.probes import Reading
 from loev_cli.evaluate.vectors import Vectors
 from loev_cli.experiments.compare import Request, _without_twins
-from loev_cli.experiments.comparison import Contestant, own_subspace
 from loev_cli.experiments.judging import Judged
-from loev_cli.experiments.scoring import choose, compare_labels, corrected
+from loev_cli.experiments.scoring import Contestant, choose, compare_labels, corrected, own_subspace
 from loev_cli.train.config import TrainConfig
 
 N = 80
