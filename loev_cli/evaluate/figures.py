@@ -281,7 +281,7 @@ def key_confusion(probe: ProbeResult) -> Figure:
     order = np.lexsort((_FIFTHS, keys >= 12))
     place = np.argsort(order)
     counts = np.zeros((24, 24))
-    np.add.at(counts, (place[probe.truth], place[probe.output]), 1)
+    np.add.at(counts, (place[probe.read.truth], place[probe.read.output]), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -304,8 +304,8 @@ def key_confusion(probe: ProbeResult) -> Figure:
 
 def key_errors(probe: ProbeResult) -> Figure:
     """Shares of predictions by steps on the circle of fifths from the true key."""
-    steps = (_FIFTHS[probe.output] - _FIFTHS[probe.truth]) % 12
-    same = (probe.output >= 12) == (probe.truth >= 12)
+    steps = (_FIFTHS[probe.read.output] - _FIFTHS[probe.read.truth]) % 12
+    same = (probe.read.output >= 12) == (probe.read.truth >= 12)
     figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
     axes = figure.subplots(subplot_kw={"projection": "polar"})
     shares = [np.bincount(steps[mode], minlength=12) / len(steps) for mode in (same, ~same)]

@@ -41,15 +41,6 @@ class Shape:
     uniformity: Estimate
     alignment: Estimate | None
 
-    def record(self) -> dict[str, Any]:
-        return {
-            "subspace": self.subspace,
-            "dim": self.dim,
-            "effective_rank": self.effective_rank.as_dict(),
-            "uniformity": self.uniformity.as_dict(),
-            "alignment": self.alignment.as_dict() if self.alignment else None,
-        }
-
 
 @dataclass(frozen=True)
 class Leak:
@@ -59,14 +50,6 @@ class Leak:
     target: str
     cka: Estimate
     cross_r2: Estimate
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "source": self.source,
-            "target": self.target,
-            "cka": self.cka.as_dict(),
-            "cross_r2": self.cross_r2.as_dict(),
-        }
 
 
 def shapes(

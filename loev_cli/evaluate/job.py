@@ -22,6 +22,7 @@ from loev_cli.evaluate.geometry import Leak, Shape
 from loev_cli.evaluate.manifest import Column, Manifest, Splits, check_files, read_manifests, split
 from loev_cli.evaluate.probes import ProbeResult
 from loev_cli.evaluate.retrieval import RetrievalResult
+from loev_cli.evaluate.statistics import record
 from loev_cli.evaluate.vectors import (
     Vectors,
     embed_manifest,
@@ -150,7 +151,7 @@ class Results:
             "interval": "95 %, over groups of tracks",
             "skipped": list(self.skipped),
             "notes": list(self.notes),
-            "probes": [record for probe in self.probes for record in probe.records()],
+            "probes": [each for probe in self.probes for each in probe.records()],
             "equivariance": {
                 "stretcher": heard.stretcher if heard else None,
                 "tracks": [self.manifest.paths[i] for i in heard.rows] if heard else [],
@@ -158,10 +159,10 @@ class Results:
                 if heard
                 else [],
             },
-            "retrieval": [record for result in self.retrieval for record in result.records()],
+            "retrieval": [each for result in self.retrieval for each in result.records()],
             "geometry": {
-                "subspaces": [shape.record() for shape in self.shapes],
-                "between": [leak.record() for leak in self.leaks],
+                "subspaces": [record(shape) for shape in self.shapes],
+                "between": [record(leak) for leak in self.leaks],
             },
         }
         return dict(plain(document))

@@ -280,13 +280,9 @@ def check_files(manifest: Manifest) -> None:
     if missing:
         raise UsageError(
             f"{manifest.places[missing[0]]}: no file {manifest.files[missing[0]]}"
-            + _and_more(missing),
+            + (f", and {len(missing) - 1} more like it" if len(missing) > 1 else ""),
             hint="paths are relative to the manifest",
         )
-
-
-def _and_more(items: Sequence[Any]) -> str:
-    return f", and {len(items) - 1} more like it" if len(items) > 1 else ""
 
 
 DEFAULT_N_FOLDS = 5

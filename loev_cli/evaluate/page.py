@@ -65,11 +65,11 @@ def write_report(
             svg = figures.as_svg(figure, stem).replace("<svg", label, 1)
             svgs[section].append((Markup(svg), caption))
     contents = {
-        html_file: _render(template, "html", figures=svgs, **context),
+        html_file: render(template, "html", figures=svgs, **context),
         JSON_FILE: json.dumps(results, indent=2, ensure_ascii=False) + "\n",
     }
     if markdown_file:
-        text = _render(template, "md", figures=svgs, **context)
+        text = render(template, "md", figures=svgs, **context)
         contents[markdown_file] = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as made:
@@ -89,7 +89,8 @@ def write_report(
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def _render(template: str, kind: str, **context: Any) -> str:
+def render(template: str, kind: str, **context: Any) -> str:
+    """A template as ``html`` or ``md``."""
     environment = Environment(
         loader=PackageLoader("loev_cli.evaluate"),
         autoescape=kind == "html",

@@ -322,24 +322,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One probe of one label in one subspace.
-
-    Attributes:
-        rows: (n,) test rows of the manifest.
-        truth, output: (n,) or (n, L), in the label's units.
-        scores: metric -> figure.
-        strength: the regularization chosen in each fold, in scikit-learn's units.
-    """
+    """One probe of one label in one subspace; ``scores`` by metric."""
 
     label: str
     kind: str
     subspace: str
     probe: str
-    rows: NDArray[np.int64]
-    truth: Array
-    output: Array
+    read: Reading
     scores: dict[str, Estimate]
-    strength: tuple[float, ...]
 
     def records(self) -> Iterator[dict[str, Any]]:
         """For ``results.json``, one per metric."""
@@ -351,7 +341,7 @@ class ProbeResult:
                 "probe": self.probe,
                 "metric": metric,
                 **estimate.as_dict(),
-                "regularisation": list(self.strength),
+                "regularisation": list(self.read.strength),
             }
 
 
@@ -427,17 +417,7 @@ def probe_one(
         )
         for metric, score in task.metrics.items()
     }
-    return ProbeResult(
-        label=column.name,
-        kind=column.kind,
-        subspace=subspace,
-        probe=probe,
-        rows=read.rows,
-        truth=read.truth,
-        output=read.output,
-        scores=scores,
-        strength=read.strength,
-    )
+    return ProbeResult(column.name, column.kind, subspace, probe, read, scores)
 
 
 def read_label(

@@ -52,6 +52,7 @@ from loev_cli.bundle import Bundle
 from loev_cli.errors import InputError, UsageError
 from loev_cli.evaluate.figures import COLOURS, style
 from loev_cli.evaluate.manifest import Column, Fold, Manifest, check_files, split
+from loev_cli.evaluate.page import render
 from loev_cli.evaluate.probes import (
     ACC1_FACTORS,
     ACC2_FACTORS,
@@ -484,7 +485,7 @@ def card_with_readouts(card: str, fitted: Sequence[FittedReadout], *, data: str)
     Args:
         data: description of the manifests.
     """
-    section = f"## {TITLE}\n\n{_section(fitted, data).rstrip()}\n\n"
+    section = render("annotations.md.j2", "md", fitted=fitted, data=data).rstrip() + "\n\n"
     earlier = re.compile(rf"^## {TITLE}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
     if earlier.search(card):
         new = earlier.sub(lambda _: section, card)
@@ -493,52 +494,3 @@ def card_with_readouts(card: str, fitted: Sequence[FittedReadout], *, data: str)
         where = at.start() if at else len(card)
         new = f"{card[:where].rstrip()}\n\n{section}{card[where:]}"
     return new.rstrip() + "\n"
-
-
-def _section(fitted: Sequence[FittedReadout], data: str) -> str:
-    lines = [
-        "`loev annotate` and `loev embed --annotate` read these from the subspaces, by linear",
-        f"readouts fitted to {data}. Scores are on the test rows, which were not used for",
-        "fitting or selection; brackets are 95 % intervals from a bootstrap over groups.",
-        "",
-        "| readout | subspace | train, val, test tracks | test score | ECE |",
-        "|---|---|---|---|---|",
-    ]
-    for each in fitted:
-        scores = ", ".join(f"{name} {_figure(e)}" for name, e in each.scores.items())
-        counts = ", ".join(str(n) for n in each.n_tracks.values())
-        lines.append(
-            f"| {each.name} | `{each.readout.subspace}` | {counts} | {scores} | "
-            f"{each.curve.ece:.3f} |"
-        )
-    lines += [
-        "",
-        "The confidence of a key is the probability that tonic and mode are both correct, that of",
-        "a tempo the probability that it is correct within 4 % (Acc1). Accuracy on the test rows",
-        "by confidence:",
-        "",
-    ]
-    for each in fitted:
-        lines += [
-            f"| {each.name}: confidence | predictions | mean confidence | accuracy |",
-            "|---|---|---|---|",
-            *(
-                f"| {bin_['from']:.1f}-{bin_['from'] + 0.1:.1f} | {bin_['n']} | "
-                f"{bin_['confidence']:.2f} | {bin_['right']:.2f} |"
-                for bin_ in each.curve.records()
-            ),
-            "",
-        ]
-    for each in fitted:
-        if each.label_range is not None:
-            low, high = each.label_range
-            lines += [
-                f"The training tempi range from {low:.0f} to {high:.0f} BPM; outside this",
-                "range expect half or double the tempo. Confidences are calibrated for",
-                "music like the test rows and are too high for other music.",
-            ]
-    return "\n".join(lines)
-
-
-def _figure(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.2f}, {estimate.high:.2f}]"

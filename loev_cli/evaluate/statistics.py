@@ -8,6 +8,7 @@ jackknife    for statistics of a set of vectors (rank, uniformity, CKA, mAP), wh
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,12 @@ class Estimate:
             "n_tracks": self.n_tracks,
             "n_groups": self.n_groups,
         }
+
+
+def record(result: Any) -> dict[str, Any]:
+    """The fields of a dataclass, for JSON."""
+    found = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    return {name: x.as_dict() if isinstance(x, Estimate) else x for name, x in found.items()}
 
 
 class Bootstrap:

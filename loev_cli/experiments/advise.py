@@ -47,6 +47,7 @@ from loev_cli.evaluate.manifest import (
     split,
 )
 from loev_cli.evaluate.probes import TASKS, Reading
+from loev_cli.evaluate.statistics import record
 from loev_cli.experiments.advise_evidence import (
     PROBE,
     Destroyed,
@@ -107,21 +108,8 @@ class Verdict:
             "verdict": self.word,
             "reason": self.reason,
             "metric": self.metric,
-            "destroyed": {
-                "share": self.destroyed.share.as_dict(),
-                "lost": self.destroyed.lost.as_dict(),
-                "known": self.destroyed.known.as_dict(),
-                "blind": self.destroyed.blind.as_dict(),
-                "fallen": self.destroyed.fallen.as_dict(),
-            },
-            "gained": {
-                "gain": self.gained.gain.as_dict(),
-                "kept": self.gained.kept.as_dict(),
-                "blind": self.gained.blind.as_dict(),
-                "of_seeds": list(self.gained.of_seeds),
-                "p": self.gained.p,
-                "p_holm": self.gained.p_holm,
-            },
+            "destroyed": record(self.destroyed),
+            "gained": record(self.gained),
         }
 
 
@@ -349,7 +337,19 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
             plain, changed, column, splits.folds, manifest.groups, read=read, seed=request.seed
         )
     tell(Stage("judging changes", len(columns), len(columns)))
-    runs = _timed(request, checked, n_parallel, tell)
+    runs = checked.runs
+    if request.minutes is not None:
+        steps = steps_within(
+            request.minutes,
+            [run for run in runs if run.config.seed == request.config.seed],
+            request.n_seeds,
+            request.out,
+            n_parallel=n_parallel,
+            device=request.device,
+            cache=request.cache,
+            on_event=tell,
+        )
+        runs = [Run(run.name, dataclasses.replace(run.config, steps=steps)) for run in runs]
     models = train_runs(
         runs,
         request.out / RUNS_FOLDER,
@@ -406,25 +406,6 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
         skipped=skipped,
         notes=[*checked.notes, *splits.notes],
     )
-
-
-def _timed(
-    request: Request, checked: _Checked, n_parallel: int, on_event: Callable[[RunEvent], None]
-) -> Sequence[Run]:
-    """The runs, as long as the minutes asked for allow."""
-    if request.minutes is None:
-        return checked.runs
-    steps = steps_within(
-        request.minutes,
-        [run for run in checked.runs if run.config.seed == request.config.seed],
-        request.n_seeds,
-        request.out,
-        n_parallel=n_parallel,
-        device=request.device,
-        cache=request.cache,
-        on_event=on_event,
-    )
-    return [Run(run.name, dataclasses.replace(run.config, steps=steps)) for run in checked.runs]
 
 
 def name_of_run(kept: str, seed: int) -> str:

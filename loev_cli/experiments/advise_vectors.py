@@ -292,8 +292,8 @@ class LabelledEmbedder:
             if len(places) == len(tracks):
                 self._kept.keep({**vectors, "places": places}, *key)
         else:
-            vectors = dict(found)
-            places = vectors.pop("places")
+            vectors = {name: x for name, x in found.items() if name != "places"}
+            places = found["places"]
         return vectors, np.array(list(tracks), np.int64)[places]
 
     def _tracks(self, embedder: AugmentedEmbedder, manifest: Manifest) -> dict[int, Track]:

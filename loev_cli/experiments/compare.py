@@ -325,28 +325,21 @@ def write_pretraining(rows: list[tuple[str, str]], out: Path, *, overwrite: bool
         UsageError: ``out`` has such a file with other rows, so that its runs saw other music.
         OutputError: it cannot be written.
     """
-    file = out / PRETRAINING_FILE
-    if file.exists() and not overwrite and _read(file) != rows:
-        raise UsageError(
-            f"the runs in {out} were trained on different tracks, listed in {file.name}",
-            hint="give the same --data, choose another --out, or --overwrite",
-        )
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["path", "group"])
+    writer.writerows(rows)
+    content, file = text.getvalue().encode(), out / PRETRAINING_FILE
     try:
+        is_same = file.exists() and file.read_bytes() == content
+        if file.exists() and not is_same and not overwrite:
+            raise UsageError(
+                f"the runs in {out} were trained on different tracks, listed in {file.name}",
+                hint="give the same --data, choose another --out, or --overwrite",
+            )
         out.mkdir(parents=True, exist_ok=True)
-        if not file.exists() or _read(file) != rows:
-            text = io.StringIO(newline="")
-            writer = csv.writer(text)
-            writer.writerow(["path", "group"])
-            writer.writerows(rows)
-            write_own(file, text.getvalue().encode())
+        if not is_same:
+            write_own(file, content)
     except OSError as error:
         raise OutputError(f"cannot write {file}: {error.strerror}") from error
     return file.absolute()
-
-
-def _read(file: Path) -> list[tuple[str, str]]:
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            return [(row["path"], row["group"]) for row in csv.DictReader(stream)]
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error):
-        return []

@@ -9,6 +9,17 @@ import pytest
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError
+from loev_cli.evaluate.equivariance import (
+    STRETCH_RATE_HZ,
+    STRETCHERS,
+    Changed,
+    Response,
+    changes,
+    monotonicity,
+    open_stretcher,
+    predict_change,
+    respond,
+)
 
 AVAILABLE = [name for name in STRETCHERS[1:] if name != "rubberband" or shutil.which("rubberband")]
 RNG = np.random.default_rng(0)

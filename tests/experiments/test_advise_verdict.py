@@ -7,8 +7,7 @@ import pytest
 
 from loev_cli.evaluate.manifest import Column
 from loev_cli.evaluate.statistics import Estimate
-from loev_cli.experiments import advise_verdict
-from loev_cli.experiments.advise import Verdict, judge, kept, options, ranked
+from loev_cli.experiments.advise import Verdict, judge, kept, of_label, options, ranked
 from loev_cli.experiments.advise_evidence import Destroyed, Gained
 
 
@@ -90,4 +89,4 @@ def test_several_labels_and_their_options() -> None:
     assert options([found[0], found[2]], candidates) == ""
     order = [(v.label, v.augmentation) for v in ranked(found)]
     assert order == [("tempo", "tempo"), ("tempo", "pitch"), ("key", "pitch"), ("key", "eq")]
-    assert [label for label, _ in advise_verdict.of_label(found)] == ["tempo", "key"]
+    assert [label for label, _ in of_label(found)] == ["tempo", "key"]
