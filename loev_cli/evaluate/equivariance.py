@@ -45,8 +45,7 @@ from loev_cli import audio
 from loev_cli.api import Model
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import InputError, LoevError, UsageError, needs_extra
-from loev_cli.evaluate.probes import r2
-from loev_cli.evaluate.statistics import Bootstrap, Estimate
+from loev_cli.evaluate.statistics import Bootstrap, Estimate, r2_of, sensitivity_of
 from loev_cli.evaluate.vectors import Subspaces, stack
 
 Waveform = NDArray[np.float32]
@@ -346,31 +345,33 @@ def respond(heard: Changed, *, seed: int = 0) -> list[Response]:
 def _response(
     subspace: str, change: str, heard: Changed, bootstrap: Bootstrap, seed: int
 ) -> Response:
-    plain = heard.plain[subspace].astype(np.float64)
-    versions = heard.changed[change][subspace].astype(np.float64)
+    moved, between = distances(heard, subspace, change)
     sizes = heard.sizes[change]
-    moved = np.linalg.norm(versions - plain[:, None], axis=2)  # (n, S)
-    between = cdist(plain, plain)
-    # A track drawn twice by the bootstrap is not a pair of different tracks.
-    other = ~np.eye(len(plain), dtype=bool)
-
-    def relative(distance: NDArray[np.float64]) -> Estimate:
-        def statistic(i: NDArray[np.int64]) -> float:
-            pairs = np.ix_(i, i)
-            apart = between[pairs][other[pairs]]
-            far, near = float(apart.mean()) if len(apart) else 0.0, float(distance[i].mean())
-            return near / far if far > 0 else (0.0 if near == 0 else float("nan"))
-
-        return bootstrap.estimate(statistic)
-
     return Response(
         subspace=subspace,
         change=change,
-        sensitivity=relative(moved.mean(axis=1)),
+        sensitivity=bootstrap.of(sensitivity_of(moved.mean(axis=1), between)),
         monotonicity=bootstrap.mean(monotonicity(np.abs(sizes), moved), chance=0.0),
-        predicted=predict_change(plain, versions, np.array(sizes), heard.groups, seed=seed),
-        curve={size: relative(moved[:, s]) for s, size in enumerate(sizes)},
+        predicted=predict_change(
+            heard.plain[subspace].astype(np.float64),
+            heard.changed[change][subspace].astype(np.float64),
+            np.array(sizes),
+            heard.groups,
+            seed=seed,
+        ),
+        curve={
+            size: bootstrap.of(sensitivity_of(moved[:, s], between)) for s, size in enumerate(sizes)
+        },
     )
+
+
+def distances(
+    heard: Changed, subspace: str, change: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far each of n tracks moves at each size (n, S), and every two tracks are apart (n, n)."""
+    plain = heard.plain[subspace].astype(np.float64)
+    versions = heard.changed[change][subspace].astype(np.float64)
+    return np.linalg.norm(versions - plain[:, None], axis=2), cdist(plain, plain)
 
 
 def monotonicity(sizes: NDArray[Any], moved: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -437,8 +438,7 @@ def predict_change(
             guesses = tell(learned & (fold != g), fold == g, _RIDGE_STRENGTHS)
             errors += [np.square(guess - wanted[fold == g]).sum() for guess in guesses]
         (told[~learned],) = tell(learned, ~learned, [_RIDGE_STRENGTHS[errors.argmin()]])
-    bootstrap = Bootstrap(groups, seed=seed)
-    return bootstrap.estimate(lambda i: r2(wanted[i].ravel(), told[i].ravel()), chance=0.0)
+    return Bootstrap(groups, seed=seed).of(r2_of(wanted, told), chance=0.0)
 
 
 def _pair_reader(

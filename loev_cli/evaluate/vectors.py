@@ -97,9 +97,10 @@ def read_embeddings(manifest: Manifest, paths: Sequence[Path]) -> Vectors:
     if any(each != names[0] for each in names):
         raise UsageError(f"{', '.join(files)} do not hold the same subspaces")
     paths_in_files = [path for file in files.values() for path in file.paths]
-    rows = find_rows(manifest, paths_in_files, ", ".join(files))
-    if None in rows:
-        missing = rows.index(None)
+    found = find_rows(manifest, paths_in_files, ", ".join(files))
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(found):
+        missing = found.index(None)
         raise UsageError(
             f"{manifest.places[missing]}: no embedding of {manifest.paths[missing]} in "
             f"{', '.join(files)}"

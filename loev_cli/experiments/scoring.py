@@ -24,20 +24,13 @@ from numpy.typing import NDArray
 
 from loev_cli import __version__
 from loev_cli.evaluate import retrieval
+from loev_cli.evaluate.equivariance import distances
 from loev_cli.evaluate.geometry import effective_rank, linear_cka
 from loev_cli.evaluate.job import plain
 from loev_cli.evaluate.manifest import Column, Manifest, Splits
-from loev_cli.evaluate.probes import TASKS, Reading
-from loev_cli.evaluate.statistics import Estimate
+from loev_cli.evaluate.probes import TASKS, Reading, statistic_of
+from loev_cli.evaluate.statistics import Draws, Estimate, Score, holm, mean_of, sensitivity_of
 from loev_cli.evaluate.vectors import CONCATENATION, with_concatenation
-from loev_cli.experiments.inference import (
-    Draws,
-    Score,
-    holm,
-    mean_of,
-    sensitivity_of,
-    statistic_of,
-)
 from loev_cli.experiments.judging import Judged
 
 FORMAT_VERSION = 1
@@ -404,11 +397,8 @@ def _sensitivity(contestant: Contestant, n_seeds: int, seed: int) -> dict[str, d
         statistics = []
         for run in contestant.runs:
             assert run.heard is not None
-            base = run.heard.plain[subspace].astype(np.float64)
-            versions = run.heard.changed[change][subspace].astype(np.float64)
-            moved = np.linalg.norm(versions - base[:, None], axis=2).mean(axis=1)
-            between = np.linalg.norm(base[:, None] - base[None, :], axis=2)
-            statistics.append(sensitivity_of(moved, between))
+            moved, between = distances(run.heard, subspace, change)
+            statistics.append(sensitivity_of(moved.mean(axis=1), between))
         rows[subspace][change] = draws.estimate(draws.score(statistics))
     return rows
 

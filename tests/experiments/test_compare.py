@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 
 from loev_cli.cli import main
+from loev_cli.evaluate import figures
 from loev_cli.experiments import runs
 from loev_cli.train.checkpoint import load_checkpoint
 from tests.conftest import Loev, command, environment
-from tests.evaluate.conftest import write_csv
+from tests.evaluate.conftest import leaves, no_pngs, write_csv
 from tests.experiments.conftest import cache, finish, music
 from tests.train.conftest import N_TRACKS, TINY_OPTIONS
 
-__all__ = ["cache", "music"]
+__all__ = ["cache", "music", "no_pngs"]
 
 TRAINING = (
     *("--methods", "loev++,cl", "--steps", "2", "--batch-size", "4"),
@@ -83,6 +84,7 @@ def compared(
         patch.setattr(sys, "stderr", stderr)
         if n_seeds == 1:
             patch.setattr(runs._Pool, "train", finish)
+            patch.setattr(figures, "save_png", lambda figure, path: path.touch())
             arguments += ("--jobs", "1")
         with pytest.raises(SystemExit) as ended:
             main([str(argument) for argument in arguments])
@@ -95,14 +97,6 @@ def compared(
 
 def results_of(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "results.json").read_text(encoding="utf-8")))
-
-
-def leaves(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in leaves(item)]
-    if isinstance(value, list):
-        return [leaf for item in value for leaf in leaves(item)]
-    return [value]
 
 
 def test_every_method_is_judged_alike(compared: Path, n_seeds: int) -> None:
@@ -169,6 +163,7 @@ def test_the_report_stands_alone(compared: Path, n_seeds: int) -> None:
     }
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_a_rerun_trains_embeds_and_renders_nothing(
     compared: Path, n_seeds: int, manifest: Path, foreign: Path, cache: Path, loev: Loev
 ) -> None:

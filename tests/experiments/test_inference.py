@@ -8,17 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from loev_cli.evaluate.probes import Reading, balanced_accuracy, r2
+from loev_cli.evaluate.probes import Reading, balanced_accuracy, metric_of, r2
+from loev_cli.evaluate.statistics import Draws, Score, holm, mean_of, r2_of, sensitivity_of
 from loev_cli.experiments.compare import Request
-from loev_cli.experiments.inference import (
-    Draws,
-    Score,
-    holm,
-    mean_of,
-    metric_of,
-    r2_of,
-    sensitivity_of,
-)
 
 N_GROUPS, N_EACH = 60, 2
 World = tuple[Draws, Score, Score]
