@@ -90,9 +90,7 @@ def colour_of(names: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
-def heat_map(
-    rows: Mapping[str, Mapping[str, Estimate | None]], *, label: str, top: float = 1.0
-) -> Figure:
+def heat_map(rows: Mapping[str, Mapping[str, Estimate | None]], *, label: str) -> Figure:
     """A cell per row and column with its value and interval; an empty one where None.
 
     With many columns the intervals are omitted; the report has them in a table.
@@ -103,7 +101,7 @@ def heat_map(
     )
     figure = Figure(figsize=(_WIDTH, 1.0 + 0.55 * len(names)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, vmin=0, vmax=top, aspect="auto")
+    image = axes.imshow(values, vmin=0, vmax=1, aspect="auto")
     is_crowded = len(columns) > _MOST_WITH_INTERVALS
     axes.set_xticks(range(len(columns)), columns)
     for tick in axes.get_xticklabels() if is_crowded else []:
@@ -117,7 +115,7 @@ def heat_map(
             if estimate is None:
                 continue
             # Contrast with the cell, independent of the page.
-            ink = "#ffffff" if np.nan_to_num(estimate.value) < 0.6 * top else "#000000"
+            ink = "#ffffff" if np.nan_to_num(estimate.value) < 0.6 else "#000000"
             up = 0.0 if is_crowded else 0.14
             axes.text(j, i - up, _short(estimate.value), ha="center", va="center", color=ink)
             if is_crowded:
@@ -290,9 +288,8 @@ def key_confusion(probe: ProbeResult) -> Figure:
     axes.set_xticks(range(24), names, fontsize=6.5, rotation=90)
     axes.set_yticks(range(24), names, fontsize=6.5)
     axes.tick_params(length=0)
-    for at in (11.5,):
-        axes.axhline(at, color="white", lw=0.8)
-        axes.axvline(at, color="white", lw=0.8)
+    axes.axhline(11.5, color="white", lw=0.8)
+    axes.axvline(11.5, color="white", lw=0.8)
     axes.set_ylabel("true key")
     axes.set_xlabel("predicted key")
     bar = figure.colorbar(

@@ -111,7 +111,6 @@ def under_change(
     vectors: Mapping[str, NDArray[np.float32]],
     heard: Changed,
     *,
-    names: Sequence[str] = ("pitch", "tempo"),
     seed: int = 0,
 ) -> list[RetrievalResult]:
     """The same track in another key or at another tempo.
@@ -122,7 +121,7 @@ def under_change(
         vectors: subspace -> (N, D) of the whole manifest.
     """
     results = []
-    for change in names:
+    for change in ("pitch", "tempo"):
         if change not in heard.changed:
             continue
         for name, x in vectors.items():

@@ -272,13 +272,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in result]
 
 
-def jackknife(statistic: Callable[[Index], float], groups: NDArray[Any], *, seed: int = 0) -> Estimate:
+def jackknife(statistic: Callable[[Index], float], groups: NDArray[Any]) -> Estimate:
     """``statistic`` of all rows, with a jackknife interval over blocks of groups.
 
     Args:
         groups: (n,); with fewer than two there is no interval (NaN).
     """
-    return jackknife_all(lambda rows: {"": statistic(rows)}, groups, seed=seed)[""]
+    return jackknife_all(lambda rows: {"": statistic(rows)}, groups)[""]
 
 
 def jackknife_all(

@@ -21,8 +21,8 @@ from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.evaluate import equivariance, probes
+from loev_cli.evaluate.job import DEFAULT_N_CHANGED, Stage, check_names, spread
 from loev_cli.evaluate.job import Event as JudgingEvent
-from loev_cli.evaluate.job import Stage, check_names, spread
 from loev_cli.evaluate.manifest import Column, Manifest, check_files, read_manifests, split
 from loev_cli.evaluate.vectors import Vectors
 from loev_cli.experiments.foreign import read_foreign
@@ -44,7 +44,6 @@ from loev_cli.writers.atomic import write_own
 
 RUNS = "runs"
 PRETRAINING_FILE = "pretraining.csv"
-DEFAULT_N_CHANGED = 16
 Event = JudgingEvent | RunEvent
 
 
