@@ -264,40 +264,17 @@ def _usable(name: str, column: Column) -> NDArray[np.bool_]:
 # ---------------------------------------------------------------- one readout
 
 
-@dataclass(frozen=True)
-class _Design:
-    """Parameters -> weights and bias of the linear readout."""
-
-    parameters: list[Tensor]
-    linear: Callable[[], tuple[Tensor, Tensor]]  # (n, D), (n,)
-
-    @property
-    def penalised(self) -> Tensor:
-        return self.parameters[0]
-
-
-def _free(n_logits: int, dim: int) -> _Design:
-    weight = torch.zeros(n_logits, dim, requires_grad=True)
-    bias = torch.zeros(n_logits, requires_grad=True)
-    return _Design([weight, bias], lambda: (weight, bias))
-
-
-def _tied(n_logits: int, dim: int) -> _Design:
-    n_modes = n_logits // N_PITCH_CLASSES
-    per_class = dim // N_PITCH_CLASSES
-    template = torch.zeros(n_modes, N_PITCH_CLASSES, per_class, requires_grad=True)
-    bias = torch.zeros(n_modes, requires_grad=True)
-
-    def linear() -> tuple[Tensor, Tensor]:
-        return turned(template), bias.repeat_interleave(N_PITCH_CLASSES)
-
-    return _Design([template, bias], linear)
-
-
 def turned(template: Tensor) -> Tensor:
     """Templates (modes, 12, D / 12) -> weights (modes x 12, D), one row per mode and tonic."""
     tonics = [torch.roll(template, tonic, dims=1) for tonic in range(N_PITCH_CLASSES)]
     return torch.stack(tonics, dim=1).flatten(0, 1).flatten(1)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Parameters -> weights (n, D) and bias (n,); a template (modes, 12, D / 12) is tied."""
+    if weight.dim() == 3:
+        return turned(weight), bias.repeat_interleave(N_PITCH_CLASSES)
+    return weight, bias
 
 
 def _fit(
@@ -316,13 +293,14 @@ def _fit(
     prepared = torch.from_numpy(((x - centre) / scale).astype(np.float32))
     targets = torch.from_numpy(_targets(readout, truth[fold.train]))
 
-    designs = {"free": _free(readout.n_logits, x.shape[1])}
-    if name == "key" and x.shape[1] % N_PITCH_CLASSES == 0:
-        designs["tied"] = _tied(readout.n_logits, x.shape[1])
+    n_logits, dim = readout.n_logits, x.shape[1]
+    shapes: dict[str, tuple[int, ...]] = {"free": (n_logits, dim)}
+    if name == "key" and dim % N_PITCH_CLASSES == 0:
+        shapes["tied"] = (n_logits // N_PITCH_CLASSES, N_PITCH_CLASSES, dim // N_PITCH_CLASSES)
     losses: dict[str, float] = {}
     best: tuple[str, float, float, Tensor, Tensor] | None = None
-    for kind, design in designs.items():
-        for strength, weight, bias in _path(design, prepared[fold.train], targets):
+    for kind, shape in shapes.items():
+        for strength, weight, bias in _path(shape, prepared[fold.train], targets):
             logits = (prepared[fold.val] @ weight.T + bias).numpy()
             right = _right(readout, truth[fold.val])
 
@@ -360,11 +338,14 @@ def _fit(
     )
 
 
-def _path(design: _Design, x: Tensor, targets: Tensor) -> Iterator[tuple[float, Tensor, Tensor]]:
-    """(strength, weights, bias) for every strength."""
+def _path(
+    shape: tuple[int, ...], x: Tensor, targets: Tensor
+) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """(strength, weights, bias) for every strength; ``shape`` is that of the parameters."""
+    parameters = [torch.zeros(shape, requires_grad=True), torch.zeros(shape[0], requires_grad=True)]
     for strength in _STRENGTHS:
         optimiser = torch.optim.LBFGS(
-            design.parameters,
+            parameters,
             max_iter=_MAX_ITERATIONS,
             tolerance_change=_LEAST_GAIN,
             line_search_fn="strong_wolfe",
@@ -372,14 +353,14 @@ def _path(design: _Design, x: Tensor, targets: Tensor) -> Iterator[tuple[float, 
 
         def loss(strength: float = strength, optimiser: torch.optim.LBFGS = optimiser) -> float:
             optimiser.zero_grad()
-            weight, bias = design.linear()
+            weight, bias = _linear(*parameters)
             value = F.cross_entropy(x @ weight.T + bias, targets)
-            value = value + strength * design.penalised.square().sum()
+            value = value + strength * parameters[0].square().sum()
             value.backward()  # type: ignore[no-untyped-call]
             return value.item()
 
         optimiser.step(loss)  # type: ignore[no-untyped-call]
-        weight, bias = design.linear()
+        weight, bias = _linear(*parameters)
         yield strength, weight.detach().clone(), bias.detach().clone()
 
 
