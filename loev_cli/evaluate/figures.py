@@ -20,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.manifold import TSNE
 
 from loev_cli.evaluate.equivariance import Response
 from loev_cli.evaluate.manifest import Column
@@ -219,6 +218,8 @@ def flatten(x: NDArray[Any], method: str, *, seed: int = 0) -> NDArray[np.float6
     """Rows (n, D) -> (n, 2), by one of ``MAP_METHODS``. t-SNE of fewer than eight rows is PCA."""
     x = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
     if method == "tsne" and len(x) >= 8:
+        from sklearn.manifold import TSNE  # takes a second to import, and few ask for it
+
         perplexity = min(_PERPLEXITY, (len(x) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
         return np.asarray(tsne.fit_transform(x), np.float64)
