@@ -29,11 +29,11 @@ from loev_cli import audio
 from loev_cli.annotations import Answer, open_annotator
 from loev_cli.bundle import DEFAULT_MODEL, find
 from loev_cli.embed import Request, annotate
-from loev_cli.evaluate import calibration, readouts
-from loev_cli.evaluate.changes import STRETCH_RATE_HZ, STRETCHERS, Stretcher, open_stretcher
+from loev_cli.evaluate import readouts
+from loev_cli.evaluate.equivariance import STRETCH_RATE_HZ, STRETCHERS, Stretcher, open_stretcher
 from loev_cli.evaluate.figures import save_png
 from loev_cli.evaluate.manifest import Manifest, read_manifests
-from loev_cli.evaluate.tasks import ACC1_FACTORS, ACC2_FACTORS, tempo_hits
+from loev_cli.evaluate.probes import ACC1_FACTORS, ACC2_FACTORS, tempo_hits
 from loev_cli.model.encoders.small import PitchBranch, TempoBranch
 from loev_cli.model.readouts import load_readouts
 from loev_cli.music_keys import KEYS, TONICS
@@ -87,7 +87,7 @@ def main() -> None:
                 f"{m} {e.value:.3f} [{e.low:.2f}, {e.high:.2f}]" for m, e in scores.items()
             )
             print(f"{who}: {name}: {line}" + (f", ECE {curve.ece:.3f}" if "ece" in record else ""))
-    save_png(calibration.draw(curves), args.out / "reliability.png")
+    save_png(readouts.draw(curves), args.out / "reliability.png")
     if args.changed:
         results["changed"] = _changed(args.changed, args.model, args.stretcher)
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")

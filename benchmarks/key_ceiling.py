@@ -21,8 +21,8 @@ from sklearn.linear_model import LogisticRegression
 
 from corpus.pop909 import LAST_TRAIN, LAST_VAL, song_folders
 from corpus.songs import MELODIC_TRACKS, KeySpan, Song, key_misfit, read_song
+from loev_cli.evaluate.probes import key_weights
 from loev_cli.evaluate.statistics import Bootstrap
-from loev_cli.evaluate.tasks import key_weights
 
 BASS_BELOW = 52  # MIDI pitch
 LONGEST_NOTE_S = 2.0

@@ -23,7 +23,7 @@ import soundfile
 
 from loev_cli.audio import find, load
 from loev_cli.embed import Request, embed
-from loev_cli.evaluate.changes import STRETCH_RATE_HZ, Rubberband
+from loev_cli.evaluate.equivariance import STRETCH_RATE_HZ, Rubberband
 from loev_cli.search import open_library
 from loev_cli.search.audio_query import FileEmbedder
 from loev_cli.search.library import Subspace, Vectors

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loev_cli.annotations import TempoReadout
-from loev_cli.evaluate.manifest import read_manifests
-from loev_cli.evaluate.splits import split
+from loev_cli.evaluate.manifest import read_manifests, split
+from loev_cli.evaluate.probes import ACC1_FACTORS, ACC2_FACTORS, tempo_hits, tempo_targets
 from loev_cli.evaluate.statistics import Bootstrap
-from loev_cli.evaluate.tasks import ACC1_FACTORS, ACC2_FACTORS, tempo_hits, tempo_targets
 from loev_cli.evaluate.vectors import read_embeddings
 from loev_cli.model.encoders.small import TempoBranch
 

@@ -17,8 +17,12 @@ with needs_extra("loev export", "train"):
     from loev_cli import export
 with needs_extra("loev export --annotate", "eval"):
     from loev_cli.evaluate.manifest import read_manifests
-    from loev_cli.evaluate.readout_card import card_with_readouts
-    from loev_cli.evaluate.readouts import FittedReadout, fit_readouts, vectors_for
+    from loev_cli.evaluate.readouts import (
+        FittedReadout,
+        card_with_readouts,
+        fit_readouts,
+        vectors_for,
+    )
 
 
 def fit_and_write(

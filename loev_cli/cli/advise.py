@@ -250,14 +250,14 @@ def _settings(
 def _say(advice: Advice, html: Path, *, quiet: bool) -> None:
     """The table and the options on stdout, the rest on stderr."""
     from loev_cli.cli._table import table
-    from loev_cli.experiments import advise_words as words
+    from loev_cli.experiments import advise_report as report
 
-    show(table(*words.table(advice.verdicts)), raw=True)
+    show(table(report.HEADER, report.rows(advice.verdicts)), raw=True)
     show("")
     if not quiet:
         for note in advice.notes:
             say(f"note: {note}")
-        for sentence in words.of_conclusion(advice):
+        for sentence in report.conclusion(advice):
             say(sentence)
         say(f"{plural(len(advice.splits.judged), 'track')} evaluated -> {html}")
-    show(words.options(advice))
+    show(report.options(advice))

@@ -1,5 +1,15 @@
 """Distance each subspace moves under audio transformations of known size.
 
+name    size in               made by
+pitch   semitones             an external stretcher
+tempo   log2 of the rate      an external stretcher
+gain    dB                    multiplication
+noise   the music's level     white noise added
+
+The stretcher is not the one used in training, so that the result does not depend on artifacts the
+model may have learned: ``rubberband`` (its finer engine, as a command), or
+Signalsmith Stretch (the package python-stretch) where that is not installed.
+
 sensitivity    distance moved over the mean distance between different tracks: 0 is unmoved, 1 is as
                far as another recording. Rows are subspaces, columns transformations; ideally it is
                large in the subspace of the transformation and 0 elsewhere
@@ -14,13 +24,17 @@ Distances are Euclidean. One excerpt per track, long enough for a window at the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import soundfile
 import soxr
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
@@ -30,16 +44,135 @@ from sklearn.linear_model import Ridge
 from loev_cli import audio
 from loev_cli.api import Model
 from loev_cli.backends.machine import usable_cpus
-from loev_cli.errors import InputError, UsageError
-from loev_cli.evaluate.changes import STRETCH_RATE_HZ, Change, Waveform
-from loev_cli.evaluate.statistics import Bootstrap, Estimate
-from loev_cli.evaluate.tasks import r2
-from loev_cli.evaluate.vectors import Subspaces
+from loev_cli.errors import InputError, LoevError, UsageError, needs_extra
+from loev_cli.evaluate.statistics import Bootstrap, Estimate, r2_of, sensitivity_of
+from loev_cli.evaluate.vectors import Subspaces, stack
 
+Waveform = NDArray[np.float32]
+
+STRETCHERS = ("auto", "rubberband", "signalsmith")
+# Sample rate for the transformations, at least that of the models.
+STRETCH_RATE_HZ = 44100
 _MARGIN = 1.4  # windows of the model in an excerpt; rates go up to 2 ** 0.4 = 1.32
 _N_COMPONENTS = 16
 _N_FOLDS = 5
 _RIDGE_STRENGTHS = (1e4, 1e2, 1e1, 1.0, 0.1)
+
+
+class Stretcher(Protocol):
+    """Changes speed and pitch of audio.
+
+    Attributes:
+        name: for the report.
+    """
+
+    name: str
+
+    def __call__(self, waveform: Waveform, *, rate: float, semitones: float) -> Waveform:
+        """(N,) at ``STRETCH_RATE_HZ`` -> about (N / rate,)."""
+        ...
+
+
+class Rubberband:
+    """The ``rubberband`` command (Breakfast Quay; Debian package rubberband-cli)."""
+
+    name = "rubberband"
+
+    def __call__(self, waveform: Waveform, *, rate: float, semitones: float) -> Waveform:
+        with tempfile.TemporaryDirectory(prefix="loev-") as folder:
+            source, target = Path(folder) / "source.wav", Path(folder) / "target.wav"
+            soundfile.write(source, waveform, STRETCH_RATE_HZ, subtype="FLOAT")
+            command = ["rubberband", "-q", "-3", f"--tempo={rate:.9g}", f"--pitch={semitones:.9g}"]
+            try:
+                subprocess.run([*command, source, target], check=True, capture_output=True)
+                changed, _ = soundfile.read(target, dtype="float32")
+            except (OSError, subprocess.CalledProcessError, soundfile.LibsndfileError) as error:
+                raise LoevError(
+                    f"rubberband failed: {error}", hint="try --stretcher signalsmith"
+                ) from error
+        return np.asarray(changed, np.float32)
+
+
+class Signalsmith:
+    """Signalsmith Stretch, as the package python-stretch binds it (both MIT)."""
+
+    name = "signalsmith"
+
+    def __call__(self, waveform: Waveform, *, rate: float, semitones: float) -> Waveform:
+        from python_stretch import Signalsmith as Library
+
+        stretch = Library.Stretch()
+        stretch.preset(1, STRETCH_RATE_HZ)
+        stretch.setTransposeSemitones(semitones)
+        stretch.timeFactor = rate
+        return np.array(stretch.process(waveform[None]), np.float32).reshape(-1)
+
+
+def open_stretcher(name: str) -> Stretcher:
+    """``auto`` takes rubberband if its command is there.
+
+    Raises:
+        UsageError: an unknown name, or a stretcher that is not installed.
+    """
+    if name not in STRETCHERS:
+        raise UsageError(f"unknown stretcher '{name}'", hint=", ".join(STRETCHERS))
+    has_rubberband = shutil.which("rubberband") is not None
+    if name == "rubberband" and not has_rubberband:
+        raise UsageError(
+            "command 'rubberband' not found",
+            hint="install it (Debian: rubberband-cli), or use --stretcher signalsmith",
+        )
+    if name != "signalsmith" and has_rubberband:
+        return Rubberband()
+    with needs_extra("stretching audio", "eval"):
+        import python_stretch  # noqa: F401  (availability check)
+    return Signalsmith()
+
+
+@dataclass(frozen=True)
+class Change:
+    """One audio transformation.
+
+    Attributes:
+        name: that of the corresponding augmentation.
+        unit: of the sizes.
+        sizes: to apply; 0 is the identity.
+        apply: waveform (N,) at ``STRETCH_RATE_HZ``, size, random numbers -> changed.
+    """
+
+    name: str
+    unit: str
+    sizes: tuple[float, ...]
+    apply: Callable[[Waveform, float, np.random.Generator], Waveform]
+
+
+def changes(stretcher: Stretcher) -> list[Change]:
+    """All transformations, in the order of the report."""
+    return [
+        Change(
+            "pitch",
+            "semitones",
+            (-6, -4, -2, -1, 1, 2, 4, 6),
+            lambda x, size, rng: stretcher(x, rate=1.0, semitones=size),
+        ),
+        Change(
+            "tempo",
+            "log2 of the rate",
+            (-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4),
+            lambda x, size, rng: stretcher(x, rate=2.0**size, semitones=0.0),
+        ),
+        Change(
+            "gain", "dB", (-24, -12, -6, 6), lambda x, size, rng: x * np.float32(10 ** (size / 20))
+        ),
+        Change("noise", "of the music's level", (0.01, 0.03, 0.1, 0.3), _add_noise),
+    ]
+
+
+def _add_noise(waveform: Waveform, size: float, rng: np.random.Generator) -> Waveform:
+    """White noise, ``size`` times as loud as the music on average (0.1: 20 dB below it)."""
+    level = size * float(np.sqrt(np.square(waveform, dtype=np.float64).mean()))
+    noise = rng.standard_normal(len(waveform), dtype=np.float32)
+    return waveform + np.float32(level) * noise
 
 
 @dataclass(frozen=True)
@@ -127,30 +260,6 @@ def embed_changes(
     files: Sequence[Path],
     rows: NDArray[np.int64],
     groups: NDArray[Any],
-    model: Model,
-    changes: Sequence[Change],
-    stretcher: str,
-    *,
-    seed: int = 0,
-    on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
-) -> Changed:
-    """Embed excerpts of ``files`` under every transformation at every size.
-
-    Args:
-        rows, groups: of the files.
-
-    Raises:
-        UsageError: fewer than two files can be used.
-    """
-    return embed_changes_together(
-        files, rows, groups, [model], changes, stretcher, seed=seed, on_track=on_track
-    )[0]
-
-
-def embed_changes_together(
-    files: Sequence[Path],
-    rows: NDArray[np.int64],
-    groups: NDArray[Any],
     models: Sequence[Model],
     changes: Sequence[Change],
     stretcher: str,
@@ -159,9 +268,11 @@ def embed_changes_together(
     on_track: Callable[[int, InputError | None], None] = lambda row, error: None,
     render: Render | None = None,
 ) -> list[Changed]:
-    """The same for several models of one window and rate, which embed the same excerpts.
+    """Embed excerpts of ``files`` under every transformation at every size.
 
     Args:
+        rows, groups: of the files.
+        models: of one window and rate; all embed the same excerpts.
         render: makes an excerpt and its transformed versions; None: :func:`render_excerpt`.
 
     Raises:
@@ -182,7 +293,7 @@ def embed_changes_together(
             rate_hz = model.sample_rate_hz
             plain[e].append(model(made.plain, rate_hz))
             for name, versions in made.changed.items():
-                changed[e][name].append(_stack([model(version, rate_hz) for version in versions]))
+                changed[e][name].append(stack([model(version, rate_hz) for version in versions]))
         kept.append(i)
         on_track(i, None)
     if len(kept) < 2:
@@ -193,8 +304,8 @@ def embed_changes_together(
         Changed(
             rows=rows[kept],
             groups=groups[kept],
-            plain=_stack(plain[e]),
-            changed={name: _stack(tracks) for name, tracks in changed[e].items()},
+            plain=stack(plain[e]),
+            changed={name: stack(tracks) for name, tracks in changed[e].items()},
             sizes={change.name: change.sizes for change in changes},
             units={change.name: change.unit for change in changes},
             stretcher=stretcher,
@@ -234,31 +345,33 @@ def respond(heard: Changed, *, seed: int = 0) -> list[Response]:
 def _response(
     subspace: str, change: str, heard: Changed, bootstrap: Bootstrap, seed: int
 ) -> Response:
-    plain = heard.plain[subspace].astype(np.float64)
-    versions = heard.changed[change][subspace].astype(np.float64)
+    moved, between = distances(heard, subspace, change)
     sizes = heard.sizes[change]
-    moved = np.linalg.norm(versions - plain[:, None], axis=2)  # (n, S)
-    between = cdist(plain, plain)
-    # A track drawn twice by the bootstrap is not a pair of different tracks.
-    other = ~np.eye(len(plain), dtype=bool)
-
-    def relative(distance: NDArray[np.float64]) -> Estimate:
-        def statistic(i: NDArray[np.int64]) -> float:
-            pairs = np.ix_(i, i)
-            apart = between[pairs][other[pairs]]
-            far, near = float(apart.mean()) if len(apart) else 0.0, float(distance[i].mean())
-            return near / far if far > 0 else (0.0 if near == 0 else float("nan"))
-
-        return bootstrap.estimate(statistic)
-
     return Response(
         subspace=subspace,
         change=change,
-        sensitivity=relative(moved.mean(axis=1)),
+        sensitivity=bootstrap.of(sensitivity_of(moved.mean(axis=1), between)),
         monotonicity=bootstrap.mean(monotonicity(np.abs(sizes), moved), chance=0.0),
-        predicted=predict_change(plain, versions, np.array(sizes), heard.groups, seed=seed),
-        curve={size: relative(moved[:, s]) for s, size in enumerate(sizes)},
+        predicted=predict_change(
+            heard.plain[subspace].astype(np.float64),
+            heard.changed[change][subspace].astype(np.float64),
+            np.array(sizes),
+            heard.groups,
+            seed=seed,
+        ),
+        curve={
+            size: bootstrap.of(sensitivity_of(moved[:, s], between)) for s, size in enumerate(sizes)
+        },
     )
+
+
+def distances(
+    heard: Changed, subspace: str, change: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far each of n tracks moves at each size (n, S), and every two tracks are apart (n, n)."""
+    plain = heard.plain[subspace].astype(np.float64)
+    versions = heard.changed[change][subspace].astype(np.float64)
+    return np.linalg.norm(versions - plain[:, None], axis=2), cdist(plain, plain)
 
 
 def monotonicity(sizes: NDArray[Any], moved: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -325,8 +438,7 @@ def predict_change(
             guesses = tell(learned & (fold != g), fold == g, _RIDGE_STRENGTHS)
             errors += [np.square(guess - wanted[fold == g]).sum() for guess in guesses]
         (told[~learned],) = tell(learned, ~learned, [_RIDGE_STRENGTHS[errors.argmin()]])
-    bootstrap = Bootstrap(groups, seed=seed)
-    return bootstrap.estimate(lambda i: r2(wanted[i].ravel(), told[i].ravel()), chance=0.0)
+    return Bootstrap(groups, seed=seed).of(r2_of(wanted, told), chance=0.0)
 
 
 def _pair_reader(
@@ -356,7 +468,7 @@ def _versions(waveform: Waveform, change: Change, seed: tuple[int, int]) -> list
     """One per size, computed in parallel: the stretcher is slower than the model."""
     with ThreadPoolExecutor(usable_cpus()) as threads:
         making = [
-            threads.submit(change, waveform, size, np.random.default_rng([*seed, s]))
+            threads.submit(change.apply, waveform, size, np.random.default_rng([*seed, s]))
             for s, size in enumerate(change.sizes)
         ]
         return [made.result() for made in making]
@@ -365,13 +477,3 @@ def _versions(waveform: Waveform, change: Change, seed: tuple[int, int]) -> list
 def _resampled(waveform: Waveform, model: Model) -> Waveform:
     resampled = soxr.resample(waveform, STRETCH_RATE_HZ, model.sample_rate_hz, quality="HQ")
     return np.asarray(resampled, np.float32)
-
-
-def _stack(rows: Sequence[Mapping[str, NDArray[np.float32]]]) -> Subspaces:
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def matrix(responses: Sequence[Response]) -> Iterator[tuple[str, dict[str, Estimate]]]:
-    """(subspace, change -> sensitivity), in order."""
-    for subspace, of in itertools.groupby(responses, key=lambda r: r.subspace):
-        yield subspace, {r.change: r.sensitivity for r in of}

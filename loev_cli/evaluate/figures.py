@@ -22,15 +22,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from loev_cli.evaluate.equivariance import Response
-from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.manifest import Column
 from loev_cli.evaluate.probes import ProbeResult
 from loev_cli.evaluate.statistics import Estimate
 from loev_cli.music_keys import KEYS, fifths
+
+Labeled = tuple[Figure, str]  # a figure and its caption
 
 COLOURS = ("#3b82c4", "#d9822b", "#2f9e76", "#a06cd5", "#cf4a6b", "#8a8f3a", "#5aa7b5")
 _FIFTHS = np.array([fifths(key) for key in range(len(KEYS))])
 _INK = "#1a2b3d"  # dark on paper; replaced by the page's text color
 _MOST_DOTS = 2000
+MAP_METHODS = ("pca", "tsne")
+_PERPLEXITY = 30.0
 _WIDTH = 4.9  # inches; a phone shows it without shrinking the text much
 _MOST_WITH_INTERVALS = 5  # columns of a heat map
 _STYLE: Any = {
@@ -85,9 +89,7 @@ def colour_of(names: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
-def heat_map(
-    rows: Mapping[str, Mapping[str, Estimate | None]], *, label: str, top: float = 1.0
-) -> Figure:
+def heat_map(rows: Mapping[str, Mapping[str, Estimate | None]], *, label: str) -> Figure:
     """A cell per row and column with its value and interval; an empty one where None.
 
     With many columns the intervals are omitted; the report has them in a table.
@@ -98,7 +100,7 @@ def heat_map(
     )
     figure = Figure(figsize=(_WIDTH, 1.0 + 0.55 * len(names)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, vmin=0, vmax=top, aspect="auto")
+    image = axes.imshow(values, vmin=0, vmax=1, aspect="auto")
     is_crowded = len(columns) > _MOST_WITH_INTERVALS
     axes.set_xticks(range(len(columns)), columns)
     for tick in axes.get_xticklabels() if is_crowded else []:
@@ -112,7 +114,7 @@ def heat_map(
             if estimate is None:
                 continue
             # Contrast with the cell, independent of the page.
-            ink = "#ffffff" if np.nan_to_num(estimate.value) < 0.6 * top else "#000000"
+            ink = "#ffffff" if np.nan_to_num(estimate.value) < 0.6 else "#000000"
             up = 0.0 if is_crowded else 0.14
             axes.text(j, i - up, _short(estimate.value), ha="center", va="center", color=ink)
             if is_crowded:
@@ -212,6 +214,20 @@ def _passes_zero(response: Response) -> bool:
     return min(response.curve) < 0 < max(response.curve)
 
 
+def flatten(x: NDArray[Any], method: str, *, seed: int = 0) -> NDArray[np.float64]:
+    """Rows (n, D) -> (n, 2), by one of ``MAP_METHODS``. t-SNE of fewer than eight rows is PCA."""
+    x = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    if method == "tsne" and len(x) >= 8:
+        from sklearn.manifold import TSNE  # takes a second to import, and few ask for it
+
+        perplexity = min(_PERPLEXITY, (len(x) - 1) / 3)
+        tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+        return np.asarray(tsne.fit_transform(x), np.float64)
+    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    places = (u * s)[:, :2]
+    return np.hstack([places, np.zeros((len(x), 2 - places.shape[1]))])
+
+
 def subspace_map(
     places: NDArray[np.float64], columns: Sequence[Column], rows: NDArray[np.int64]
 ) -> Figure:
@@ -264,7 +280,7 @@ def key_confusion(probe: ProbeResult) -> Figure:
     order = np.lexsort((_FIFTHS, keys >= 12))
     place = np.argsort(order)
     counts = np.zeros((24, 24))
-    np.add.at(counts, (place[probe.truth], place[probe.output]), 1)
+    np.add.at(counts, (place[probe.read.truth], place[probe.read.output]), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -273,9 +289,8 @@ def key_confusion(probe: ProbeResult) -> Figure:
     axes.set_xticks(range(24), names, fontsize=6.5, rotation=90)
     axes.set_yticks(range(24), names, fontsize=6.5)
     axes.tick_params(length=0)
-    for at in (11.5,):
-        axes.axhline(at, color="white", lw=0.8)
-        axes.axvline(at, color="white", lw=0.8)
+    axes.axhline(11.5, color="white", lw=0.8)
+    axes.axvline(11.5, color="white", lw=0.8)
     axes.set_ylabel("true key")
     axes.set_xlabel("predicted key")
     bar = figure.colorbar(
@@ -287,8 +302,8 @@ def key_confusion(probe: ProbeResult) -> Figure:
 
 def key_errors(probe: ProbeResult) -> Figure:
     """Shares of predictions by steps on the circle of fifths from the true key."""
-    steps = (_FIFTHS[probe.output] - _FIFTHS[probe.truth]) % 12
-    same = (probe.output >= 12) == (probe.truth >= 12)
+    steps = (_FIFTHS[probe.read.output] - _FIFTHS[probe.read.truth]) % 12
+    same = (probe.read.output >= 12) == (probe.read.truth >= 12)
     figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
     axes = figure.subplots(subplot_kw={"projection": "polar"})
     shares = [np.bincount(steps[mode], minlength=12) / len(steps) for mode in (same, ~same)]

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 from sklearn.linear_model import Ridge
 
-from loev_cli.evaluate.splits import Fold
-from loev_cli.evaluate.statistics import Bootstrap, Estimate, jackknife
+from loev_cli.evaluate.manifest import Fold
+from loev_cli.evaluate.statistics import Bootstrap, Estimate, jackknife, share
 from loev_cli.evaluate.vectors import Vectors
 
 _RIDGE_STRENGTHS = (1e5, 1e4, 1e3, 1e2, 1e1)
@@ -41,15 +41,6 @@ class Shape:
     uniformity: Estimate
     alignment: Estimate | None
 
-    def record(self) -> dict[str, Any]:
-        return {
-            "subspace": self.subspace,
-            "dim": self.dim,
-            "effective_rank": self.effective_rank.as_dict(),
-            "uniformity": self.uniformity.as_dict(),
-            "alignment": self.alignment.as_dict() if self.alignment else None,
-        }
-
 
 @dataclass(frozen=True)
 class Leak:
@@ -59,14 +50,6 @@ class Leak:
     target: str
     cka: Estimate
     cross_r2: Estimate
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "source": self.source,
-            "target": self.target,
-            "cka": self.cka.as_dict(),
-            "cross_r2": self.cross_r2.as_dict(),
-        }
 
 
 def shapes(
@@ -140,8 +123,8 @@ def effective_rank(x: NDArray[Any]) -> float:
     total = values.sum()
     if total <= 1e-9 * max(1.0, float(np.abs(x).sum())):
         return 0.0
-    share = values[values > 0] / total
-    return float(np.exp(-(share * np.log(share)).sum()))
+    p = values[values > 0] / total
+    return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def linear_cka(x: NDArray[Any], y: NDArray[Any]) -> float:
@@ -192,12 +175,7 @@ def cross_r2(
         totals.append(np.square(truth - truth.mean(axis=0)).sum(axis=1))
     error, total = np.concatenate(errors), np.concatenate(totals)
     bootstrap = Bootstrap(groups[np.concatenate(rows)], seed=seed)
-
-    def share(i: NDArray[np.int64]) -> float:
-        whole = float(total[i].sum())
-        return 1 - float(error[i].sum()) / whole if whole > 0 else float("nan")
-
-    return bootstrap.estimate(share, chance=0.0)
+    return bootstrap.of(lambda drawn: 1 - share(drawn @ error, drawn @ total), chance=0.0)
 
 
 def _standardised(x: NDArray[np.float32], train: NDArray[np.int64]) -> NDArray[np.float64]:

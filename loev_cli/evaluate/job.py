@@ -1,22 +1,28 @@
-"""An evaluation request: checked before any work, then run."""
+"""An evaluation request: checked before any work, then run; and its results."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from loev_cli import __version__
 from loev_cli import bundle as bundles
 from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.errors import InputError, UsageError, did_you_mean
-from loev_cli.evaluate import changes, equivariance, geometry, maps, probes, retrieval
-from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
-from loev_cli.evaluate.results import Results
-from loev_cli.evaluate.splits import Splits, split
+from loev_cli.evaluate import equivariance, figures, geometry, probes, retrieval
+from loev_cli.evaluate.equivariance import Changed, Response
+from loev_cli.evaluate.geometry import Leak, Shape
+from loev_cli.evaluate.manifest import Column, Manifest, Splits, check_files, read_manifests, split
+from loev_cli.evaluate.probes import ProbeResult
+from loev_cli.evaluate.retrieval import RetrievalResult
+from loev_cli.evaluate.statistics import record
 from loev_cli.evaluate.vectors import (
     Vectors,
     embed_manifest,
@@ -27,6 +33,7 @@ from loev_cli.writers import is_made_by, read_meta
 
 PARTS = ("probes", "equivariance", "retrieval", "geometry")
 DEFAULT_N_CHANGED = 16
+FORMAT_VERSION = 1
 # Comparing all pairs of tracks takes quadratic time.
 _MOST_COMPARED = 3000
 
@@ -83,6 +90,95 @@ class Skipped:
 Event = Stage | Skipped
 
 
+@dataclass
+class Results:
+    """Data, settings and results; parts that were not requested are empty.
+
+    Attributes:
+        command: the command line to reproduce it.
+        created: UTC, ISO 8601.
+        settings: other settings that affect the results.
+        skipped: files that failed, one line each.
+        notes: remarks on the data.
+        map_method: one of ``figures.MAP_METHODS``.
+    """
+
+    command: str
+    created: str
+    manifest: Manifest
+    columns: Sequence[Column]
+    splits: Splits
+    vectors: Vectors
+    settings: dict[str, Any]
+    skipped: Sequence[str]
+    notes: Sequence[str]
+    map_method: str
+    probes: Sequence[ProbeResult] = ()
+    heard: Changed | None = None
+    responses: Sequence[Response] = ()
+    retrieval: list[RetrievalResult] = field(default_factory=list)
+    shapes: Sequence[Shape] = ()
+    leaks: Sequence[Leak] = ()
+
+    @property
+    def n_groups(self) -> int:
+        return len(np.unique(self.manifest.groups))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``results.json``; undefined values are null."""
+        heard = self.heard
+        document = {
+            "format_version": FORMAT_VERSION,
+            "command": self.command,
+            "created": self.created,
+            "loev_version": __version__,
+            "model": self.vectors.model,
+            "data": {
+                "n_tracks": len(self.manifest),
+                "n_groups": self.n_groups,
+                "n_judged": len(self.splits.judged),
+                "split": self.splits.description,
+                "labels": {
+                    column.name: {
+                        "kind": column.kind,
+                        "n_known": int(column.known.sum()),
+                        "classes": list(column.classes),
+                    }
+                    for column in self.columns
+                },
+            },
+            "settings": self.settings,
+            "interval": "95 %, over groups of tracks",
+            "skipped": list(self.skipped),
+            "notes": list(self.notes),
+            "probes": [each for probe in self.probes for each in probe.records()],
+            "equivariance": {
+                "stretcher": heard.stretcher if heard else None,
+                "tracks": [self.manifest.paths[i] for i in heard.rows] if heard else [],
+                "responses": [r.record(heard.units[r.change]) for r in self.responses]
+                if heard
+                else [],
+            },
+            "retrieval": [each for result in self.retrieval for each in result.records()],
+            "geometry": {
+                "subspaces": [record(shape) for shape in self.shapes],
+                "between": [record(leak) for leak in self.leaks],
+            },
+        }
+        return dict(plain(document))
+
+
+def plain(value: Any) -> Any:
+    """JSON-compatible: NumPy scalars as Python numbers, NaN and infinity as null."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: None) -> Results:
     """Run the request.
 
@@ -91,30 +187,37 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
     """
     check_names("part", request.parts, PARTS)
     check_names("probe", request.probes, probes.PROBES)
-    check_names("map", [request.map_method], maps.METHODS)
+    check_names("map", [request.map_method], figures.MAP_METHODS)
     manifest = read_manifests(request.data)
     columns, notes = manifest.columns(request.labels, needed="probes" in request.parts)
-    check_folds = split(manifest, n_folds=request.n_folds, seed=request.seed).folds
+    folds = split(manifest, n_folds=request.n_folds, seed=request.seed).folds
     if "probes" in request.parts:
         for column in columns:
-            probes.check_folds(column, check_folds)
+            probes.check_folds(column, folds)
     stretcher = (
-        changes.open_stretcher(request.stretcher) if "equivariance" in request.parts else None
+        equivariance.open_stretcher(request.stretcher) if "equivariance" in request.parts else None
     )
     model = _open_model(request)
     if model is not None:
         check_files(manifest)
-
     skipped: list[str] = []
 
-    def skip(message: str) -> None:
-        skipped.append(message)
-        on_event(Skipped(message))
+    def tell(event: Event) -> None:
+        if isinstance(event, Skipped):
+            skipped.append(event.message)
+        on_event(event)
 
-    manifest, vectors = _vectors(request, manifest, model, skip, on_event)
+    if request.embeddings:
+        vectors = read_embeddings(manifest, request.embeddings)
+    else:
+        assert model is not None
+        vectors, rows = embed_manifest(
+            manifest, model, on_track=track_events("embedding", len(manifest), tell)
+        )
+        manifest = manifest.select(rows.tolist())
     columns = [manifest.column(column.name, column.kind) for column in columns]
     splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
-    together = with_concatenation(vectors.subspaces)
+    notes += splits.notes
     results = Results(
         command=request.command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -128,52 +231,82 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
             "n_folds": len(splits.folds),
         },
         skipped=skipped,
-        notes=[*notes, *splits.notes],
+        notes=notes,
         map_method=request.map_method,
-        maps={
-            name: maps.flatten(x[splits.judged], request.map_method, seed=request.seed)
-            for name, x in vectors.subspaces.items()
-        },
     )
+    together = with_concatenation(vectors.subspaces)
     if "probes" in request.parts:
-        results = replace(results, probes=_probe(request, results, on_event))
+        n_probes = len(together) * len(columns) * len(request.probes)
+        results.probes = probes.probe_all(
+            together,
+            columns,
+            splits.folds,
+            manifest.groups,
+            probes=request.probes,
+            seed=request.seed,
+            on_done=lambda done: tell(Stage("probes", done, n_probes)),
+        )
     if stretcher is not None and model is None:
-        reason = "equivariance skipped: pass --model together with --embeddings"
-        results = replace(results, notes=[*results.notes, reason])
+        notes.append("equivariance skipped: pass --model together with --embeddings")
     elif stretcher is not None and model is not None:
-        results = _embed_changes(request, results, model, stretcher, skip, on_event)
+        rows = spread(splits, manifest, request.n_changed, request.seed)
+        (heard,) = equivariance.embed_changes(
+            [manifest.files[i] for i in rows],
+            rows,
+            manifest.groups[rows],
+            [model],
+            equivariance.changes(stretcher),
+            stretcher.name,
+            seed=request.seed,
+            on_track=track_events("changes", len(rows), tell),
+        )
+        results.heard = heard
+        results.responses = equivariance.respond(heard, seed=request.seed)
     compared = splits.judged
     if len(compared) > _MOST_COMPARED:
         drawn = np.random.default_rng(request.seed).permutation(compared)[:_MOST_COMPARED]
         compared = np.sort(drawn)
-        note = f"retrieval and geometry use {_MOST_COMPARED} randomly drawn tracks"
-        results = replace(results, notes=[*results.notes, note])
+        notes.append(f"retrieval and geometry use {_MOST_COMPARED} randomly drawn tracks")
     if "retrieval" in request.parts:
-        on_event(Stage("retrieval", 0, 1))
-        found = retrieval.by_label(together, columns, compared, manifest.groups, seed=request.seed)
-        if results.heard is not None:
-            found += retrieval.under_change(vectors.subspaces, results.heard, seed=request.seed)
-        results = replace(results, retrieval=found)
-        on_event(Stage("retrieval", 1, 1))
-    if "geometry" in request.parts:
-        on_event(Stage("geometry", 0, 1))
-        results = replace(
-            results,
-            shapes=geometry.shapes(vectors, compared, manifest.groups, seed=request.seed),
-            leaks=geometry.leaks(
-                vectors.subspaces, splits.folds, compared, manifest.groups, seed=request.seed
-            ),
+        tell(Stage("retrieval", 0, 1))
+        results.retrieval = retrieval.by_label(
+            together, columns, compared, manifest.groups, seed=request.seed
         )
-        on_event(Stage("geometry", 1, 1))
+        if results.heard is not None:
+            results.retrieval += retrieval.under_change(
+                vectors.subspaces, results.heard, seed=request.seed
+            )
+        tell(Stage("retrieval", 1, 1))
+    if "geometry" in request.parts:
+        tell(Stage("geometry", 0, 1))
+        results.shapes = geometry.shapes(vectors, compared, manifest.groups, seed=request.seed)
+        results.leaks = geometry.leaks(
+            vectors.subspaces, splits.folds, compared, manifest.groups, seed=request.seed
+        )
+        tell(Stage("geometry", 1, 1))
     return results
 
 
 def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Raises UsageError for a name that is not among ``known``."""
     for name in names:
         if name not in known:
             raise UsageError(
                 f"unknown {what} '{name}'", hint=f"{did_you_mean(name, known)}{', '.join(known)}"
             )
+
+
+def track_events(
+    stage: str, n: int, tell: Callable[[Event], None]
+) -> Callable[[int, InputError | None], None]:
+    """A callback for each of ``n`` tracks: its index, and the error if it cannot be used."""
+
+    def on_track(i: int, error: InputError | None) -> None:
+        if error is not None:
+            tell(Skipped(error.message))
+        tell(Stage(stage, i + 1, n))
+
+    return on_track
 
 
 def _open_model(request: Request) -> Model | None:
@@ -199,82 +332,6 @@ def _open_model(request: Request) -> Model | None:
         subspaces=subspaces,
     )
     return Model(encoder)
-
-
-def _vectors(
-    request: Request,
-    manifest: Manifest,
-    model: Model | None,
-    skip: Callable[[str], None],
-    on_event: Callable[[Event], None],
-) -> tuple[Manifest, Vectors]:
-    """The vectors, and the manifest without the tracks that could not be embedded."""
-    if request.embeddings:
-        return manifest, read_embeddings(manifest, request.embeddings)
-    if model is None:
-        raise UsageError("no model or embeddings given", hint="pass --model or --embeddings")
-    n = len(manifest)
-
-    def on_track(row: int, error: InputError | None) -> None:
-        if error is not None:
-            skip(error.message)
-        on_event(Stage("embedding", row + 1, n))
-
-    vectors, rows = embed_manifest(manifest, model, on_track=on_track)
-    return manifest.select(rows.tolist()), vectors
-
-
-def _probe(
-    request: Request, results: Results, on_event: Callable[[Event], None]
-) -> list[probes.ProbeResult]:
-    together = with_concatenation(results.vectors.subspaces)
-    n = len(together) * len(results.columns) * len(request.probes)
-    done = 0
-
-    def on_done(result: probes.ProbeResult) -> None:
-        nonlocal done
-        done += 1
-        on_event(Stage("probes", done, n))
-
-    return probes.probe_all(
-        together,
-        results.columns,
-        results.splits.folds,
-        results.manifest.groups,
-        probes=request.probes,
-        seed=request.seed,
-        on_done=on_done,
-    )
-
-
-def _embed_changes(
-    request: Request,
-    results: Results,
-    model: Model,
-    stretcher: changes.Stretcher,
-    skip: Callable[[str], None],
-    on_event: Callable[[Event], None],
-) -> Results:
-    """Results with the responses to transformations of some test tracks, spread over groups."""
-    rows = spread(results.splits, results.manifest, request.n_changed, request.seed)
-    n = len(rows)
-
-    def on_track(i: int, error: InputError | None) -> None:
-        if error is not None:
-            skip(error.message)
-        on_event(Stage("changes", i + 1, n))
-
-    heard = equivariance.embed_changes(
-        [results.manifest.files[i] for i in rows],
-        rows,
-        results.manifest.groups[rows],
-        model,
-        changes.changes(stretcher),
-        stretcher.name,
-        seed=request.seed,
-        on_track=on_track,
-    )
-    return replace(results, heard=heard, responses=equivariance.respond(heard, seed=request.seed))
 
 
 def spread(splits: Splits, manifest: Manifest, n: int, seed: int) -> np.ndarray:

@@ -12,11 +12,19 @@ which gives twelve times the examples and makes the key follow a transposition:
 
 If D is a multiple of 12, both the tied and the free readout are fitted, and the better one is kept.
 Tempo targets are Gaussian soft labels with a width of 2 %.
+
+reliability curve   accuracy against mean confidence, for predictions binned by confidence
+                    (Niculescu-Mizil & Caruana, ICML 2005)
+ECE                 mean absolute difference of the two, weighted by bin size (Naeini et al., AAAI
+                    2015)
+temperature         divisor of the logits that minimizes the log loss on held-out data (Guo et al.,
+                    ICML 2017)
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +32,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,12 +50,10 @@ from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import Bundle
 from loev_cli.errors import InputError, UsageError
-from loev_cli.evaluate.calibration import Reliability, best_temperature, reliability
-from loev_cli.evaluate.labels import Column
-from loev_cli.evaluate.manifest import Manifest, check_files
-from loev_cli.evaluate.splits import Fold, split
-from loev_cli.evaluate.statistics import Bootstrap, Estimate
-from loev_cli.evaluate.tasks import (
+from loev_cli.evaluate.figures import COLOURS, style
+from loev_cli.evaluate.manifest import Column, Fold, Manifest, check_files, split
+from loev_cli.evaluate.page import render
+from loev_cli.evaluate.probes import (
     ACC1_FACTORS,
     ACC2_FACTORS,
     TEMPO_SPREAD,
@@ -53,9 +61,101 @@ from loev_cli.evaluate.tasks import (
     tempo_hits,
     tempo_targets,
 )
+from loev_cli.evaluate.statistics import Bootstrap, Estimate
 from loev_cli.evaluate.vectors import Subspaces, embed_manifest, read_embeddings
 from loev_cli.model.names import GLOBAL
 from loev_cli.music_keys import KEYS, N_PITCH_CLASSES
+
+N_BINS = 10
+_WIDTH = 4.9  # inches
+_MAX_LOG_TEMPERATURE = 3.0
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A reliability curve; empty bins are left out.
+
+    Attributes:
+        low: (k,) lower edge of each bin, of width 1 / ``N_BINS``.
+        counts: (k,) predictions per bin.
+        confidence: (k,) mean confidence.
+        right: (k,) accuracy.
+    """
+
+    low: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    right: NDArray[np.float64]
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error, 0 to 1."""
+        return float(np.average(np.abs(self.confidence - self.right), weights=self.counts))
+
+    def records(self) -> list[dict[str, Any]]:
+        """For JSON, a record per bin."""
+        return [
+            {
+                "from": round(float(low), 6),
+                "n": int(n),
+                "confidence": round(float(confidence), 4),
+                "right": round(float(right), 4),
+            }
+            for low, n, confidence, right in zip(
+                self.low, self.counts, self.confidence, self.right, strict=True
+            )
+        ]
+
+
+def reliability(confidence: NDArray[Any], right: NDArray[np.bool_]) -> Reliability:
+    """The curve of n predictions: confidences (n,), 0 to 1, and correctness (n,)."""
+    bin_of = np.minimum((np.asarray(confidence, np.float64) * N_BINS).astype(np.int64), N_BINS - 1)
+    counts = np.bincount(bin_of, minlength=N_BINS)
+    filled = counts > 0
+
+    def mean(values: NDArray[Any]) -> NDArray[np.float64]:
+        sums = np.bincount(bin_of, weights=values, minlength=N_BINS)
+        return np.asarray(sums[filled] / counts[filled])
+
+    return Reliability(
+        low=np.arange(N_BINS)[filled] / N_BINS,
+        counts=counts[filled],
+        confidence=mean(np.asarray(confidence, np.float64)),
+        right=mean(right.astype(np.float64)),
+    )
+
+
+def best_temperature(log_loss: Callable[[float], float]) -> tuple[float, float]:
+    """The temperature that minimizes ``log_loss``, and that loss."""
+    found = minimize_scalar(
+        lambda log_temperature: log_loss(math.exp(log_temperature)),
+        bounds=(-_MAX_LOG_TEMPERATURE, _MAX_LOG_TEMPERATURE),
+        method="bounded",
+    )
+    return math.exp(float(found.x)), float(found.fun)
+
+
+def draw(curves: Mapping[str, Reliability]) -> Figure:
+    """Reliability curves side by side, name -> curve, each above its histogram."""
+    with style():
+        figure = Figure(figsize=(_WIDTH, 3.0), layout="constrained")
+        axes = figure.subplots(
+            2, len(curves), squeeze=False, sharex=True, height_ratios=(3, 1), sharey="row"
+        )
+        for (name, curve), (top, bottom), colour in zip(
+            curves.items(), axes.T, COLOURS, strict=False
+        ):
+            top.plot([0, 1], [0, 1], linestyle=":", color="0.6", linewidth=1)
+            top.plot(curve.confidence, curve.right, marker="o", color=colour, markersize=4)
+            top.set_title(f"{name}: ECE {curve.ece:.3f}")
+            top.set_xlim(0, 1)
+            top.set_ylim(0, 1.02)
+            bottom.bar(curve.low + 0.5 / N_BINS, curve.counts, width=0.9 / N_BINS, color=colour)
+            bottom.set_xlabel("confidence")
+        axes[0, 0].set_ylabel("accuracy")
+        axes[1, 0].set_ylabel("predictions")
+    return figure
+
 
 # Readout -> its subspace; a model without it uses the global one.
 _SUBSPACE = {"key": "pitch", "tempo": "tempo"}
@@ -164,40 +264,17 @@ def _usable(name: str, column: Column) -> NDArray[np.bool_]:
 # ---------------------------------------------------------------- one readout
 
 
-@dataclass(frozen=True)
-class _Design:
-    """Parameters -> weights and bias of the linear readout."""
-
-    parameters: list[Tensor]
-    linear: Callable[[], tuple[Tensor, Tensor]]  # (n, D), (n,)
-
-    @property
-    def penalised(self) -> Tensor:
-        return self.parameters[0]
-
-
-def _free(n_logits: int, dim: int) -> _Design:
-    weight = torch.zeros(n_logits, dim, requires_grad=True)
-    bias = torch.zeros(n_logits, requires_grad=True)
-    return _Design([weight, bias], lambda: (weight, bias))
-
-
-def _tied(n_logits: int, dim: int) -> _Design:
-    n_modes = n_logits // N_PITCH_CLASSES
-    per_class = dim // N_PITCH_CLASSES
-    template = torch.zeros(n_modes, N_PITCH_CLASSES, per_class, requires_grad=True)
-    bias = torch.zeros(n_modes, requires_grad=True)
-
-    def linear() -> tuple[Tensor, Tensor]:
-        return turned(template), bias.repeat_interleave(N_PITCH_CLASSES)
-
-    return _Design([template, bias], linear)
-
-
 def turned(template: Tensor) -> Tensor:
     """Templates (modes, 12, D / 12) -> weights (modes x 12, D), one row per mode and tonic."""
     tonics = [torch.roll(template, tonic, dims=1) for tonic in range(N_PITCH_CLASSES)]
     return torch.stack(tonics, dim=1).flatten(0, 1).flatten(1)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Parameters -> weights (n, D) and bias (n,); a template (modes, 12, D / 12) is tied."""
+    if weight.dim() == 3:
+        return turned(weight), bias.repeat_interleave(N_PITCH_CLASSES)
+    return weight, bias
 
 
 def _fit(
@@ -216,13 +293,14 @@ def _fit(
     prepared = torch.from_numpy(((x - centre) / scale).astype(np.float32))
     targets = torch.from_numpy(_targets(readout, truth[fold.train]))
 
-    designs = {"free": _free(readout.n_logits, x.shape[1])}
-    if name == "key" and x.shape[1] % N_PITCH_CLASSES == 0:
-        designs["tied"] = _tied(readout.n_logits, x.shape[1])
+    n_logits, dim = readout.n_logits, x.shape[1]
+    shapes: dict[str, tuple[int, ...]] = {"free": (n_logits, dim)}
+    if name == "key" and dim % N_PITCH_CLASSES == 0:
+        shapes["tied"] = (n_logits // N_PITCH_CLASSES, N_PITCH_CLASSES, dim // N_PITCH_CLASSES)
     losses: dict[str, float] = {}
     best: tuple[str, float, float, Tensor, Tensor] | None = None
-    for kind, design in designs.items():
-        for strength, weight, bias in _path(design, prepared[fold.train], targets):
+    for kind, shape in shapes.items():
+        for strength, weight, bias in _path(shape, prepared[fold.train], targets):
             logits = (prepared[fold.val] @ weight.T + bias).numpy()
             right = _right(readout, truth[fold.val])
 
@@ -260,11 +338,14 @@ def _fit(
     )
 
 
-def _path(design: _Design, x: Tensor, targets: Tensor) -> Iterator[tuple[float, Tensor, Tensor]]:
-    """(strength, weights, bias) for every strength."""
+def _path(
+    shape: tuple[int, ...], x: Tensor, targets: Tensor
+) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """(strength, weights, bias) for every strength; ``shape`` is that of the parameters."""
+    parameters = [torch.zeros(shape, requires_grad=True), torch.zeros(shape[0], requires_grad=True)]
     for strength in _STRENGTHS:
         optimiser = torch.optim.LBFGS(
-            design.parameters,
+            parameters,
             max_iter=_MAX_ITERATIONS,
             tolerance_change=_LEAST_GAIN,
             line_search_fn="strong_wolfe",
@@ -272,14 +353,14 @@ def _path(design: _Design, x: Tensor, targets: Tensor) -> Iterator[tuple[float, 
 
         def loss(strength: float = strength, optimiser: torch.optim.LBFGS = optimiser) -> float:
             optimiser.zero_grad()
-            weight, bias = design.linear()
+            weight, bias = _linear(*parameters)
             value = F.cross_entropy(x @ weight.T + bias, targets)
-            value = value + strength * design.penalised.square().sum()
+            value = value + strength * parameters[0].square().sum()
             value.backward()  # type: ignore[no-untyped-call]
             return value.item()
 
         optimiser.step(loss)  # type: ignore[no-untyped-call]
-        weight, bias = design.linear()
+        weight, bias = _linear(*parameters)
         yield strength, weight.detach().clone(), bias.detach().clone()
 
 
@@ -373,3 +454,24 @@ def vectors_for(
     check_files(manifest)
     vectors, rows = embed_manifest(manifest, Model(open_encoder(bundle)), on_track=on_track)
     return manifest.select(rows), vectors.subspaces
+
+
+TITLE = "Annotations"
+
+
+def card_with_readouts(card: str, fitted: Sequence[FittedReadout], *, data: str) -> str:
+    """The card with the section ``## Annotations``: replaces an earlier one, or is inserted before
+    ``## Limits``, or at the end.
+
+    Args:
+        data: description of the manifests.
+    """
+    section = render("annotations.md.j2", "md", fitted=fitted, data=data).rstrip() + "\n\n"
+    earlier = re.compile(rf"^## {TITLE}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+    if earlier.search(card):
+        new = earlier.sub(lambda _: section, card)
+    else:
+        at = re.search(r"^## Limits$", card, re.MULTILINE)
+        where = at.start() if at else len(card)
+        new = f"{card[:where].rstrip()}\n\n{section}{card[where:]}"
+    return new.rstrip() + "\n"

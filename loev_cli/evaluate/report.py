@@ -2,232 +2,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
 from pathlib import Path
+from typing import Any
 
-from matplotlib.figure import Figure
+import numpy as np
 
-from loev_cli.evaluate import equivariance, figures, words
-from loev_cli.evaluate.page import HTML_FILE, Page, check_out, document, write_report
-from loev_cli.evaluate.probes import ProbeResult
-from loev_cli.evaluate.results import Results
+from loev_cli.evaluate import figures
+from loev_cli.evaluate.figures import Labeled
+from loev_cli.evaluate.job import Results
+from loev_cli.evaluate.page import HTML_FILE, check_out, write_report
+from loev_cli.evaluate.probes import TASKS
 from loev_cli.evaluate.statistics import Estimate
-from loev_cli.evaluate.tasks import TASKS
 
-__all__ = ["HTML_FILE", "check_out", "draw", "page_of", "write"]
+__all__ = ["HTML_FILE", "check_out", "write"]
 
-_MOST_SENTENCES_OF_SKIPPED = 20
+_Figures = dict[str, Labeled]
 
 
 def write(results: Results, out: Path) -> None:
     """Write the report into folder ``out``; see :func:`loev_cli.evaluate.page.write_report`."""
+    judged = results.splits.judged
+    dims = results.vectors.model["subspaces"]
     with figures.style():
-        page = draw(results)
-        html = page_of(results, page)
-        write_report(out, html=html, results=results.as_dict(), drawn=page.drawn)
+        write_report(
+            out,
+            "evaluate.j2",
+            results.as_dict(),
+            {
+                "probes": _probes(results),
+                "equivariance": _equivariance(results),
+                "retrieval": _retrieval(results),
+                "maps": _maps(results),
+                "geometry": _geometry(results),
+            },
+            r=results,
+            subspaces=", ".join(f"{name} ({dim})" for name, dim in dims.items()),
+            n_groups=len(np.unique(results.manifest.groups[judged])),
+            probed_subspaces=list(dict.fromkeys(p.subspace for p in results.probes)),
+            best_probes=_best_probes(results),
+        )
 
 
-def draw(results: Results) -> Page:
-    """All sections for which there are results."""
-    page = Page()
-    page.sentences(words.of_data(results))
-    if results.probes:
-        _probes(page, results)
-    if results.responses:
-        _equivariance(page, results)
-    if results.retrieval:
-        _retrieval(page, results)
-    if results.maps:
-        _maps(page, results)
-    if results.shapes:
-        _geometry(page, results)
-    if results.skipped:
-        page.heading("Skipped files")
-        page.sentences(results.skipped[:_MOST_SENTENCES_OF_SKIPPED])
-    return page
+def _best_probes(results: Results) -> list[tuple[str, str, list[str]]]:
+    """Label, metric, and the first probe's score in every subspace."""
+    rows = []
+    for (label, kind), of in itertools.groupby(results.probes, key=lambda p: (p.label, p.kind)):
+        metric = TASKS[kind]().main_metric
+        cells = [p.scores[metric].marked for p in of if p.probe == results.probes[0].probe]
+        rows.append((label, metric, cells))
+    return rows
 
 
-def page_of(results: Results, page: Page) -> str:
-    """The HTML document."""
-    model = results.vectors.model
-    subspaces = ", ".join(f"{name} ({dim})" for name, dim in model["subspaces"].items())
-    return document(
-        page,
-        title=f"loev evaluate: {model['name']}",
-        heading=f"Evaluation of {model['name']}",
-        facts=[
-            f"subspaces {subspaces} · SHA-256 {str(model['sha256'])[:12]} · {results.created}",
-        ],
-        command=results.command,
-    )
-
-
-def _probes(page: Page, results: Results) -> None:
-    page.heading("Probes")
-    page.sentences(words.of_probes(results.probes))
-    labels = dict.fromkeys(probe.label for probe in results.probes)
-    page.figures({f"probes_{label}": _probe_bars(results.probes, label) for label in labels})
+def _probes(results: Results) -> _Figures:
+    drawn: _Figures = {}
+    for (label, kind), of in itertools.groupby(results.probes, key=lambda p: (p.label, p.kind)):
+        metric = TASKS[kind]().main_metric
+        rows: dict[str, dict[str, Estimate]] = {}
+        for probe in of:
+            rows.setdefault(probe.subspace, {})[probe.probe] = probe.scores[metric]
+        drawn[f"probes_{label}"] = (
+            figures.bars(rows, label=metric),
+            f"{label}: {metric}, by subspace and probe.",
+        )
     keys = [p for p in results.probes if p.kind == "key"]
     if keys:
         best = max(keys, key=lambda p: p.scores["weighted score"].value)
         where = f"{best.probe} probe on {best.subspace}"
-        page.figures(
-            {
-                "key_confusion": (
-                    figures.key_confusion(best),
-                    f"Keys in the order of the circle of fifths, major then minor: {where}. "
-                    "Cells next to the diagonal are errors by a fifth.",
-                ),
-                "key_errors": (
-                    figures.key_errors(best),
-                    f"Steps on the circle of fifths from the true to the predicted key: {where}. "
-                    "A minor key counts as its relative major.",
-                ),
-            }
+        drawn["key_confusion"] = (
+            figures.key_confusion(best),
+            f"Keys in the order of the circle of fifths, major then minor: {where}. Cells next to "
+            "the diagonal are errors by a fifth.",
         )
-    page.table(
-        "All probes",
-        ("label", "subspace", "probe", "metric", "value [95 %]", "chance", "tracks", "groups"),
-        (
-            (p.label, p.subspace, p.probe, metric, *_cells(estimate))
-            for p in results.probes
-            for metric, estimate in p.scores.items()
-        ),
-    )
+        drawn["key_errors"] = (
+            figures.key_errors(best),
+            f"Steps on the circle of fifths from the true to the predicted key: {where}. A minor "
+            "key counts as its relative major.",
+        )
+    return drawn
 
 
-def _probe_bars(probes: Sequence[ProbeResult], label: str) -> tuple[Figure, str]:
-    of = [probe for probe in probes if probe.label == label]
-    metric = TASKS[of[0].kind]().main_metric
+def _equivariance(results: Results) -> _Figures:
+    heard = results.heard
+    if heard is None:
+        return {}
     rows: dict[str, dict[str, Estimate]] = {}
-    for probe in of:
-        rows.setdefault(probe.subspace, {})[probe.probe] = probe.scores[metric]
-    return figures.bars(rows, label=metric), f"{label}: {metric}, by subspace and probe."
-
-
-def _equivariance(page: Page, results: Results) -> None:
-    heard, responses = results.heard, results.responses
-    assert heard is not None
-    page.heading("Equivariance")
-    page.sentences(words.of_responses(responses, heard.stretcher, len(heard.rows)))
-    cells = dict(equivariance.matrix(responses))
-    drawn: dict[str, tuple[Figure, str]] = {
+    for response in results.responses:
+        rows.setdefault(response.subspace, {})[response.change] = response.sensitivity
+    drawn: _Figures = {
         "sensitivity": (
-            figures.heat_map(cells, label="moved / between tracks"),
+            figures.heat_map(rows, label="moved / between tracks"),
             "Sensitivity: rows are subspaces, columns are transformations. Ideally it is large in "
             "the subspace of the transformation and 0 elsewhere.",
         )
     }
-    for change in heard.changed:
+    for change, unit in heard.units.items():
         drawn[f"curve_{change}"] = (
-            figures.curves([r for r in responses if r.change == change], heard.units[change]),
+            figures.curves([r for r in results.responses if r.change == change], unit),
             f"Distance moved by the size of the transformation: {change}. The dotted line is the "
             "mean distance to another track.",
         )
-    page.figures(drawn)
-    page.table(
-        "All transformations",
-        ("subspace", "transformation", "sensitivity [95 %]", "rank correlation", "R2 of the size"),
-        (
-            (
-                r.subspace,
-                r.change,
-                words.shown(r.sensitivity),
-                words.shown(r.monotonicity),
-                words.shown(r.predicted),
-            )
-            for r in responses
-        ),
-    )
+    return drawn
 
 
-def _retrieval(page: Page, results: Results) -> None:
-    page.heading("Nearest-neighbor retrieval")
-    page.sentences(words.of_retrieval(results.retrieval))
-    drawn = {}
-    for question in dict.fromkeys(r.question for r in results.retrieval):
-        rows = {
-            r.subspace: {metric: r.scores[metric] for metric in ("recall@1", "mAP")}
-            for r in results.retrieval
-            if r.question == question
-        }
+def _retrieval(results: Results) -> _Figures:
+    drawn: _Figures = {}
+    for question, of in itertools.groupby(results.retrieval, key=lambda r: r.question):
+        rows = {r.subspace: {m: r.scores[m] for m in ("recall@1", "mAP")} for r in of}
         drawn[f"retrieval_{question}"] = (
             figures.bars(rows, label=question),
             f"{question}: recall@1 is the share of tracks whose nearest neighbor is correct; mAP "
             "rates the whole ranking.",
         )
-    page.figures(drawn)
-    page.table(
-        "All retrieval tasks",
-        ("task", "subspace", "metric", "value [95 %]", "chance", "tracks", "groups"),
-        (
-            (r.question, r.subspace, metric, *_cells(estimate))
-            for r in results.retrieval
-            for metric, estimate in r.scores.items()
-        ),
-    )
+    return drawn
 
 
-def _maps(page: Page, results: Results) -> None:
-    page.heading("Maps")
-    method = {"pca": "The first two principal components", "tsne": "t-SNE"}[results.map_method]
-    page.parts.append(
-        f"<p>{method} of each subspace. Hue follows the circle of fifths; triangles are minor "
-        "keys.</p>"
-    )
-    shown = [c for c in results.columns if c.kind in ("key", "tempo")] or results.columns[:1]
-    rows = results.splits.judged
-    page.figures(
-        {
-            f"map_{name}": (
-                figures.subspace_map(places, list(shown)[:2], rows),
-                f"{name}, colored by {' and by '.join(c.name for c in list(shown)[:2])}.",
-            )
-            for name, places in results.maps.items()
-        }
-    )
-
-
-def _geometry(page: Page, results: Results) -> None:
-    page.heading("Geometry")
-    page.sentences(words.of_geometry(results.shapes, results.leaks))
-    names = [shape.subspace for shape in results.shapes]
-    if len(names) > 1:
-        cka: dict[str, dict[str, Estimate | None]] = {a: dict.fromkeys(names) for a in names}
-        cross: dict[str, dict[str, Estimate | None]] = {a: dict.fromkeys(names) for a in names}
-        for leak in results.leaks:
-            cka[leak.source][leak.target] = leak.cka
-            cross[leak.source][leak.target] = leak.cross_r2
-        page.figures(
-            {
-                "cka": (
-                    figures.heat_map(cka, label="CKA"),
-                    "Linear CKA: 1 is identical up to rotation and scale.",
-                ),
-                "cross_probing": (
-                    figures.heat_map(cross, label="R2"),
-                    "Cross-probing: R2 of the column's vectors predicted from the row's.",
-                ),
-            }
+def _maps(results: Results) -> _Figures:
+    columns = [c for c in results.columns if c.kind in ("key", "tempo")] or results.columns[:1]
+    columns, rows = list(columns)[:2], results.splits.judged
+    drawn: _Figures = {}
+    for name, x in results.vectors.subspaces.items():
+        places = figures.flatten(x[rows], results.map_method, seed=results.settings["seed"])
+        drawn[f"map_{name}"] = (
+            figures.subspace_map(places, columns, rows),
+            f"{name}, colored by {' and by '.join(c.name for c in columns)}.",
         )
-    page.table(
-        "All figures",
-        ("subspace", "dimensions", "effective rank", "uniformity", "alignment"),
-        (
-            (
-                s.subspace,
-                str(s.dim),
-                words.shown(s.effective_rank),
-                words.shown(s.uniformity),
-                words.shown(s.alignment) if s.alignment else "needs windows",
-            )
-            for s in results.shapes
+    return drawn
+
+
+def _geometry(results: Results) -> _Figures:
+    names = [shape.subspace for shape in results.shapes]
+    if len(names) < 2:
+        return {}
+    cka: dict[str, dict[str, Any]] = {a: dict.fromkeys(names) for a in names}
+    cross: dict[str, dict[str, Any]] = {a: dict.fromkeys(names) for a in names}
+    for leak in results.leaks:
+        cka[leak.source][leak.target] = leak.cka
+        cross[leak.source][leak.target] = leak.cross_r2
+    return {
+        "cka": (
+            figures.heat_map(cka, label="CKA"),
+            "Linear CKA: 1 is identical up to rotation and scale.",
         ),
-    )
-
-
-def _cells(estimate: Estimate) -> Iterator[str]:
-    yield words.shown(estimate)
-    yield "–" if estimate.chance is None else f"{estimate.chance:.2f}"
-    yield str(estimate.n_tracks)
-    yield str(estimate.n_groups)
+        "cross_probing": (
+            figures.heat_map(cross, label="R2"),
+            "Cross-probing: R2 of the column's vectors predicted from the row's.",
+        ),
+    }

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from loev_cli.evaluate.equivariance import Changed
-from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.geometry import unit
+from loev_cli.evaluate.manifest import Column
+from loev_cli.evaluate.probes import TEMPO_TOLERANCE
 from loev_cli.evaluate.statistics import Bootstrap, Estimate, jackknife_all
-from loev_cli.evaluate.tasks import TEMPO_TOLERANCE
 
 RANKS = (1, 5, 10)
 METRICS = (*(f"recall@{k}" for k in RANKS), "mAP", "NDCG")
@@ -72,15 +73,27 @@ def by_label(
     for column in columns:
         if column.kind == "number":
             continue
-        known = rows[column.known[rows]]
-        relevant = same_label(column, known)
-        allowed = groups[known][:, None] != groups[known][None, :]
-        question = "tempo within 4 %" if column.kind == "tempo" else f"same {column.name}"
+        question, known, relevant, allowed = label_task(column, rows, groups)
         for name, x in vectors.items():
-            scores = _judge_each_other(x[known], relevant & allowed, allowed, groups[known], seed)
+            scores = _judge_each_other(x[known], relevant, allowed, groups[known], seed)
             if scores:
                 results.append(RetrievalResult(question, name, scores))
     return results
+
+
+def label_task(
+    column: Column, rows: NDArray[np.int64], groups: NDArray[Any]
+) -> tuple[str, NDArray[np.int64], Bools, Bools]:
+    """A search for tracks with the same label, not in the query's group.
+
+    Returns:
+        Its name, the n of ``rows`` that have the label, and (n, n) which results are correct and
+        which are allowed.
+    """
+    known = rows[column.known[rows]]
+    allowed = groups[known][:, None] != groups[known][None, :]
+    name = "tempo within 4 %" if column.kind == "tempo" else f"same {column.name}"
+    return name, known, same_label(column, known) & allowed, allowed
 
 
 def same_label(column: Column, rows: NDArray[np.int64]) -> Bools:
@@ -98,7 +111,6 @@ def under_change(
     vectors: Mapping[str, NDArray[np.float32]],
     heard: Changed,
     *,
-    names: Sequence[str] = ("pitch", "tempo"),
     seed: int = 0,
 ) -> list[RetrievalResult]:
     """The same track in another key or at another tempo.
@@ -109,7 +121,7 @@ def under_change(
         vectors: subspace -> (N, D) of the whole manifest.
     """
     results = []
-    for change in names:
+    for change in ("pitch", "tempo"):
         if change not in heard.changed:
             continue
         for name, x in vectors.items():
@@ -200,7 +212,7 @@ def ranked_hits(
 ) -> Bools:
     """(Q, G): whether the result at each rank is correct; excluded ones come last, as incorrect."""
     center = gallery.mean(axis=0, dtype=np.float64)
-    similarity = _unit(queries - center) @ _unit(gallery - center).T
+    similarity = unit(queries - center) @ unit(gallery - center).T
     # Rounded, since equal vectors differ in the last digits.
     similarity = np.where(allowed, np.round(similarity, 9), -np.inf)
     shuffled = np.random.default_rng(seed).permutation(similarity.shape[1])
@@ -246,9 +258,3 @@ def _none_of(n: NDArray[np.float64], r: NDArray[np.float64], k: int) -> NDArray[
     f = np.where(possible, free, k_drawn)
     log = gammaln(f + 1) - gammaln(f - k_drawn + 1) - gammaln(n + 1) + gammaln(n - k_drawn + 1)
     return np.asarray(np.where(possible, np.exp(log), 0.0))
-
-
-def _unit(x: NDArray[Any]) -> NDArray[np.float64]:
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    out = np.zeros_like(x, dtype=np.float64)
-    return np.asarray(np.divide(x, length, out=out, where=length > 1e-12))

@@ -1,26 +1,43 @@
-"""95 % confidence intervals over groups, because tracks of one album are not independent.
+"""95 % confidence intervals, and tests of differences between methods.
 
-bootstrap    for per-track scores: groups are resampled with replacement, 1000 times
-             (Efron & Tibshirani 1993, percentile interval)
-jackknife    for statistics of a set of vectors (rank, uniformity, CKA, mAP), which duplicate rows
-             would distort: a twentieth of the groups is left out at a time, normal interval
+Groups of tracks are drawn, because tracks of one album are not independent.
+
+score         the mean over seeds of a figure over tracks
+variance      of tracks: bootstrap, whole groups drawn with replacement, the same draws for all that
+              answers one question (Efron & Tibshirani 1993); of seeds: sample variance. Seeds are
+              evaluated on the same tracks, so the interaction, which both contain, is subtracted
+              once (two-way clustering: Cameron, Gelbach & Miller, J. Bus. Econ. Stat. 2011)
+interval      Student's t, its degrees of freedom by Satterthwaite (Biometrics 1946). With one seed
+              the percentiles of the bootstrap: the variance of seeds cannot be estimated
+test          of two methods' difference, paired by track and by seed: the p value of the same t,
+              with one seed of the bootstrap. With G groups p is at least 2^(1 - G), the smallest p
+              value of a two-sided sign test
+correction    Holm (Scand. J. Statist. 1979) over all tests that are made
+jackknife     for statistics of a set of vectors (rank, uniformity, CKA, mAP), which duplicate rows
+              would distort: a twentieth of the groups is left out at a time, normal interval
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
-N_DRAWS = 1000
+N_DRAWS = 1000  # of one model
+N_DRAWS_TESTED = 4000  # of several
+_CHUNK = 500
 _N_BLOCKS = 20
 _NORMAL_95 = 1.96
 
 Index = NDArray[np.int64]
-Statistic = Callable[[Index], float]
+Floats = NDArray[np.float64]
+# How often each of n rows is drawn, (M, n) -> the figure of each draw, (M,).
+Statistic = Callable[[NDArray[np.int64]], Floats]
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,19 @@ class Estimate:
     n_groups: int
     chance: float | None = None
 
+    def __str__(self) -> str:
+        """``0.82 [0.76, 0.87]``."""
+        if not np.isfinite(self.value):
+            return "not defined"
+        # Adding 0 makes -0 0.
+        value, low, high = (round(x, 2) + 0.0 for x in (self.value, self.low, self.high))
+        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+    @property
+    def marked(self) -> str:
+        """As text, with an asterisk if the whole interval lies above chance."""
+        return f"{self} *" if self.chance is not None and self.low > self.chance else str(self)
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "value": self.value,
@@ -50,63 +80,205 @@ class Estimate:
         }
 
 
-class Bootstrap:
-    """Uses the same draws for every statistic of the same rows, so that differences are paired.
+def record(result: Any) -> dict[str, Any]:
+    """The fields of a dataclass, for JSON."""
+    found = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    return {name: x.as_dict() if isinstance(x, Estimate) else x for name, x in found.items()}
+
+
+def mean_of(outcomes: Floats) -> Statistic:
+    """The mean of one outcome per row (n,); NaN is left out."""
+    known = np.isfinite(outcomes)
+    filled = np.where(known, outcomes, 0.0)
+
+    def statistic(drawn: NDArray[np.int64]) -> Floats:
+        return share(drawn @ filled, drawn @ known.astype(np.int64))
+
+    return statistic
+
+
+def r2_of(truth: Floats, output: Floats) -> Statistic:
+    """Share of the variance of ``truth`` (n,) or (n, P) that ``output`` explains."""
+    truth, output = truth.reshape(len(truth), -1), output.reshape(len(output), -1)
+    centred = truth - truth.mean()  # digits are not lost to a mean far from 0
+    sums, squares = centred.sum(axis=1), (centred**2).sum(axis=1)
+    errors = ((truth - output) ** 2).sum(axis=1)
+
+    def statistic(drawn: NDArray[np.int64]) -> Floats:
+        n = drawn.sum(axis=1) * truth.shape[1]
+        total = drawn @ squares - (drawn @ sums) ** 2 / n
+        return np.asarray(1 - share(drawn @ errors, np.where(total > 1e-12, total, 0.0)))
+
+    return statistic
+
+
+def sensitivity_of(moved: Floats, between: Floats) -> Statistic:
+    """Mean of ``moved`` (n,) over the mean of ``between`` (n, n), a row and itself left out."""
+    apart = between * ~np.eye(len(between), dtype=bool)
+
+    def statistic(drawn: NDArray[np.int64]) -> Floats:
+        n = drawn.sum(axis=1)
+        # Another version of a track is no other track, so those drawn twice are no pair.
+        n_pairs = n**2 - np.square(drawn).sum(axis=1)
+        sums = np.einsum("mi,ij,mj->m", drawn, apart, drawn, optimize=True)
+        far = np.divide(sums, n_pairs, out=np.zeros(len(n)), where=n_pairs > 0)
+        near = drawn @ moved / n
+        # All is in one place: nothing has moved.
+        return np.where((near == 0) & (far == 0), 0.0, share(near, far))
+
+    return statistic
+
+
+def share(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+    """(M,): ``part`` of ``whole``; NaN where that is 0."""
+    unknown = np.full(len(part), np.nan)
+    return np.asarray(np.divide(part, whole, out=unknown, where=whole > 0))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure of one method, and of every draw.
+
+    Attributes:
+        of_seeds: (S,), the figure of each seed on all rows.
+        draws: (M, S), that of each seed in each draw of groups; NaN where it is not defined.
+    """
+
+    of_seeds: tuple[float, ...]
+    draws: Floats
+
+    @property
+    def value(self) -> float:
+        return float(np.mean(self.of_seeds))
+
+
+class Draws:
+    """The same draws of groups for every method that answers one question.
 
     Args:
         groups: (n,), the group of every row.
-        n_draws: None for ``N_DRAWS``.
+        n_seeds: S of the methods that have several; one that has a single seed, as a foreign
+            file, is compared by it with each seed of the others.
     """
 
-    def __init__(self, groups: NDArray[Any], *, seed: int = 0, n_draws: int | None = None) -> None:
-        n_draws = N_DRAWS if n_draws is None else n_draws
-        names, of_row = np.unique(groups, return_inverse=True)
-        members = [np.flatnonzero(of_row == g) for g in range(len(names))]
-        rng = np.random.default_rng(seed)
-        self.n_tracks = len(groups)
-        self.n_groups = len(names)
-        self.draws: list[Index] = [
-            np.concatenate([members[g] for g in rng.integers(0, len(names), len(names))])
-            for _ in range(n_draws if len(names) else 0)
-        ]
+    def __init__(
+        self, groups: NDArray[Any], n_seeds: int, *, seed: int = 0, n_draws: int = N_DRAWS_TESTED
+    ) -> None:
+        names, self._of_row = np.unique(groups, return_inverse=True)
+        self.n_rows, self.n_groups, self.n_seeds = len(groups), len(names), n_seeds
+        p = np.full(self.n_groups, 1 / max(1, self.n_groups))
+        rng = np.random.default_rng([seed, 0])
+        self._groups = rng.multinomial(self.n_groups, p, size=n_draws)
 
-    def estimate(self, statistic: Statistic, *, chance: float | None = None) -> Estimate:
-        """``statistic`` of all rows, with the interval of its values over the draws.
+    def score(self, statistics: Sequence[Statistic], *, n_draws: int | None = None) -> Score:
+        """Of one method: a statistic per seed, either one or ``n_seeds`` of them.
 
         Args:
-            statistic: rows (indices, repeated as drawn) -> value; NaN if undefined, for example
-                if a draw has only one class.
+            n_draws: fewer than there are, for statistics that take long.
         """
-        value = statistic(np.arange(self.n_tracks))
-        values = np.array([statistic(draw) for draw in self.draws])
-        return self._with_interval(value, values, chance)
+        if len(statistics) not in (1, self.n_seeds):
+            raise ValueError(f"{len(statistics)} statistics for {self.n_seeds} seeds")
+        once = np.ones((1, self.n_rows), np.int64)
+        groups = self._groups[:n_draws]
+        values = np.empty((len(groups), len(statistics)))
+        for start in range(0, len(groups), _CHUNK):
+            drawn = groups[start : start + _CHUNK, self._of_row]
+            for s, statistic in enumerate(statistics):
+                values[start : start + _CHUNK, s] = statistic(drawn)
+        return Score(tuple(float(statistic(once)[0]) for statistic in statistics), values)
 
-    def mean(self, scores: NDArray[np.float64], *, chance: float | None = None) -> Estimate:
-        """The mean of one score per row (n,); NaN scores are left out."""
-        filled = np.nan_to_num(scores)
-        counts = np.isfinite(scores)
-        if not counts.any():
-            return self._with_interval(float("nan"), np.zeros(0), chance)
-        n_counted = np.array([counts[draw].sum() for draw in self.draws])
-        sums = np.array([filled[draw].sum() for draw in self.draws])
-        values = sums[n_counted > 0] / n_counted[n_counted > 0]
-        return self._with_interval(float(scores[counts].mean()), values, chance)
+    def estimate(self, score: Score, *, chance: float | None = None) -> Estimate:
+        """With its interval."""
+        low, high, _ = self._infer(score)
+        return Estimate(score.value, low, high, self.n_rows, self.n_groups, chance)
 
-    def _with_interval(
-        self, value: float, values: NDArray[np.float64], chance: float | None
-    ) -> Estimate:
-        values = values[np.isfinite(values)]
-        low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
-        return Estimate(float(value), float(low), float(high), self.n_tracks, self.n_groups, chance)
+    def difference(self, a: Score, b: Score) -> tuple[Estimate, float]:
+        """``a`` - ``b`` with its interval, and the p value of there being none."""
+        n = min(len(a.draws), len(b.draws))
+        of_seeds = np.subtract(a.of_seeds, b.of_seeds)  # one seed goes with each of the others
+        apart = Score(tuple(of_seeds.tolist()), a.draws[:n] - b.draws[:n])
+        low, high, p = self._infer(apart)
+        return Estimate(apart.value, low, high, self.n_rows, self.n_groups, 0.0), p
+
+    def _infer(self, score: Score) -> tuple[float, float, float]:
+        """The ends of the interval, and the two-sided p value of the score being 0."""
+        found = abs(score.value)
+        if len(score.of_seeds) > 1:
+            error, n_free = self._error(score)
+            reach = float(student_t.ppf(0.975, n_free)) * error
+            low, high = score.value - reach, score.value + reach
+            p = 2 * float(student_t.sf(found / error, n_free)) if error > 0 else 0.0
+            known = not np.isnan(error) and found > 1e-12
+        else:
+            defined = score.draws[np.isfinite(score.draws)]
+            if not len(defined):
+                return float("nan"), float("nan"), 1.0
+            low, high = map(float, np.quantile(defined, [0.025, 0.975]))
+            # The share of the draws, moved to lie about 0, that are as far from it.
+            as_far = np.abs(defined - score.value) >= found - 1e-12
+            p = float((1 + as_far.sum()) / (1 + len(defined)))
+            known = True
+        if not known or not np.isfinite(found):
+            return low, high, 1.0
+        return low, high, max(p, 2.0 ** (1 - self.n_groups))
+
+    def _error(self, score: Score) -> tuple[float, float]:
+        """Standard error of a mean over S seeds, and its degrees of freedom."""
+        draws = score.draws[np.isfinite(score.draws).all(axis=1)]
+        n_seeds, n_groups = len(score.of_seeds), self.n_groups
+        if len(draws) < 2 or n_groups < 2:
+            return float("nan"), 1.0
+        unbiased = n_groups / (n_groups - 1)  # a bootstrap of G groups has (G - 1) / G of it
+        of_mean = float(draws.mean(axis=1).var(ddof=1)) * unbiased
+        of_one = float(draws.var(axis=0, ddof=1).mean()) * unbiased
+        of_both = max(0.0, (of_one - of_mean) / (n_seeds - 1))
+        of_seeds = float(np.var(score.of_seeds, ddof=1)) / n_seeds
+        of_tracks = max(0.0, of_mean - of_both)
+        variance = max(of_seeds + of_tracks, of_mean)
+        parts = of_seeds**2 / (n_seeds - 1) + of_tracks**2 / (n_groups - 1)
+        n_free = variance**2 / parts if parts > 0 else n_groups - 1
+        return float(np.sqrt(variance)), max(1.0, n_free)
 
 
-def jackknife(statistic: Statistic, groups: NDArray[Any], *, seed: int = 0) -> Estimate:
+class Bootstrap(Draws):
+    """Draws for one model. Their random numbers are not those of several models, so that results
+    of neither command have changed."""
+
+    def __init__(self, groups: NDArray[Any], *, seed: int = 0) -> None:
+        super().__init__(groups, 1, n_draws=0)
+        rng, n = np.random.default_rng(seed), self.n_groups
+        drawn = [
+            np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(N_DRAWS if n else 0)
+        ]
+        self._groups = np.array(drawn, np.int64).reshape(len(drawn), n)
+
+    def of(self, statistic: Statistic, *, chance: float | None = None) -> Estimate:
+        """A statistic of all rows, with its interval."""
+        return self.estimate(self.score([statistic]), chance=chance)
+
+    def mean(self, scores: Floats, *, chance: float | None = None) -> Estimate:
+        """The mean of one score per row (n,); NaN is left out."""
+        return self.of(mean_of(scores), chance=chance)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrected for their number: below 0.05 where at most 5 % of all families hold an error."""
+    p = np.asarray(p_values, np.float64)
+    order = np.argsort(p, kind="stable")
+    factors = len(p) - np.arange(len(p))
+    corrected = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
+    result = np.empty(len(p))
+    result[order] = corrected
+    return [float(value) for value in result]
+
+
+def jackknife(statistic: Callable[[Index], float], groups: NDArray[Any]) -> Estimate:
     """``statistic`` of all rows, with a jackknife interval over blocks of groups.
 
     Args:
         groups: (n,); with fewer than two there is no interval (NaN).
     """
-    return jackknife_all(lambda rows: {"": statistic(rows)}, groups, seed=seed)[""]
+    return jackknife_all(lambda rows: {"": statistic(rows)}, groups)[""]
 
 
 def jackknife_all(

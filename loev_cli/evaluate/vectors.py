@@ -78,7 +78,7 @@ def embed_manifest(
         "method": bundle.config["method"],
         "subspaces": model.subspaces,
     }
-    return Vectors(_stack(means), _stack(ends), described), np.array(rows)
+    return Vectors(stack(means), stack(ends), described), np.array(rows)
 
 
 def read_embeddings(manifest: Manifest, paths: Sequence[Path]) -> Vectors:
@@ -96,8 +96,15 @@ def read_embeddings(manifest: Manifest, paths: Sequence[Path]) -> Vectors:
     names = [set(file.vectors) for file in files.values()]
     if any(each != names[0] for each in names):
         raise UsageError(f"{', '.join(files)} do not hold the same subspaces")
-    row_of = RowFinder([path for file in files.values() for path in file.paths])
-    rows = [row_of.find(manifest, i, list(files)) for i in range(len(manifest))]
+    paths_in_files = [path for file in files.values() for path in file.paths]
+    found = find_rows(manifest, paths_in_files, ", ".join(files))
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(found):
+        missing = found.index(None)
+        raise UsageError(
+            f"{manifest.places[missing]}: no embedding of {manifest.paths[missing]} in "
+            f"{', '.join(files)}"
+        )
     parts = [_by_track(file) for file in files.values()]
     subspaces, ends = {}, {}
     for name in files[str(paths[0])].vectors:
@@ -127,40 +134,35 @@ def with_concatenation(subspaces: Mapping[str, NDArray[np.float32]]) -> Subspace
     return {**subspaces, CONCATENATION: np.concatenate(scaled, axis=1)}
 
 
-class RowFinder:
-    """Finds the row of an embedding file that matches a manifest's track."""
+def find_rows(manifest: Manifest, paths: Sequence[str], where: str) -> list[int | None]:
+    """Which of the ``paths`` of embeddings is that of each track; None: there is none.
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
-        self._of_name: dict[str, list[int]] = {}
-        for i, path in enumerate(paths):
-            self._of_name.setdefault(PurePosixPath(path).name, []).append(i)
+    Args:
+        where: they are, for messages.
 
-    def find(self, manifest: Manifest, row: int, files: list[str]) -> int:
-        """The row of the track in ``row`` of the manifest; ``files`` are named in messages.
-
-        Raises:
-            UsageError: there is no match, or more than one.
-        """
-        wanted = PurePosixPath(manifest.files[row].absolute().as_posix()).parts
-        written = PurePosixPath(manifest.paths[row]).parts
-        near = self._of_name.get(wanted[-1], [])
-        parts = {i: PurePosixPath(self._paths[i]).parts for i in near}
+    Raises:
+        UsageError: several could be.
+    """
+    of_name: dict[str, list[int]] = {}
+    for i, path in enumerate(paths):
+        of_name.setdefault(PurePosixPath(path).name, []).append(i)
+    rows: list[int | None] = []
+    for track, file in enumerate(manifest.files):
+        wanted = PurePosixPath(file.absolute().as_posix()).parts
+        written = PurePosixPath(manifest.paths[track]).parts
+        near = of_name.get(wanted[-1], [])
+        parts = {i: PurePosixPath(paths[i]).parts for i in near}
         exact = [i for i in near if parts[i] in (written, wanted)]
         tails = [i for i in near if _is_tail(parts[i], wanted) or _is_tail(written, parts[i])]
         found = exact or tails
-        if len(found) == 1:
-            return found[0]
-        if not found:
+        if len(found) > 1:
             raise UsageError(
-                f"{manifest.places[row]}: no embedding of {manifest.paths[row]} in "
-                f"{', '.join(files)}"
+                f"{manifest.places[track]}: {manifest.paths[track]} is ambiguous; it matches "
+                f"{', '.join(paths[i] for i in found)} in {where}",
+                hint="embed the manifest's folder, so that the paths match",
             )
-        raise UsageError(
-            f"{manifest.places[row]}: {manifest.paths[row]} is ambiguous; it matches "
-            f"{', '.join(self._paths[i] for i in found)} in {', '.join(files)}",
-            hint="embed the manifest's folder, so that the paths match",
-        )
+        rows.append(found[0] if found else None)
+    return rows
 
 
 def _is_tail(short: tuple[str, ...], long: tuple[str, ...]) -> bool:
@@ -174,7 +176,7 @@ def _by_track(file: EmbeddingFile) -> tuple[Subspaces, Subspaces | None]:
     of_track = [np.flatnonzero(file.track == i) for i in range(len(file.paths))]
     pieces = [{name: x[rows] for name, x in file.vectors.items()} for rows in of_track]
     ends = [{name: _ends(x) for name, x in piece.items()} for piece in pieces]
-    return _stack([windows.mean(piece) for piece in pieces]), _stack(ends)
+    return stack([windows.mean(piece) for piece in pieces]), stack(ends)
 
 
 def _ends(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -182,5 +184,6 @@ def _ends(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack([x[0], x[-1]]) if len(x) > 1 else np.full((2, x.shape[1]), np.nan, np.float32)
 
 
-def _stack(rows: Sequence[Mapping[str, NDArray[np.float32]]]) -> Subspaces:
+def stack(rows: Sequence[Mapping[str, NDArray[np.float32]]]) -> Subspaces:
+    """The arrays of n mappings with the same names, each with a new first axis (n, ...)."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -5,16 +5,28 @@ labeled tracks --reference model, unchanged and changed--> vectors --> destroyed
 music --train with and without a subspace, several seeds--> models --> gained ------'
 
 Models do not depend on the labels, so a second question to the same folder takes them as they are.
+
+verdict      rule (tolerance t, 0.2 unless told otherwise)
+keep         blindness loses more than t of what can be known of the label (the whole 95 % interval
+             lies above t), and the models that keep it read the label better (Holm's p < 0.05)
+not needed   blindness loses less than t (the whole interval lies below t); or less than half, and
+             less than 0.02 of the score itself
+undecided    anything else: an interval that holds t, a loss that the trained models do not show,
+             or a label of which nothing can be read
+
+The loss says whether a subspace is needed in principle, the models whether it is worth it in
+practice. A gain without a loss is no reason to keep: a second subspace may help a label that does
+not change at all, by its room alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,18 +37,28 @@ from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import UsageError
 from loev_cli.evaluate import probes
 from loev_cli.evaluate.job import Skipped, Stage
-from loev_cli.evaluate.labels import Column
-from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
-from loev_cli.evaluate.probes import Reading
-from loev_cli.evaluate.splits import Fold, Splits, split
-from loev_cli.experiments.advise_evidence import PROBE, Destroyed, Vectors, destroyed, gained
-from loev_cli.experiments.advise_vectors import LabelledEmbedder
-from loev_cli.experiments.advise_verdict import DEFAULT_TOLERANCE, Verdict, judge, ranked
-from loev_cli.experiments.augmented import Draw, draw_changes
-from loev_cli.experiments.budget import steps_within
-from loev_cli.experiments.kept_probes import read_or_keep
-from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
-from loev_cli.files.own import make_own_folder
+from loev_cli.evaluate.manifest import (
+    Column,
+    Fold,
+    Manifest,
+    Splits,
+    check_files,
+    read_manifests,
+    split,
+)
+from loev_cli.evaluate.probes import TASKS, Reading
+from loev_cli.evaluate.statistics import record
+from loev_cli.experiments.advise_evidence import (
+    PROBE,
+    Destroyed,
+    Gained,
+    Vectors,
+    destroyed,
+    gained,
+)
+from loev_cli.experiments.advise_vectors import Draw, LabelledEmbedder, draw_changes
+from loev_cli.experiments.judging import read_or_keep
+from loev_cli.experiments.runs import Run, RunEvent, check_runs, steps_within, train_runs
 from loev_cli.model import load_model
 from loev_cli.model.frontend import FrontendConfig
 from loev_cli.train.augment import EQUIVARIANT
@@ -44,6 +66,128 @@ from loev_cli.train.batches import views_are_on_features
 from loev_cli.train.config import TrainConfig, nearest
 from loev_cli.train.data import listing
 from loev_cli.train.pipeline import pick_device
+
+DEFAULT_TOLERANCE = 0.2
+NO_SUBSPACE = "--method cl"
+SIGNIFICANT_P = 0.05
+# Of a label that is hard to read, a share is a ratio of small numbers, and its interval wide. A
+# loss of this little of a score matters to nobody, unless it is most of what there was.
+NEGLIGIBLE_SCORE = 0.02
+_MOST_NEGLIGIBLE_SHARE = 0.5
+
+Word = Literal["keep", "not needed", "undecided"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do with one augmentation for one label.
+
+    Attributes:
+        reason: a clause that says why.
+    """
+
+    label: str
+    kind: str
+    augmentation: str
+    word: Word
+    reason: str
+    destroyed: Destroyed
+    gained: Gained
+
+    @property
+    def metric(self) -> str:
+        """That the evidence is measured in."""
+        return TASKS[self.kind]().main_metric
+
+    def record(self) -> dict[str, Any]:
+        """For ``results.json``."""
+        return {
+            "label": self.label,
+            "kind": self.kind,
+            "augmentation": self.augmentation,
+            "verdict": self.word,
+            "reason": self.reason,
+            "metric": self.metric,
+            "destroyed": record(self.destroyed),
+            "gained": record(self.gained),
+        }
+
+
+def judge(
+    column: Column, augmentation: str, lost: Destroyed, gain: Gained, tolerance: float
+) -> Verdict:
+    """The rule of this module's text."""
+    word, reason = _rule(lost, gain, tolerance)
+    return Verdict(column.name, column.kind, augmentation, word, reason, lost, gain)
+
+
+def _rule(lost: Destroyed, gain: Gained, tolerance: float) -> tuple[Word, str]:
+    share = lost.share
+    if not lost.is_readable or not np.isfinite([share.low, share.high]).all():
+        return "undecided", "the label cannot be predicted above chance from these tracks"
+    helps = gain.p_holm < SIGNIFICANT_P and gain.gain.low > 0
+    hurts = gain.p_holm < SIGNIFICANT_P and gain.gain.high < 0
+    negligible = lost.lost.high < NEGLIGIBLE_SCORE and share.high < _MOST_NEGLIGIBLE_SHARE
+    if share.high < tolerance or negligible:
+        if helps:
+            return "not needed", (
+                "the label does not depend on this augmentation; the gain of the models with a "
+                "subspace has another cause"
+            )
+        return "not needed", "the label does not depend on this augmentation"
+    if share.low <= tolerance:
+        return "undecided", (
+            f"whether more or less than {100 * tolerance:.0f} % of the label is lost cannot be "
+            "decided from these tracks"
+        )
+    if helps:
+        return (
+            "keep",
+            "the label depends on this augmentation, and models with its subspace score higher",
+        )
+    if hurts:
+        return (
+            "undecided",
+            "the label depends on this augmentation, but models with its subspace score lower",
+        )
+    return "undecided", (
+        "the label depends on this augmentation, but models trained this long do not score higher "
+        "with its subspace"
+    )
+
+
+def ranked(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Label by label; in each, what loses most first."""
+    labels = list(dict.fromkeys(verdict.label for verdict in verdicts))
+
+    def place(verdict: Verdict) -> tuple[int, float]:
+        share = verdict.destroyed.share.value
+        return labels.index(verdict.label), -share if np.isfinite(share) else np.inf
+
+    return sorted(verdicts, key=place)
+
+
+def kept(verdicts: Sequence[Verdict], candidates: Sequence[str]) -> list[str]:
+    """The augmentations that any of the labels needs, in the candidates' order."""
+    needed = {verdict.augmentation for verdict in verdicts if verdict.word == "keep"}
+    return [name for name in candidates if name in needed]
+
+
+def options(verdicts: Sequence[Verdict], candidates: Sequence[str]) -> str:
+    """What to give ``loev train``; empty where nothing is to be kept and something is undecided."""
+    names = kept(verdicts, candidates)
+    if names:
+        return f"--augs {','.join(names)}"
+    if any(verdict.word == "undecided" for verdict in verdicts):
+        return ""
+    return NO_SUBSPACE
+
+
+def of_label(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, list[Verdict]]]:
+    """Label and its verdicts, in order."""
+    for label in dict.fromkeys(verdict.label for verdict in verdicts):
+        yield label, [verdict for verdict in verdicts if verdict.label == label]
+
 
 BLIND = "blind"  # the model that keeps nothing
 RUNS_FOLDER = "runs"
@@ -182,7 +326,6 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
     splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
     for column in columns:
         probes.check_folds(column, splits.folds)
-    make_own_folder(request.out / PROBES_FOLDER)
 
     def read(x: Vectors, column: Column, folds: Sequence[Fold]) -> Reading:
         return read_or_keep(request.out / PROBES_FOLDER, x, column, folds, PROBE, request.seed)
@@ -194,7 +337,19 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
             plain, changed, column, splits.folds, manifest.groups, read=read, seed=request.seed
         )
     tell(Stage("judging changes", len(columns), len(columns)))
-    runs = _timed(request, checked, n_parallel, tell)
+    runs = checked.runs
+    if request.minutes is not None:
+        steps = steps_within(
+            request.minutes,
+            [run for run in runs if run.config.seed == request.config.seed],
+            request.n_seeds,
+            request.out,
+            n_parallel=n_parallel,
+            device=request.device,
+            cache=request.cache,
+            on_event=tell,
+        )
+        runs = [Run(run.name, dataclasses.replace(run.config, steps=steps)) for run in runs]
     models = train_runs(
         runs,
         request.out / RUNS_FOLDER,
@@ -251,25 +406,6 @@ def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event
         skipped=skipped,
         notes=[*checked.notes, *splits.notes],
     )
-
-
-def _timed(
-    request: Request, checked: _Checked, n_parallel: int, on_event: Callable[[RunEvent], None]
-) -> Sequence[Run]:
-    """The runs, as long as the minutes asked for allow."""
-    if request.minutes is None:
-        return checked.runs
-    steps = steps_within(
-        request.minutes,
-        [run for run in checked.runs if run.config.seed == request.config.seed],
-        request.n_seeds,
-        request.out,
-        n_parallel=n_parallel,
-        device=request.device,
-        cache=request.cache,
-        on_event=on_event,
-    )
-    return [Run(run.name, dataclasses.replace(run.config, steps=steps)) for run in checked.runs]
 
 
 def name_of_run(kept: str, seed: int) -> str:

@@ -23,18 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.evaluate.labels import Column
-from loev_cli.evaluate.probes import Reading, read_label
-from loev_cli.evaluate.splits import Fold
-from loev_cli.evaluate.statistics import Estimate
-from loev_cli.evaluate.tasks import TASKS, Task
-from loev_cli.experiments.inference import (
-    Draws,
-    Score,
-    Statistic,
-    holm,
-    statistic_of,
-)
+from loev_cli.evaluate.manifest import Column, Fold
+from loev_cli.evaluate.probes import TASKS, Reading, Task, read_label, statistic_of
+from loev_cli.evaluate.statistics import Draws, Estimate, Score, Statistic, holm
 
 PROBE = "linear"
 _N_COMPONENTS = 192

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,18 +12,17 @@ from matplotlib.figure import Figure
 
 from loev_cli.evaluate import figures
 from loev_cli.evaluate import page as pages
-from loev_cli.evaluate.page import JSON_FILE, Page, document, write_report
+from loev_cli.evaluate.figures import Labeled
+from loev_cli.evaluate.page import JSON_FILE, write_report
 from loev_cli.evaluate.statistics import Estimate
-from loev_cli.evaluate.words import shown
-from loev_cli.experiments import advise_words as words
-from loev_cli.experiments.advise import PROBES_FOLDER, RUNS_FOLDER, VECTORS_FOLDER, Advice
-from loev_cli.experiments.advise_verdict import Verdict, of_label
-from loev_cli.experiments.budget import PLAN_FILE, TRIAL_FOLDER
+from loev_cli.experiments import advise as verdicts
+from loev_cli.experiments.advise import PROBES_FOLDER, RUNS_FOLDER, VECTORS_FOLDER, Advice, Verdict
+from loev_cli.experiments.runs import PLAN_FILE, TRIAL_FOLDER
 
 HTML_FILE = "advise.html"
 MARKDOWN_FILE = "advise.md"
+HEADER = ["label", "augmentation", "lost by blindness", "gained by keeping", "verdict"]
 _COLOUR_OF = dict(zip(("keep", "not needed", "undecided"), figures.COLOURS, strict=False))
-_MOST_SKIPPED = 20
 
 
 def check_out(out: Path, *, inputs: Iterable[str | Path], overwrite: bool) -> None:
@@ -49,60 +47,96 @@ def write(advice: Advice, out: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    options = words.options(advice)
+    by_label = list(verdicts.of_label(advice.verdicts))
     with figures.style():
-        page = draw(advice)
-        html = document(
-            page,
-            title="loev advise",
-            heading="Which augmentations should have a subspace of their own?",
-            facts=[options, advice.created],
-            command=advice.command,
-        )
         write_report(
             out,
-            html=html,
+            "advise.j2",
+            advice.as_dict(options(advice)),
+            {
+                "lost": {
+                    "lost": (
+                        shares(advice.verdicts, advice.tolerance),
+                        "Share of the label information lost under invariance. Dotted line: the "
+                        "tolerance.",
+                    )
+                }
+            }
+            | {f"label {label}": _bars(label, found) for label, found in by_label},
             html_file=HTML_FILE,
-            results=advice.as_dict(options),
-            drawn=page.drawn,
-            texts={MARKDOWN_FILE: words.markdown(advice)},
+            markdown_file=MARKDOWN_FILE,
+            a=advice,
+            options=options(advice),
+            conclusion=conclusion(advice),
+            header=HEADER,
+            rows=rows(advice.verdicts),
+            by_label=by_label,
+            n_groups=len(np.unique(advice.manifest.groups[advice.splits.judged])),
         )
 
 
-def draw(advice: Advice) -> Page:
-    """All sections."""
-    page = Page()
-    page.sentences(words.of_conclusion(advice))
-    header, rows = words.table(advice.verdicts)
-    page.open_table(header, [[(cell, "") for cell in row] for row in rows])
-    page.figures(
-        {
-            "lost": (
-                shares(advice.verdicts, advice.tolerance),
-                "Share of the label information lost under invariance. Dotted line: the tolerance.",
-            )
-        }
-    )
-    page.heading("Data and models")
-    page.sentences(words.of_data(advice))
-    page.heading("Decision rule")
-    page.sentences(words.of_rule(advice))
-    for label, found in of_label(advice.verdicts):
-        page.heading(label)
-        page.sentences(words.of_label(found))
-        page.figures(_bars(label, found))
-    page.table(
-        "All figures",
-        ("label", "augmentation", "metric", "what", "value [95 %]", "chance", "tracks", "groups"),
-        (row for verdict in advice.verdicts for row in _rows(verdict)),
-    )
-    if advice.skipped:
-        page.heading("Skipped files")
-        page.sentences(advice.skipped[:_MOST_SKIPPED])
-    return page
+def options(advice: Advice) -> str:
+    """The last line: what to give ``loev train``, or that nothing can be said."""
+    found = verdicts.options(advice.verdicts, advice.candidates)
+    return found or f"undecided: {', '.join(_undecided(advice))}"
 
 
-def _bars(label: str, found: Sequence[Verdict]) -> dict[str, tuple[Figure, str]]:
+def rows(found: Sequence[Verdict]) -> list[list[str]]:
+    """Below ``HEADER``, label by label, what loses most first."""
+    return [
+        [v.label, v.augmentation, _percent(v.destroyed.share), _signed(v.gained.gain), v.word]
+        for v in found
+    ]
+
+
+def _percent(share: Estimate) -> str:
+    """``71 % [65, 76]``."""
+    if not np.isfinite([share.value, share.low, share.high]).all():
+        return "not readable"
+    value, low, high = (round(100 * x) + 0 for x in (share.value, share.low, share.high))
+    return f"{value} % [{low}, {high}]"
+
+
+def _signed(gain: Estimate) -> str:
+    """``+0.21 [0.12, 0.30]``."""
+    return f"+{gain}" if gain.value > 0 else str(gain)
+
+
+def conclusion(advice: Advice) -> list[str]:
+    """What to do, per label and for all together."""
+    said = []
+    for label, found in verdicts.of_label(advice.verdicts):
+        keep = verdicts.kept(found, advice.candidates)
+        undecided = [v.augmentation for v in found if v.word == "undecided"]
+        text = f"{label}: keep {_listed(keep)}" if keep else f"{label}: no subspace is needed"
+        if undecided and not keep:
+            text = f"{label}: no subspace is significantly needed"
+        said.append(text + (f"; undecided: {_listed(undecided)}." if undecided else "."))
+    found_options = verdicts.options(advice.verdicts, advice.candidates)
+    if found_options:
+        said.append(f"Train with: loev train DATA {found_options}")
+    if found_options == verdicts.NO_SUBSPACE:
+        said.append("Plain contrastive learning keeps what these labels need.")
+    undecided = _undecided(advice)
+    if undecided:
+        said.append(
+            f"Undecided for some label: {_listed(undecided)}. More labeled tracks narrow the "
+            "first figure, more --seeds or --steps the second."
+        )
+    return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _undecided(advice: Advice) -> list[str]:
+    open_ = {v.augmentation for v in advice.verdicts if v.word == "undecided"}
+    return [name for name in advice.candidates if name in open_]
+
+
+def _bars(label: str, found: Sequence[Verdict]) -> dict[str, Labeled]:
     metric = found[0].metric
     blindness = {
         v.augmentation: {"change known": v.destroyed.known, "blind to it": v.destroyed.blind}
@@ -145,29 +179,3 @@ def shares(found: Sequence[Verdict], tolerance: float) -> Figure:
     axes.set_xlabel("% lost by blindness")
     figure.legend(list(drawn.values()), list(drawn), loc="outside upper left", ncols=3, fontsize=8)
     return figure
-
-
-def _rows(verdict: Verdict) -> list[tuple[str, ...]]:
-    lost, gained = verdict.destroyed, verdict.gained
-    figures_of: dict[str, Estimate] = {
-        "change known": lost.known,
-        "blind to the change": lost.blind,
-        "share lost": lost.share,
-        "fallen, reading of unchanged tracks": lost.fallen,
-        "models with its subspace": gained.kept,
-        "models without any": gained.blind,
-        "gained": dataclasses.replace(gained.gain, chance=None),
-    }
-    return [
-        (
-            verdict.label,
-            verdict.augmentation,
-            verdict.metric,
-            what,
-            shown(estimate),
-            "–" if estimate.chance is None else f"{estimate.chance:.2f}",
-            str(estimate.n_tracks),
-            str(estimate.n_groups),
-        )
-        for what, estimate in figures_of.items()
-    ]

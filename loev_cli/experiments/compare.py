@@ -2,10 +2,15 @@
 
 Whatever is finished stays in the folder of the comparison (runs, embeddings, changed excerpts), and
 the same request goes on from there.
+
+OUT/pretraining.csv     what models are pretrained on: path (absolute) and group of a manifest's
+                        train rows, without their labels
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,21 +19,19 @@ from typing import Any
 
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
-from loev_cli.errors import UsageError
-from loev_cli.evaluate import changes, probes
+from loev_cli.errors import OutputError, UsageError
+from loev_cli.evaluate import equivariance, probes
+from loev_cli.evaluate.job import DEFAULT_N_CHANGED, Stage, check_names, spread
 from loev_cli.evaluate.job import Event as JudgingEvent
-from loev_cli.evaluate.job import Stage, check_names, spread
-from loev_cli.evaluate.labels import Column
-from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
-from loev_cli.evaluate.splits import split
+from loev_cli.evaluate.manifest import Column, Manifest, check_files, read_manifests, split
 from loev_cli.evaluate.vectors import Vectors
-from loev_cli.experiments.budget import steps_within
-from loev_cli.experiments.comparison import CHOSEN, Comparison, Contestant
 from loev_cli.experiments.foreign import read_foreign
 from loev_cli.experiments.judging import Encoding, Judged, embed_all, embed_changes, read_all
-from loev_cli.experiments.pretraining import pretraining_rows, write_pretraining
-from loev_cli.experiments.runs import Run, RunEvent, check_runs, train_runs
+from loev_cli.experiments.runs import Run, RunEvent, check_runs, steps_within, train_runs
 from loev_cli.experiments.scoring import (
+    CHOSEN,
+    Comparison,
+    Contestant,
     compare_changed,
     compare_labels,
     compare_search,
@@ -37,9 +40,10 @@ from loev_cli.experiments.scoring import (
 )
 from loev_cli.model.names import METHODS
 from loev_cli.train.config import TrainConfig
+from loev_cli.writers.atomic import write_own
 
 RUNS = "runs"
-DEFAULT_N_CHANGED = 16
+PRETRAINING_FILE = "pretraining.csv"
 Event = JudgingEvent | RunEvent
 
 
@@ -142,7 +146,7 @@ class _Checked:
     manifest: Manifest
     columns: list[Column]
     notes: list[str]  # on the data
-    stretcher: changes.Stretcher
+    stretcher: equivariance.Stretcher
     foreign: dict[str, Vectors]
     tracks: list[tuple[str, str]]
 
@@ -164,7 +168,7 @@ def _check(request: Request) -> _Checked:
     for column in columns:
         probes.check_folds(column, folds)
     check_files(manifest)
-    stretcher = changes.open_stretcher(request.stretcher)
+    stretcher = equivariance.open_stretcher(request.stretcher)
     foreign: dict[str, Vectors] = {}
     for file in request.against:
         if file.stem in foreign or file.stem in METHODS:
@@ -296,3 +300,45 @@ def _training(base: TrainConfig, models: dict[str, Path], request: Request) -> d
             for method in request.methods
         },
     }  # fmt: skip
+
+
+def pretraining_rows(manifest: Manifest) -> tuple[list[tuple[str, str]], bool]:
+    """(path, group) of the tracks to train on, and whether some are judged later.
+
+    Rows with split ``train``; all of them where no row has it.
+    """
+    chosen = [i for i, split in enumerate(manifest.splits) if split == "train"]
+    everything = not chosen
+    rows = []
+    for i in chosen or range(len(manifest)):
+        group = str(manifest.groups[i])
+        named = "" if group.startswith("\0") else group
+        rows.append((manifest.files[i].absolute().as_posix(), named))
+    return rows, everything
+
+
+def write_pretraining(rows: list[tuple[str, str]], out: Path, *, overwrite: bool = False) -> Path:
+    """Put the rows into folder ``out``, which is made if it is missing.
+
+    Raises:
+        UsageError: ``out`` has such a file with other rows, so that its runs saw other music.
+        OutputError: it cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["path", "group"])
+    writer.writerows(rows)
+    content, file = text.getvalue().encode(), out / PRETRAINING_FILE
+    try:
+        is_same = file.exists() and file.read_bytes() == content
+        if file.exists() and not is_same and not overwrite:
+            raise UsageError(
+                f"the runs in {out} were trained on different tracks, listed in {file.name}",
+                hint="give the same --data, choose another --out, or --overwrite",
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        if not is_same:
+            write_own(file, content)
+    except OSError as error:
+        raise OutputError(f"cannot write {file}: {error.strerror}") from error
+    return file.absolute()

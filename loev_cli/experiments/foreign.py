@@ -15,7 +15,7 @@ import numpy as np
 
 from loev_cli.errors import UsageError
 from loev_cli.evaluate.manifest import Manifest
-from loev_cli.evaluate.vectors import RowFinder, Subspaces, Vectors, read_embeddings
+from loev_cli.evaluate.vectors import Subspaces, Vectors, find_rows, read_embeddings
 from loev_cli.files.bounded import in_one_line
 from loev_cli.files.npz import NPZ_ERRORS, Archive
 from loev_cli.writers import read_meta
@@ -152,18 +152,11 @@ def _require_vectors(file: Path, arrays: Subspaces, has: dict[str, str], n_paths
 
 
 def _rows_of(manifest: Manifest, file: Path, paths: Sequence[str]) -> list[int]:
-    finder, named = RowFinder([path.replace("\\", "/") for path in paths]), [str(file)]
-    rows, missing = [], []
-    for i in range(len(manifest)):
-        try:
-            rows.append(finder.find(manifest, i, named))
-        except UsageError as error:
-            if "no embedding of" not in error.message:
-                raise
-            missing.append(i)
-    if missing:
-        first = manifest.paths[missing[0]]
-        many = "none" if len(missing) == len(manifest) else f"only {len(rows)}"
+    found = find_rows(manifest, [path.replace("\\", "/") for path in paths], str(file))
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(found):
+        first = manifest.paths[found.index(None)]
+        many = f"only {len(rows)}" if rows else "none"
         raise UsageError(
             f"--against {file} has {many} of the {len(manifest)} tracks; missing: {first}, ...",
             hint=f"its paths look like '{paths[0]}'" if paths else "it is empty",

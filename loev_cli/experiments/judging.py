@@ -1,14 +1,14 @@
-"""Models heard alike: vectors of the same tracks, and of the same changed excerpts.
+"""Models judged alike: vectors of the same tracks, and of the same changed excerpts.
 
 OUT/embeddings/NAME.npz     written by ``loev embed``'s own job, so that a rerun embeds nothing
-OUT/changes/NAME.npz        vectors of the changed excerpts; all models hear one rendering
-OUT/changes/excerpts/       that rendering, for models that come later
-OUT/probes/                 what fitted probes said
+OUT/changes/                vectors of the changed excerpts; all models embed one rendering
+OUT/changes/excerpts/       that rendering: the stretcher takes longer than any model
+OUT/probes/                 predictions of fitted probes
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,28 +18,25 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from loev_cli import __version__
 from loev_cli import bundle as bundles
 from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.embed import Request as EmbedRequest
 from loev_cli.embed import TrackDone, embed
-from loev_cli.errors import InputError
-from loev_cli.evaluate import changes, equivariance
-from loev_cli.evaluate.equivariance import Changed
-from loev_cli.evaluate.job import Event, Skipped, Stage
-from loev_cli.evaluate.labels import Column
-from loev_cli.evaluate.manifest import Manifest
-from loev_cli.evaluate.probes import Reading
-from loev_cli.evaluate.splits import Fold
+from loev_cli.evaluate import equivariance
+from loev_cli.evaluate.equivariance import Change, Changed, Render, Rendered, Waveform
+from loev_cli.evaluate.job import Event, Skipped, Stage, track_events
+from loev_cli.evaluate.manifest import Column, Fold, Manifest
+from loev_cli.evaluate.probes import Reading, read_label
 from loev_cli.evaluate.vectors import Vectors, read_embeddings, with_concatenation
-from loev_cli.experiments.excerpts import Excerpts
-from loev_cli.experiments.kept_probes import read_or_keep
+from loev_cli.experiments.cache import ArrayCache
 from loev_cli.files.own import make_own_folder
 from loev_cli.writers import is_made_by, read_meta
-from loev_cli.writers.atomic import writing_own
 
 EMBEDDINGS, CHANGES, EXCERPTS, PROBES = "embeddings", "changes", "excerpts", "probes"
-_KEY = "key"
+_PROBES_VERSION = 2  # goes up whenever the same probe would predict something else
+_INT16_MAX = 32767
 
 # (label, subspace, probe)
 Readings = dict[tuple[str, str, str], Reading]
@@ -124,54 +121,38 @@ def embed_changes(
     rows: NDArray[np.int64],
     models: Mapping[str, Path],
     out: Path,
-    stretcher: changes.Stretcher,
+    stretcher: equivariance.Stretcher,
     how: Encoding,
     *,
     seed: int,
     on_event: Tell,
 ) -> dict[str, Changed]:
     """The answers of every model to changes of some tracks; made once, kept in ``out``."""
-    make_own_folder(out / CHANGES)
-    made = changes.changes(stretcher)
+    made = equivariance.changes(stretcher)
+    sizes = {change.name: change.sizes for change in made}
+    paths = [manifest.paths[i] for i in rows]
     opened = {name: bundles.load(bundle) for name, bundle in models.items()}
+    cache = ArrayCache(out / CHANGES)
     keys = {
-        name: json.dumps(
-            {
-                "model": bundle.sha256,
-                "tracks": [manifest.paths[i] for i in rows],
-                "sizes": {change.name: change.sizes for change in made},
-                "stretcher": stretcher.name,
-                "seed": seed,
-            }
-        )
-        for name, bundle in opened.items()
+        name: (bundle.sha256, paths, sizes, stretcher.name, seed) for name, bundle in opened.items()
     }
-    heard = {
-        name: found
-        for name in models
-        if (found := _read_heard(out / CHANGES / f"{name}.npz", keys[name])) is not None
-    }
-    missing = [name for name in models if name not in heard]
-    if missing:
-        embedders = [
-            Model(
-                open_encoder(
-                    opened[name],
-                    backend=how.backend,
-                    device=how.device,
-                    precision=how.precision,
-                    subspaces=None,
-                )
+    found = {name: cache.find(*keys[name]) for name in models}
+    missing = [name for name in models if found[name] is None]
+    embedders = [
+        Model(
+            open_encoder(
+                opened[name],
+                backend=how.backend,
+                device=how.device,
+                precision=how.precision,
+                subspaces=None,
             )
-            for name in missing
-        ]
-
-        def on_track(i: int, error: InputError | None) -> None:
-            if error is not None:
-                on_event(Skipped(error.message))
-            on_event(Stage("changes", i + 1, len(rows)))
-
-        answers = equivariance.embed_changes_together(
+        )
+        for name in missing
+    ]
+    heard: dict[str, Changed] = {}
+    if missing:
+        answers = equivariance.embed_changes(
             [manifest.files[i] for i in rows],
             rows,
             manifest.groups[rows],
@@ -179,60 +160,87 @@ def embed_changes(
             made,
             stretcher.name,
             seed=seed,
-            on_track=on_track,
-            render=Excerpts(
-                out / CHANGES / EXCERPTS, embedders[0], made, stretcher.name, seed=seed
+            on_track=track_events("changes", len(rows), on_event),
+            render=_cached_render(
+                out / CHANGES / EXCERPTS, embedders[0], made, stretcher.name, seed
             ),
         )
         for name, answer in zip(missing, answers, strict=True):
-            _write_heard(out / CHANGES / f"{name}.npz", keys[name], answer)
+            cache.keep(_arrays_of(answer), *keys[name])
             heard[name] = answer
+    for name, arrays in found.items():
+        if arrays is not None:
+            heard[name] = _changed_of(arrays, made, stretcher.name)
     return {name: heard[name] for name in models}
 
 
-def _write_heard(file: Path, key: str, heard: Changed) -> None:
-    arrays: dict[str, NDArray[Any]] = {
-        _KEY: np.array(key),
+def _arrays_of(heard: Changed) -> dict[str, NDArray[Any]]:
+    return {
         "rows": heard.rows,
         "groups": heard.groups,
-        "stretcher": np.array(heard.stretcher),
-        "units": np.array(json.dumps(heard.units)),
         **{f"plain/{name}": x for name, x in heard.plain.items()},
-        **{f"sizes/{change}": np.array(sizes) for change, sizes in heard.sizes.items()},
+        **{f"{change}/{name}": x for change, of in heard.changed.items() for name, x in of.items()},
     }
-    for change, of in heard.changed.items():
-        arrays |= {f"changed/{change}/{name}": x for name, x in of.items()}
-    with writing_own(file) as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _read_heard(file: Path, key: str) -> Changed | None:
-    """None if there is none, or one of other tracks, changes or another model."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            if str(arrays[_KEY]) != key:
-                return None
-            plain, sizes, changed = {}, {}, {}  # type: ignore[var-annotated]
-            for name in arrays.files:
-                what, _, rest = name.partition("/")
-                if what == "plain":
-                    plain[rest] = arrays[name]
-                elif what == "sizes":
-                    sizes[rest] = tuple(arrays[name].tolist())
-                elif what == "changed":
-                    change, _, subspace = rest.partition("/")
-                    changed.setdefault(change, {})[subspace] = arrays[name]
-            return Changed(
-                rows=arrays["rows"],
-                groups=arrays["groups"],
-                plain=plain,
-                changed=changed,
-                sizes=sizes,
-                units=json.loads(str(arrays["units"])),
-                stretcher=str(arrays["stretcher"]),
-            )
-    except (OSError, KeyError, ValueError, EOFError):
-        return None
+def _changed_of(
+    arrays: Mapping[str, NDArray[Any]], made: Sequence[Change], stretcher: str
+) -> Changed:
+    of: dict[str, dict[str, NDArray[Any]]] = {}
+    for key, x in arrays.items():
+        what, _, name = key.partition("/")
+        of.setdefault(what, {})[name] = x
+    return Changed(
+        rows=arrays["rows"],
+        groups=arrays["groups"],
+        plain=of["plain"],
+        changed={change.name: of[change.name] for change in made},
+        sizes={change.name: change.sizes for change in made},
+        units={change.name: change.unit for change in made},
+        stretcher=stretcher,
+    )
+
+
+def _cached_render(
+    folder: Path, model: Model, changes: Sequence[Change], stretcher: str, seed: int
+) -> Render:
+    """Excerpts as int16 with a scale each, 90 dB above what rounding adds.
+
+    They are rounded also when just made, so that every model gets the same.
+    """
+    cache = ArrayCache(folder)
+    names = ["plain", *(f"{c.name}/{i}" for c in changes for i in range(len(c.sizes)))]
+
+    def render(file: Path, place: int) -> Rendered:
+        status = file.stat()
+        key = (
+            [str(file.absolute()), status.st_size, status.st_mtime_ns, place, seed],
+            [model.sample_rate_hz, model.window_n_samples, stretcher],
+            {change.name: change.sizes for change in changes},
+        )
+        arrays = cache.find(*key)
+        if arrays is None:
+            made = equivariance.render_excerpt(file, model, changes, (seed, place))
+            waveforms = [made.plain, *(x for of in made.changed.values() for x in of)]
+            scales = [max(float(np.abs(x).max(initial=0.0)), 1e-9) / _INT16_MAX for x in waveforms]
+            arrays = {"scales": np.array(scales)}
+            for name, x, scale in zip(names, waveforms, scales, strict=True):
+                arrays[name] = np.round(x / scale).astype(np.int16)
+            cache.keep(arrays, *key, compress=True)
+        scale_of = dict(zip(names, arrays["scales"].astype(np.float32), strict=True))
+
+        def waveform(name: str) -> Waveform:
+            return np.asarray(arrays[name] * scale_of[name], np.float32)
+
+        return Rendered(
+            waveform("plain"),
+            {
+                change.name: [waveform(f"{change.name}/{i}") for i in range(len(change.sizes))]
+                for change in changes
+            },
+        )
+
+    return render
 
 
 def read_all(
@@ -254,7 +262,6 @@ def read_all(
         for subspace, x in with_concatenation(of.subspaces).items()
         for probe in kinds
     ]
-    make_own_folder(out / PROBES)
     results: dict[str, Readings] = {name: {} for name in vectors}
     work = Parallel(n_jobs=n_parallel, return_as="generator")(
         delayed(read_or_keep)(out / PROBES, x, column, folds, key[2], seed)
@@ -265,3 +272,34 @@ def read_all(
         results[name][key] = reading
         on_event(Stage("probes", i + 1, len(todo)))
     return results
+
+
+def read_or_keep(
+    folder: Path,
+    x: NDArray[np.float32],
+    column: Column,
+    folds: Sequence[Fold],
+    probe: str,
+    seed: int,
+) -> Reading:
+    """As :func:`loev_cli.evaluate.probes.read_label`, fitted only if it is not in ``folder``.
+
+    Raises:
+        OutputError: it cannot be kept.
+    """
+    cache = ArrayCache(folder)
+    said = [__version__, _PROBES_VERSION, column.kind, column.classes, probe, seed]
+    rows = [rows for fold in folds for rows in (fold.train, fold.val, fold.test)]
+    key = (said, x, column.values, column.known, *rows)
+    names = [field.name for field in dataclasses.fields(Reading)]
+    found = cache.find(*key)
+    if found is None:
+        reading = read_label(x, column, folds, probe, seed=seed)
+        cache.keep({name: np.asarray(getattr(reading, name)) for name in names}, *key)
+        return reading
+    return dataclasses.replace(
+        Reading(**{name: found[name] for name in names}),  # type: ignore[arg-type]
+        is_judged_by_fold=bool(found["is_judged_by_fold"]),
+        strength=tuple(found["strength"].tolist()),
+        reached=tuple(found["reached"].tolist()),
+    )

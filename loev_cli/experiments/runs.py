@@ -1,16 +1,21 @@
 """Many training runs, alike but for what is compared: each ``loev train`` in a process of its own.
 
-    FOLDER/NAME.toml     what was asked for
-    FOLDER/NAME.log      what the run said
+    FOLDER/NAME.toml     the config
+    FOLDER/NAME.log      the output of the run
     FOLDER/NAME/         as ``loev train --out`` leaves it: config.toml, checkpoints/, bundle/
 
 A run that is finished is taken as it is; one that is not resumes from its last checkpoint.
+
+A budget of minutes becomes a number of steps, the same for all methods: a few steps of each method
+are really trained first, as many side by side as later. The number is kept in ``plan.json``, so
+that the same command goes on with the same runs.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -18,9 +23,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
@@ -320,3 +325,76 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+PLAN_FILE = "plan.json"
+TRIAL_FOLDER = "trial"
+_TRIAL_STEPS = 6
+_WARM_STEPS = 2  # pay for setting up
+_MARGIN = 0.95
+_FEWEST_STEPS = 10
+
+
+def steps_within(
+    minutes: float,
+    methods: Sequence[Run],
+    n_seeds: int,
+    out: Path,
+    *,
+    n_parallel: int,
+    device: str,
+    cache: Path | None,
+    on_event: Callable[[RunEvent], None],
+) -> int:
+    """Steps for each of ``n_seeds`` runs of every method, all done in ``minutes`` of training.
+
+    Args:
+        methods: a run of each method, its length not yet decided.
+
+    Raises:
+        UsageError: the minutes are too few.
+        LoevError: a method cannot be trained.
+    """
+    asked = {
+        "minutes": minutes,
+        "methods": [run.name for run in methods],
+        "seeds": n_seeds,
+        "jobs": n_parallel,
+    }
+    decided = _decided(out / PLAN_FILE, asked)
+    if decided is not None:
+        return decided
+    trial = out / TRIAL_FOLDER
+    runs = [replace(m, config=replace(m.config, steps=_TRIAL_STEPS, minutes=None)) for m in methods]
+    train_runs(
+        runs, trial, n_parallel=n_parallel, device=device, cache=cache, overwrite=True,
+        on_event=on_event,
+    )  # fmt: skip
+    step_s = {run.name: _step_s(trial / run.name / METRICS_FILE) for run in runs}
+    shutil.rmtree(trial)
+    n_side_by_side = min(n_parallel, n_seeds * len(methods))
+    steps = int(_MARGIN * 60 * minutes * n_side_by_side / (n_seeds * sum(step_s.values())))
+    if steps < _FEWEST_STEPS:
+        needed = minutes * _FEWEST_STEPS / max(steps, 0.1)
+        raise UsageError(
+            f"--minutes {minutes:g} allows only {steps} steps per run",
+            hint=f"{needed:.0f} or more, or fewer --seeds or --methods",
+        )
+    plan = asked | {"steps": steps, "step_s": step_s}
+    write_own(out / PLAN_FILE, (json.dumps(plan, indent=2) + "\n").encode())
+    return steps
+
+
+def _decided(file: Path, asked: dict[str, Any]) -> int | None:
+    """The steps that were decided on when the same was asked for."""
+    try:
+        plan = json.loads(file.read_text(encoding="utf-8"))
+        return int(plan["steps"]) if all(plan.get(k) == v for k, v in asked.items()) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _step_s(metrics: Path) -> float:
+    with metrics.open(newline="", encoding="utf-8") as stream:
+        elapsed_s = [float(row["elapsed_s"]) for row in csv.DictReader(stream)]
+    return (elapsed_s[-1] - elapsed_s[_WARM_STEPS - 1]) / (len(elapsed_s) - _WARM_STEPS)

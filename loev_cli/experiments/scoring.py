@@ -1,6 +1,6 @@
-"""From what models say to scores of methods and tests of their differences.
+"""From predictions to scores of methods, and tests of their differences.
 
-Which subspace speaks for a method is decided without the test rows:
+Which subspace stands for a method is decided without the test rows:
 
 chosen      the one (or all together) whose probe is best on the val rows, the mean over seeds;
             under cross-validation for each fold by its own val rows
@@ -16,36 +16,218 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli import __version__
 from loev_cli.evaluate import retrieval
+from loev_cli.evaluate.equivariance import distances
 from loev_cli.evaluate.geometry import effective_rank, linear_cka
-from loev_cli.evaluate.labels import Column
-from loev_cli.evaluate.probes import Reading
-from loev_cli.evaluate.statistics import Estimate
-from loev_cli.evaluate.tasks import TASKS
+from loev_cli.evaluate.job import plain
+from loev_cli.evaluate.manifest import Column, Manifest, Splits
+from loev_cli.evaluate.probes import TASKS, Reading, statistic_of
+from loev_cli.evaluate.statistics import Draws, Estimate, Score, holm, mean_of, sensitivity_of
 from loev_cli.evaluate.vectors import CONCATENATION, with_concatenation
-from loev_cli.experiments.comparison import (
-    CHOSEN,
-    INVARIANT,
-    OWN,
-    Contestant,
-    Difference,
-    Entry,
-    own_subspace,
-)
-from loev_cli.experiments.inference import (
-    Draws,
-    Score,
-    holm,
-    mean_of,
-    sensitivity_of,
-    statistic_of,
-)
+from loev_cli.experiments.judging import Judged
+
+FORMAT_VERSION = 1
+CHOSEN, OWN, INVARIANT = "chosen", "own", "invariant"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method with its seeds, or a foreign file.
+
+    Attributes:
+        is_method: trained here; else a file of ``--against``.
+        runs: one per seed.
+    """
+
+    name: str
+    is_method: bool
+    runs: Sequence[Judged]
+
+    @property
+    def subspaces(self) -> list[str]:
+        return list(self.runs[0].vectors.subspaces)
+
+    @property
+    def description(self) -> str:
+        """Below its name."""
+        n = len(self.runs)
+        return f"{n} seed{'s' if n > 1 else ''}" if self.is_method else "not trained here"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure of one contestant.
+
+    Attributes:
+        question: a label, or what is looked for.
+        rule: how the subspace was decided on; empty for a subspace that is simply shown.
+        subspace: which it is; several, with their numbers of folds, where folds chose differently.
+        of_seeds: the figure of each seed.
+    """
+
+    question: str
+    kind: str
+    probe: str
+    metric: str
+    contestant: str
+    rule: str
+    subspace: str
+    estimate: Estimate
+    of_seeds: tuple[float, ...]
+
+    def record(self) -> dict[str, Any]:
+        names = ("question", "kind", "probe", "metric", "contestant", "rule", "subspace")
+        named = {name: getattr(self, name) for name in names}
+        return named | self.estimate.as_dict() | {"of_seeds": list(self.of_seeds)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``a`` - ``b`` under the rule of the question, and its test."""
+
+    question: str
+    metric: str
+    a: str
+    b: str
+    estimate: Estimate
+    p: float
+    p_corrected: float = 1.0
+
+    @property
+    def is_clear(self) -> bool:
+        return self.p_corrected < 0.05
+
+    @property
+    def signed(self) -> str:
+        """``+0.21 [+0.15, +0.27]``."""
+        e = self.estimate
+        value, low, high = (f"{round(x, 2) + 0.0:+.2f}" for x in (e.value, e.low, e.high))
+        return f"{value} [{low}, {high}]"
+
+    def record(self) -> dict[str, Any]:
+        named = {name: getattr(self, name) for name in ("question", "metric", "a", "b")}
+        found = {k: v for k, v in self.estimate.as_dict().items() if k != "chance"}
+        return named | found | {"p": self.p, "p_holm": self.p_corrected}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of it.
+
+    Attributes:
+        training: what all runs share, and what each method took.
+        sensitivity: contestant -> subspace -> change -> figure.
+        geometry: contestant -> subspace -> mean effective rank over seeds; and CKA of pairs.
+    """
+
+    command: str
+    created: str
+    manifest: Manifest
+    columns: Sequence[Column]
+    splits: Splits
+    contestants: Sequence[Contestant]
+    settings: dict[str, Any]
+    training: dict[str, Any]
+    skipped: Sequence[str]
+    notes: Sequence[str]
+    entries: Sequence[Entry] = ()
+    differences: Sequence[Difference] = ()
+    sensitivity: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)
+    geometry: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> list[str]:
+        """Contestants that were trained here."""
+        return [one.name for one in self.contestants if one.is_method]
+
+    def entry(self, question: str, contestant: str) -> Entry | None:
+        """The tested metric of a question under the tested rule."""
+        for e in self.entries:
+            named = (e.question, e.contestant) == (question, contestant)
+            if named and e.rule in (CHOSEN, INVARIANT):
+                return e
+        return None
+
+    def is_below_best(self, question: str, contestant: str) -> bool:
+        """Whether it is significantly below the highest score."""
+        found = {one.name: self.entry(question, one.name) for one in self.contestants}
+        values = {name: e.estimate.value for name, e in found.items() if e is not None}
+        known = {name: value for name, value in values.items() if np.isfinite(value)}
+        if not known:
+            return False
+        d = self.difference(question, max(known, key=lambda name: known[name]), contestant)
+        return d is not None and d.is_clear
+
+    def difference(self, question: str, a: str, b: str) -> Difference | None:
+        """``a`` - ``b``, whichever way it was tested."""
+        for d in self.differences:
+            if (d.question, d.a, d.b) == (question, a, b):
+                return d
+            if (d.question, d.a, d.b) == (question, b, a):
+                e = d.estimate
+                turned = replace(e, value=-e.value, low=-e.high, high=-e.low)
+                return replace(d, a=a, b=b, estimate=turned)
+        return None
+
+    @property
+    def tested(self) -> list[str]:
+        """Questions, labels first."""
+        return list(dict.fromkeys(d.question for d in self.differences))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``results.json``; figures that are not defined are null."""
+        judged = self.splits.judged
+        document = {
+            "format_version": FORMAT_VERSION,
+            "command": self.command,
+            "created": self.created,
+            "loev_version": __version__,
+            "data": {
+                "n_tracks": len(self.manifest),
+                "n_judged": len(judged),
+                "n_groups_judged": len(np.unique(self.manifest.groups[judged])),
+                "split": self.splits.description,
+                "labels": {c.name: {"kind": c.kind, "n_known": int(c.known.sum())}
+                           for c in self.columns},
+            },
+            "settings": self.settings,
+            "training": self.training,
+            "contestants": {
+                c.name: {
+                    "is_method": c.is_method,
+                    "subspaces": dict(c.runs[0].vectors.model["subspaces"]),
+                    "runs": [{"name": r.name, "seed": r.seed,
+                              "sha256": r.vectors.model.get("sha256")} for r in c.runs],
+                }
+                for c in self.contestants
+            },
+            "interval": "95 %, Student's t over groups of tracks (bootstrap) and seeds",
+            "test": "two-sided, Student's t of the difference, paired by track and seed; Holm over "
+            f"{len(self.differences)} tests",
+            "skipped": list(self.skipped),
+            "notes": list(self.notes),
+            "scores": [entry.record() for entry in self.entries],
+            "differences": [difference.record() for difference in self.differences],
+            "sensitivity": {
+                name: {s: {c: e.as_dict() for c, e in of.items()} for s, of in rows.items()}
+                for name, rows in self.sensitivity.items()
+            },
+            "geometry": self.geometry,
+        }  # fmt: skip
+        return dict(plain(document))
+
+
+def own_subspace(column: Column) -> str:
+    """What the subspace of a label is called, if a method has one."""
+    return {"key": "pitch", "tempo": "tempo"}.get(column.kind, column.name)
+
 
 _FEW_DRAWS = 1000  # for figures that are not a sum over tracks, and not tested
 
@@ -145,14 +327,11 @@ def compare_search(
     for column in columns:
         if column.kind == "number":
             continue
-        rows = judged[column.known[judged]]
-        alike = retrieval.same_label(column, rows)
-        allowed = groups[rows][:, None] != groups[rows][None, :]
-        asks = (alike & allowed).any(axis=1)
+        question, rows, right, answers = retrieval.label_task(column, judged, groups)
+        asks = right.any(axis=1)
         if asks.sum() < 2:
             continue
-        question = "tempo within 4 %" if column.kind == "tempo" else f"same {column.name}"
-        right, answers = (alike & allowed)[asks], allowed[asks]
+        right, answers = right[asks], answers[asks]
         chances = retrieval.chance(answers.sum(axis=1), right.sum(axis=1))
         draws = Draws(groups[rows][asks], n_seeds, seed=seed)
         for contestant in contestants:
@@ -218,11 +397,8 @@ def _sensitivity(contestant: Contestant, n_seeds: int, seed: int) -> dict[str, d
         statistics = []
         for run in contestant.runs:
             assert run.heard is not None
-            base = run.heard.plain[subspace].astype(np.float64)
-            versions = run.heard.changed[change][subspace].astype(np.float64)
-            moved = np.linalg.norm(versions - base[:, None], axis=2).mean(axis=1)
-            between = np.linalg.norm(base[:, None] - base[None, :], axis=2)
-            statistics.append(sensitivity_of(moved, between))
+            moved, between = distances(run.heard, subspace, change)
+            statistics.append(sensitivity_of(moved.mean(axis=1), between))
         rows[subspace][change] = draws.estimate(draws.score(statistics))
     return rows
 

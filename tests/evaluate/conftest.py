@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from loev_cli.evaluate import statistics
+from loev_cli.evaluate import figures, statistics
 from loev_cli.evaluate.manifest import Manifest, read_manifests
 from loev_cli.music_keys import KEYS
 from tests.conftest import write_audio
@@ -21,7 +22,19 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "N_DRAWS", 100)
 
 
-WriteManifest = Callable[..., Path]
+@pytest.fixture
+def no_pngs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that do not look at the pictures: drawing them is most of the time of a report."""
+    monkeypatch.setattr(figures, "save_png", lambda figure, path: path.touch())
+
+
+def leaves(value: Any) -> list[Any]:
+    """Of JSON."""
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in leaves(item)]
+    if isinstance(value, list):
+        return [leaf for item in value for leaf in leaves(item)]
+    return [value]
 
 
 def write_csv(file: Path, columns: Mapping[str, Sequence[object]]) -> Path:

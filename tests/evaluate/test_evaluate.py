@@ -8,7 +8,6 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from loev_cli.embed import Request as EmbedRequest
 from loev_cli.embed import embed
 from loev_cli.evaluate.report import check_out
 from tests.conftest import Loev, make_bundle
-from tests.evaluate.conftest import write_csv
+from tests.evaluate.conftest import leaves, write_csv
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 QUICK = ("--probes", "linear", "--changed", "3", "--stretcher", "signalsmith", "--folds", "3")
@@ -29,14 +28,6 @@ def embeddings(corpus: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFa
     out = tmp_path_factory.mktemp("embeddings") / "emb.npz"
     embed(EmbedRequest([str(corpus.parent / "audio")], str(out), model=str(bundle.path)))
     return out
-
-
-def leaves(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in leaves(item)]
-    if isinstance(value, list):
-        return [leaf for item in value for leaf in leaves(item)]
-    return [value]
 
 
 def test_everything_from_a_manifest_and_a_model(
@@ -98,6 +89,7 @@ class Elements(HTMLParser):
                 self.links.append(value or "")
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_the_page_stands_alone_and_escapes_what_files_say(
     loev: Loev, corpus: Path, embeddings: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +120,7 @@ def test_the_page_stands_alone_and_escapes_what_files_say(
         assert re.fullmatch(r"[A-Za-z0-9_-]+\.png", file.name)
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_embeddings_and_model_agree(
     loev: Loev, corpus: Path, bundle: Bundle, embeddings: Path, tmp_path: Path
 ) -> None:
@@ -163,6 +156,7 @@ def test_embeddings_and_model_agree(
     assert done.code == 2 and "differ in the model: tiny" in done.lines[-1]
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_windows_in_a_file_give_tracks_and_their_alignment(
     loev: Loev, corpus: Path, bundle: Bundle, embeddings: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +179,7 @@ def test_windows_in_a_file_give_tracks_and_their_alignment(
         assert with_windows["effective_rank"]["value"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_a_broken_file_is_skipped_and_told(loev: Loev, bundle: Bundle, corpus: Path) -> None:
     bad = corpus.parent / "audio" / "bad.wav"
     bad.write_text("no music\n" * 100)
@@ -202,6 +197,7 @@ def test_a_broken_file_is_skipped_and_told(loev: Loev, bundle: Bundle, corpus: P
     assert json.loads((out / "results.json").read_text())["data"]["n_tracks"] == 30
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_recordings_of_which_nothing_is_known(loev: Loev, bundle: Bundle, corpus: Path) -> None:
     bare = corpus.parent / "bare.csv"
     write_csv(bare, {"path": [f"audio/{i:02}.wav" for i in range(6)]})
@@ -264,6 +260,7 @@ def test_without_the_extra_it_says_which_to_install(
     assert done.code == 2 and "pip install 'loev-cli[eval]'" in done.lines[-1]
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_what_lies_at_out_is_not_overwritten_unasked(
     loev: Loev, corpus: Path, embeddings: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from loev_cli.evaluate.geometry import (
     shapes,
     uniformity,
 )
-from loev_cli.evaluate.splits import Fold
+from loev_cli.evaluate.manifest import Fold
 from loev_cli.evaluate.statistics import Bootstrap, jackknife
 from loev_cli.evaluate.vectors import Vectors
 

@@ -11,9 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from loev_cli.errors import UsageError
-from loev_cli.evaluate.labels import recognise
-from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests
-from loev_cli.evaluate.splits import split
+from loev_cli.evaluate.manifest import Manifest, check_files, read_manifests, recognise, split
 from loev_cli.train.data import listing
 from tests.evaluate.conftest import write_csv
 

@@ -9,10 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError
-from loev_cli.evaluate.manifest import Manifest
-from loev_cli.evaluate.probes import PROBES, check_folds, probe_all, probe_one
-from loev_cli.evaluate.splits import split
-from loev_cli.evaluate.tasks import Task, TempoTask
+from loev_cli.evaluate.manifest import Manifest, split
+from loev_cli.evaluate.probes import PROBES, Task, TempoTask, check_folds, probe_all, probe_one
 from loev_cli.music_keys import KEYS
 
 N = 240
@@ -45,7 +43,7 @@ def test_an_oracle_of_the_key_scores_one(manifest: Manifest, probe: str) -> None
     for estimate in result.scores.values():
         assert (estimate.value, estimate.low, estimate.high) == (1, 1, 1)
         assert estimate.n_tracks == N and estimate.n_groups == N // 2
-    assert sorted(result.rows) == list(range(N))
+    assert sorted(result.read.rows) == list(range(N))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +136,7 @@ def test_a_label_of_one_column_and_a_dead_dimension(manifest_of: Make) -> None:
     column = made.column("tag", "multilabel")
     x = np.stack([np.arange(60) % 2, np.full(60, 7.0)], axis=1).astype(np.float32)
     found = probe_one("x", x, column, split(made).folds, made.groups, "linear")
-    assert found.output.shape == (60, 1) and found.scores["ROC AUC"].value == 1
+    assert found.read.output.shape == (60, 1) and found.scores["ROC AUC"].value == 1
 
 
 def test_tracks_without_a_label_are_left_out(manifest_of: Make) -> None:
@@ -158,7 +156,7 @@ def test_regularisation_never_sees_the_test_rows(manifest: Manifest) -> None:
     moved = x.copy()
     moved[folds[0].test] *= 100
     again = probe_one("x", moved, column, folds[:1], manifest.groups, "linear")
-    assert again.strength == base.strength
+    assert again.read.strength == base.read.strength
 
 
 def test_a_label_that_does_not_reach_every_part_is_an_error(manifest_of: Make) -> None:

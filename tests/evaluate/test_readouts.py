@@ -10,10 +10,16 @@ import pytest
 import torch
 
 from loev_cli.errors import UsageError
-from loev_cli.evaluate.calibration import best_temperature, draw, reliability
 from loev_cli.evaluate.manifest import Manifest
-from loev_cli.evaluate.readout_card import card_with_readouts
-from loev_cli.evaluate.readouts import fit_readouts, judge, turned
+from loev_cli.evaluate.readouts import (
+    best_temperature,
+    card_with_readouts,
+    draw,
+    fit_readouts,
+    judge,
+    reliability,
+    turned,
+)
 from loev_cli.music_keys import KEYS
 
 Make = Callable[..., Manifest]

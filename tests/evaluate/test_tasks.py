@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from loev_cli.evaluate.tasks import (
+from loev_cli.evaluate.probes import (
     KeyTask,
     TempoTask,
     acc1,

@@ -11,11 +11,10 @@ import torch
 
 from loev_cli import bundle as bundles
 from loev_cli.bundle import DEFAULT_MODEL
-from loev_cli.evaluate.labels import Column
-from loev_cli.evaluate.splits import Fold
+from loev_cli.evaluate.manifest import Column, Fold
 from loev_cli.experiments.advise import BLIND, name_of_run, plan_runs
 from loev_cli.experiments.advise_evidence import compact, destroyed
-from loev_cli.experiments.augmented import AugmentedEmbedder, draw_changes
+from loev_cli.experiments.advise_vectors import AugmentedEmbedder, draw_changes
 from loev_cli.model import load_model
 from loev_cli.train.augment import AugmentationsConfig
 from loev_cli.train.config import TrainConfig

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from loev_cli.evaluate.labels import Column
-from loev_cli.evaluate.splits import Fold
+from loev_cli.evaluate.manifest import Column, Fold
 from loev_cli.experiments.advise_evidence import Vectors, compact, destroyed, gained
 
 N_GROUPS, N_PER_GROUP, N_VALUES, N_DRAWS = 120, 3, 4, 4

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.manifest import Column, Manifest, split
 from loev_cli.evaluate.statistics import Estimate
-from loev_cli.experiments import advise_verdict
+from loev_cli.experiments import advise_report
+from loev_cli.experiments.advise import Advice, Verdict, judge, kept, of_label, options, ranked
 from loev_cli.experiments.advise_evidence import Destroyed, Gained
-from loev_cli.experiments.advise_verdict import Verdict, judge, kept, options, ranked
+from loev_cli.experiments.advise_vectors import Draw
+from tests.evaluate.conftest import manifest_of, no_pngs
+
+__all__ = ["manifest_of", "no_pngs"]
 
 
 def estimate(low: float, high: float, chance: float | None = None) -> Estimate:
@@ -90,4 +98,41 @@ def test_several_labels_and_their_options() -> None:
     assert options([found[0], found[2]], candidates) == ""
     order = [(v.label, v.augmentation) for v in ranked(found)]
     assert order == [("tempo", "tempo"), ("tempo", "pitch"), ("key", "pitch"), ("key", "eq")]
-    assert [label for label, _ in advise_verdict.of_label(found)] == ["tempo", "key"]
+    assert [label for label, _ in of_label(found)] == ["tempo", "key"]
+
+
+@pytest.mark.usefixtures("no_pngs")
+def test_the_report_has_a_row_per_verdict(
+    manifest_of: Callable[..., Manifest], tmp_path: Path
+) -> None:
+    tracks = manifest_of(key=["C", "D"] * 6)
+    draws = [Draw("pitch", np.zeros(1), 0)] * 4
+    advice = Advice(
+        command="loev advise --data <b>",
+        created="today",
+        candidates=("pitch", "tempo"),
+        tolerance=0.2,
+        manifest=tracks,
+        columns=[],
+        splits=split(tracks, n_folds=3),
+        verdicts=[
+            verdict("a|b", "pitch", (0.5, 0.8), (0.1, 0.3), 0.001),
+            verdict("a|b", "tempo", (0.1, 0.5), (-0.1, 0.3), 0.4),
+        ],
+        draws={"pitch": draws, "tempo": draws},
+        reference={"name": "tiny", "sha256": "0"},
+        training={"steps": 2, "batch_size": 4, "n_seeds": 1, "encoder": "small"},
+        runs=["blind-seed0", "pitch-seed0", "tempo-seed0"],
+        skipped=[],
+        notes=["a note"],
+    )
+    advise_report.write(advice, tmp_path / "out")
+    markdown = (tmp_path / "out" / "advise.md").read_text(encoding="utf-8")
+    assert "| a\\|b | pitch | 65 % [50, 80] | +0.20 [0.10, 0.30] | keep |\n| a\\|b |" in markdown
+    assert "- a|b: keep pitch; undecided: tempo.\n" in markdown
+    assert "- Train with: loev train DATA --augs pitch\n" in markdown and "- a note\n" in markdown
+    assert "<" not in markdown.replace("--data <b>", "")
+    html = (tmp_path / "out" / "advise.html").read_text(encoding="utf-8")
+    assert html.count("<svg") == 3 and "<b>" not in html and "<td>a|b</td>" in html
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert results["options"] == "--augs pitch" and len(results["verdicts"]) == 2

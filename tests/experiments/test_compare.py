@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loev_cli.cli import main
+from loev_cli.evaluate import figures
+from loev_cli.experiments import runs
 from loev_cli.train.checkpoint import load_checkpoint
 from tests.conftest import Loev, command, environment
-from tests.evaluate.conftest import write_csv
-from tests.experiments.conftest import cache, music
+from tests.evaluate.conftest import leaves, no_pngs, write_csv
+from tests.experiments.conftest import cache, finish, music
 from tests.train.conftest import N_TRACKS, TINY_OPTIONS
 
-__all__ = ["cache", "music"]
+__all__ = ["cache", "music", "no_pngs"]
 
 TRAINING = (
     *("--methods", "loev++,cl", "--steps", "2", "--batch-size", "4"),
@@ -67,35 +72,31 @@ def compared(
     n_seeds: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A finished comparison."""
+    """A finished comparison; models are trained in the slow lane only."""
     out = tmp_path_factory.mktemp("compared") / "out"
-    done = subprocess.run(
-        command(
-            *("compare", "--data", manifest, "--out", out, "--cache", cache, "--folds", "3"),
-            *(*TRAINING, "--seeds", str(n_seeds), *JUDGING, "--against", foreign),
-        ),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=900,
+    arguments = (
+        *("compare", "--data", manifest, "--out", out, "--cache", cache, "--folds", "3"),
+        *(*TRAINING, "--seeds", str(n_seeds), *JUDGING, "--against", foreign),
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert "the evaluation tracks were part of (unlabeled) pretraining" in done.stderr
-    assert f"-> {out / 'report.html'}" in done.stderr.splitlines()[-1]
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        patch.setattr(sys, "stderr", stderr)
+        if n_seeds == 1:
+            patch.setattr(runs._Pool, "train", finish)
+            patch.setattr(figures, "save_png", lambda figure, path: path.touch())
+            arguments += ("--jobs", "1")
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+    assert ended.value.code == 0, stderr.getvalue()
+    assert stdout.getvalue() == ""
+    assert "the evaluation tracks were part of (unlabeled) pretraining" in stderr.getvalue()
+    assert f"-> {out / 'report.html'}" in stderr.getvalue().splitlines()[-1]
     return out
 
 
 def results_of(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "results.json").read_text(encoding="utf-8")))
-
-
-def leaves(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in leaves(item)]
-    if isinstance(value, list):
-        return [leaf for item in value for leaf in leaves(item)]
-    return [value]
 
 
 def test_every_method_is_judged_alike(compared: Path, n_seeds: int) -> None:
@@ -152,11 +153,17 @@ def test_the_report_stands_alone(compared: Path, n_seeds: int) -> None:
     name = "loev++ (1 seed)" if n_seeds == 1 else f"loev++ ({n_seeds} seeds)"
     markdown = (compared / "compare.md").read_text(encoding="utf-8")
     assert markdown.count(f"| {name} |") == 1 and "| chance |" in markdown
+    # Each table is one block of rows with as many cells.
+    for block in markdown.split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.splitlines()}) == 1
+            assert len(block.splitlines()) >= 3
     assert {"difference_cl.png", "scores_key.png", "sensitivity_loev_.png"} <= {
         file.name for file in compared.glob("*.png")
     }
 
 
+@pytest.mark.usefixtures("no_pngs")
 def test_a_rerun_trains_embeds_and_renders_nothing(
     compared: Path, n_seeds: int, manifest: Path, foreign: Path, cache: Path, loev: Loev
 ) -> None:

@@ -8,13 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loev_cli.evaluate.labels import Column
+from loev_cli.evaluate.manifest import Column
 from loev_cli.evaluate.probes import Reading
 from loev_cli.evaluate.vectors import Vectors
 from loev_cli.experiments.compare import Request, _without_twins
-from loev_cli.experiments.comparison import Contestant, own_subspace
 from loev_cli.experiments.judging import Judged
-from loev_cli.experiments.scoring import choose, compare_labels, corrected
+from loev_cli.experiments.scoring import (
+    Comparison,
+    Contestant,
+    choose,
+    compare_labels,
+    corrected,
+    own_subspace,
+)
 from loev_cli.train.config import TrainConfig
 
 N = 80
@@ -77,6 +83,14 @@ def test_a_better_method_is_found_and_an_equal_one_is_not() -> None:
     assert set(of) == {("good", "bad"), ("good", "same"), ("bad", "same")}
     assert of["good", "bad"].is_clear and of["good", "bad"].estimate.value > 0.3
     assert of["bad", "same"].estimate.value == 0 and of["bad", "same"].p_corrected == 1
+    comparison = Comparison(
+        *("", "", None, [], None, [good, bad, same], {}, {}, [], [], entries),  # type: ignore[arg-type]
+        corrected(differences),
+    )
+    assert comparison.is_below_best("genre", "bad") and comparison.is_below_best("genre", "same")
+    assert not comparison.is_below_best("genre", "good")
+    turned = comparison.difference("genre", "bad", "good")
+    assert turned is not None and turned.signed.startswith("-0.") and "[-0." in turned.signed
     chosen = {e.contestant: e for e in entries if e.rule == "chosen" and e.metric == "accuracy"}
     wanted = np.mean([(answers(0.9, s) == TRUTH).mean() for s in range(3)])
     assert chosen["good"].estimate.value == pytest.approx(wanted)

@@ -105,7 +105,7 @@ def test_turning_is_transposing(emb: Path) -> None:
     """A transposition by an outside stretcher is what turning the pitch classes makes of it."""
     import soxr
 
-    from loev_cli.evaluate.changes import STRETCH_RATE_HZ, open_stretcher
+    from loev_cli.evaluate.equivariance import STRETCH_RATE_HZ, open_stretcher
 
     library = open_library(emb)
     encoder = open_encoder(find("loevpp-small"), subspaces=["pitch"])

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from loev_cli.evaluate.probes import Reading
-from loev_cli.evaluate.tasks import balanced_accuracy, r2
-from loev_cli.experiments.compare import Request
-from loev_cli.experiments.inference import (
+from loev_cli.evaluate.probes import Reading, balanced_accuracy, metric_of, r2
+from loev_cli.evaluate.statistics import (
     Draws,
+    Estimate,
     Score,
     holm,
     mean_of,
-    metric_of,
     r2_of,
     sensitivity_of,
 )
+from loev_cli.experiments.compare import Request
 
 N_GROUPS, N_EACH = 60, 2
 World = tuple[Draws, Score, Score]
@@ -197,3 +197,10 @@ def test_holm_against_figures_made_by_hand() -> None:
     assert holm([0.001, 0.2, 0.01]) == pytest.approx([0.003, 0.2, 0.02])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_estimates_as_text_are_marked_where_they_lie_above_chance() -> None:
+    figure = Estimate(-0.001, -0.104, 0.2, 10, 5, chance=-0.2)
+    assert str(figure) == "0.00 [-0.10, 0.20]" and figure.marked == "0.00 [-0.10, 0.20] *"
+    assert replace(figure, chance=0.0).marked == replace(figure, chance=None).marked == str(figure)
+    assert str(replace(figure, value=np.nan)) == "not defined"
