@@ -54,7 +54,7 @@ from loev_cli.evaluate.tasks import (
     tempo_targets,
 )
 from loev_cli.evaluate.vectors import Subspaces, embed_manifest, read_embeddings
-from loev_cli.model.names import GLOBAL
+from loev_cli.model import GLOBAL
 from loev_cli.music_keys import KEYS, N_PITCH_CLASSES
 
 # Readout -> its subspace; a model without it uses the global one.

@@ -1,13 +1,30 @@
-"""Building blocks shared by the encoders."""
+"""What the encoders and the model share: names of subspaces and methods, building blocks."""
 
 from __future__ import annotations
+
+import keyword
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+INVARIANT = "invariant"
+GLOBAL = "global"
+
+Method = Literal["loev++", "loev", "looc", "cl"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
 # Keeps the variance of a unit normal through a ReLU (NFNets, Brock et al. 2021, section 3).
 RELU_GAIN = 1.7139588594436646
+
+
+def module_key(name: str) -> str:
+    """What a submodule for the subspace ``name`` is called.
+
+    ONNX export writes modules' names into Python code, where `global` is no name.
+    """
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 class ReweightedConv2d(nn.Conv2d):

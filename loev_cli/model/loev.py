@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from loev_cli.errors import UsageError
 from loev_cli.model.encoders import build_encoder, encoder_kind
 from loev_cli.model.frontend import FrontendConfig
-from loev_cli.model.names import GLOBAL, INVARIANT, METHODS, Method, module_key
+from loev_cli.model.layers import GLOBAL, INVARIANT, METHODS, Method, module_key
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from loev_cli.errors import UsageError
 from loev_cli.model.encoders.sf_nfnet import N_BLOCKS
+from loev_cli.model.layers import GLOBAL, INVARIANT, Method, module_key
 from loev_cli.model.loev import LoevModel, ModelSpec
-from loev_cli.model.names import GLOBAL, INVARIANT, Method, module_key
 
 ENCODER = "sf-nfnet-f0"
 _PARTS = ("slow_stem", "fast_stem", "slow_layers", "fast_layers", "fusion_layers")

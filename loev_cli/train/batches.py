@@ -25,7 +25,7 @@ from loev_cli.model import ModelSpec
 from loev_cli.model.encoders import encoder_kind
 from loev_cli.model.frontend import Features, FrontendConfig
 from loev_cli.train.augment.base import Augmentation, HasSampleRate, Views, apply_chain
-from loev_cli.train.augment.features import Cut, cut_view
+from loev_cli.train.augment.pitch_tempo import Cut, cut_view
 from loev_cli.train.augment.retime import retime
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import FULL_SCALE, Content, FeatureContent, Track, WaveformContent

@@ -8,8 +8,8 @@ import torch
 
 from loev_cli.model.frontend import Features, FrontendConfig, LogFrequency
 from loev_cli.train.augment import Augmentation, Cut, cut_view
+from loev_cli.train.augment.degradations import Noise
 from loev_cli.train.augment.level import Compression
-from loev_cli.train.augment.noise import Noise
 from loev_cli.train.augment.room import Blur, Reverb
 from loev_cli.train.augment.spectrum import FILTER_KINDS, Eq, Filter
 from loev_cli.train.data import track_features

@@ -8,9 +8,8 @@ import torch
 
 from loev_cli.model.frontend import FrontendConfig, LogFrequency
 from loev_cli.train.augment import Augmentation
-from loev_cli.train.augment.codec import FORMATS, Codec
+from loev_cli.train.augment.degradations import FORMATS, Codec, Noise
 from loev_cli.train.augment.level import Compression, Distortion, Gain, Polarity
-from loev_cli.train.augment.noise import Noise
 from loev_cli.train.augment.room import Reverb
 from loev_cli.train.augment.spectrum import FILTER_KINDS, Eq, Filter
 from tests.train.conftest import RATE_HZ

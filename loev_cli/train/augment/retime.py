@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loev_cli.train.augment.fourier import prime_factors
+from loev_cli.train.augment.base import prime_factors
 
 _WINDOW_S = 0.096
 _OVERLAP = 4

@@ -12,8 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loev_cli.model.frontend import EPSILON_POWER, Features, FrontendConfig
-from loev_cli.train.augment.base import Augmentation, column, setting
-from loev_cli.train.augment.fourier import fast_length, random_phasors
+from loev_cli.train.augment.base import (
+    Augmentation,
+    column,
+    fast_length,
+    random_phasors,
+    setting,
+)
 
 _NATS_OF_RT60 = 6 * math.log(10)  # power falls by 60 dB
 

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.model.frontend import EPSILON_POWER, Features, FrontendConfig
 from loev_cli.train.augment.base import (
     NATS_PER_DB,
     Augmentation,
     bin_frequencies_hz,
+    check_choices,
     column,
+    fast_length,
     setting,
 )
-from loev_cli.train.augment.fourier import fast_length
 
 _LOWEST_HZ = 7351.69 / 2**8  # the log-frequency frontend's axis begins here
 _N_OCTAVES = 8
@@ -148,17 +148,6 @@ class Filter(_Curve):
             )
             power_db: np.ndarray = -10 * np.log10(1 + distance ** (2 * self.order))
         return power_db
-
-
-def check_choices(key: str, chosen: tuple[str, ...], known: tuple[str, ...]) -> None:
-    """Raises UsageError where ``chosen`` is empty or names what is not known."""
-    if not chosen:
-        raise UsageError(f"{key} is empty", hint=f"choose from {', '.join(known)}")
-    for name in chosen:
-        if name not in known:
-            raise UsageError(
-                f"{key}: no '{name}'", hint=f"{did_you_mean(name, known)}known: {', '.join(known)}"
-            )
 
 
 def _log_uniform(bounds: tuple[float, float], rng: np.random.Generator) -> float:
