@@ -33,7 +33,7 @@ from loev_cli.train.batches import Batch, BatchMaker, Prefetcher
 from loev_cli.train.checkpoint import BEST, FOLDER, LAST, load_checkpoint, write_checkpoint
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Track
-from loev_cli.train.distributed import Group, check_batch, describe
+from loev_cli.train.distributed import Group, check_batch
 from loev_cli.train.metrics import (
     METRICS_FILE,
     VALIDATION_FILE,
@@ -336,6 +336,7 @@ class Trainer:
     def facts(self) -> dict[str, Any]:
         """Training provenance, for the bundle and its model card."""
         is_cuda = self.device.type == "cuda"
+        n_processes = self.group.world_size
         return {
             "data": Path(self.config.data).name,  # bundles are given away, folders are not
             "n_tracks": self.n_tracks,
@@ -346,7 +347,7 @@ class Trainer:
             "hardware": torch.cuda.get_device_name(self.device)
             if is_cuda
             else f"{platform.machine()} CPU, {os.cpu_count()} cores",
-            **describe(self.group),
+            **({"processes": n_processes} if n_processes > 1 else {}),
             "torch": str(torch.__version__),
             **{f"loss_{head}": round(v, 4) for head, v in mean_losses(self.recent_losses).items()},
         }

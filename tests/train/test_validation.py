@@ -11,8 +11,8 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from loev_cli.export import model_card
 from loev_cli.model import ModelSpec
-from loev_cli.train.card import model_card
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Listed, Track, WaveformContent, load_tracks
 from loev_cli.train.validation import Validation, ValidationWindows
