@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -181,12 +182,13 @@ def train(
         from loev_cli.cli._train_display import TrainDisplay
         from loev_cli.train import pipeline
         from loev_cli.train.checkpoint import FOLDER, LAST
-        from loev_cli.train.config import field_names
+        from loev_cli.train.config import TrainConfig
         from loev_cli.train.distributed import is_main_process
         from loev_cli.train.pipeline import BUNDLE
     if resume and config is None and (out / pipeline.CONFIG_FILE).exists():
         config = str(out / pipeline.CONFIG_FILE)
-    named = {key: value for key, value in context.params.items() if key in field_names()}
+    known = {field.name for field in fields(TrainConfig)}
+    named = {key: value for key, value in context.params.items() if key in known}
     if augs is not None:
         named["augs"] = [aug.strip() for aug in augs.split(",") if aug.strip()]
     settings = settings_of(config, set_ or [], named)

@@ -127,11 +127,6 @@ _ABOVE_ZERO = (
 )
 
 
-def field_names() -> tuple[str, ...]:
-    """Names of the fields of :class:`TrainConfig`."""
-    return tuple(part.name for part in fields(TrainConfig))
-
-
 def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...], what: str) -> str:
     """A hint: the nearest known name if there is one, and all of them."""
     return f"{did_you_mean(name, known)}{what}: {', '.join(known)}"

@@ -18,7 +18,7 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -384,9 +384,9 @@ class _Log:
     """The files that keep what happened; closed with the ``stack``."""
 
     def __init__(self, out: Path, step: int, stack: ExitStack) -> None:
-        self.metrics = stack.enter_context(MetricsFile(out / METRICS_FILE, step))
-        self.validations = stack.enter_context(MetricsFile(out / VALIDATION_FILE, step))
-        self.board = stack.enter_context(TensorBoard(out, step))
+        self.metrics = stack.enter_context(closing(MetricsFile(out / METRICS_FILE, step)))
+        self.validations = stack.enter_context(closing(MetricsFile(out / VALIDATION_FILE, step)))
+        self.board = stack.enter_context(closing(TensorBoard(out, step)))
 
     def step(self, progress: Progress) -> None:
         self.metrics.write(progress.step, progress.values())

@@ -89,10 +89,7 @@ class MetricsFile:
         self._writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
         self._stream.flush()
 
-    def __enter__(self) -> MetricsFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._stream.close()
 
 
@@ -110,10 +107,7 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
 
-    def __enter__(self) -> TensorBoard:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._writer.close()
 
 

@@ -17,14 +17,14 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.model.frontend import Features, FrontendConfig
+from loev_cli.model.frontend import AnyFrontendConfig, Features, FrontendConfig
 
 NATS_PER_DB = math.log(10) / 10  # of power
 
@@ -101,20 +101,13 @@ class Augmentation:
         raise NotImplementedError(f"{self.name} on features")
 
 
-class HasSampleRate(Protocol):
-    """Any frontend's config."""
-
-    @property
-    def sample_rate_hz(self) -> int: ...
-
-
 def apply_chain(
     chain: Sequence[Augmentation],
     x: Views,
     params: Mapping[str, np.ndarray],
     applied: Mapping[str, np.ndarray],
     seeds: Mapping[str, np.ndarray],
-    frontend: HasSampleRate,
+    frontend: AnyFrontendConfig,
 ) -> Views:
     """Each augmentation in turn changes the rows it is applied to; ``x`` itself is left as it is.
 
