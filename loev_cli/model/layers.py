@@ -60,7 +60,7 @@ def fold_weights(model: nn.Module) -> None:
             module.fold_()
 
 
-class StandardisedConv2d(ReweightedConv2d):
+class StandardizedConv2d(ReweightedConv2d):
     """Convolution with standardized weights and a learnable gain (Brock et al. 2021, eq. 1).
 
     ``activation_gain`` makes up for the variance that the activation behind it takes. It goes
@@ -92,9 +92,9 @@ class StandardisedConv2d(ReweightedConv2d):
     def reweighted(self) -> Tensor:
         fan_in = self.weight[0].numel()
         mean = self.weight.mean(dim=(1, 2, 3), keepdim=True)
-        centred = self.weight - mean
-        scale = torch.rsqrt(centred.square().mean(dim=(1, 2, 3), keepdim=True) * fan_in + 1e-4)
-        return centred * (scale * self.gain * self.activation_gain)
+        centered = self.weight - mean
+        scale = torch.rsqrt(centered.square().mean(dim=(1, 2, 3), keepdim=True) * fan_in + 1e-4)
+        return centered * (scale * self.gain * self.activation_gain)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(
@@ -109,10 +109,10 @@ def conv_relu(
     stride: tuple[int, int] = (1, 1),
     dilation: tuple[int, int] = (1, 1),
 ) -> nn.Sequential:
-    """Standardised convolution that keeps the size (over its stride), then ReLU."""
+    """Standardized convolution that keeps the size (over its stride), then ReLU."""
     padding = (kernel_size[0] // 2 * dilation[0], kernel_size[1] // 2 * dilation[1])
     return nn.Sequential(
-        StandardisedConv2d(
+        StandardizedConv2d(
             in_channels,
             out_channels,
             kernel_size,
@@ -141,7 +141,7 @@ class PitchClassConv(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = StandardisedConv2d(
+        self.conv = StandardizedConv2d(
             in_channels, out_channels, (12, 1), activation_gain=activation_gain, bias=bias
         )
 

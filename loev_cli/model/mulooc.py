@@ -216,7 +216,7 @@ def _read_state_dict(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             (_InertDict if name.lower().endswith("dict") else _Inert, name) for name in foreign
         ]
         with torch.serialization.safe_globals(stand_ins):
-            # Mapped, since an optimiser's state, twice the weights, is never looked at.
+            # Mapped, since an optimizer's state, twice the weights, is never looked at.
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load raises whatever a foreign file provokes in it
         raise UsageError(

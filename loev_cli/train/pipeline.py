@@ -264,7 +264,7 @@ class Plan:
         subspaces: name -> D.
         n_parameters: of encoder and heads.
         cache_bytes: what the decoded tracks take on disk.
-        weight_bytes: weights, gradients, the optimiser's moments, an average of the weights.
+        weight_bytes: weights, gradients, the optimizer's moments, an average of the weights.
         activation_bytes: what the encoder keeps for one backward pass.
         similarity_bytes: of the largest head's comparison of all rows with all.
         step_s: how long a step takes on this device without waiting for data, by a trial.

@@ -119,14 +119,6 @@ def test_the_chain_skips_what_its_path_does_not_have() -> None:
         assert type(changed) is type(x)
 
 
-def test_views_that_share_parameters_do_not_share_the_noise() -> None:
-    x = waveforms()[:2]
-    params = np.array([[10.0, 0.0]] * 2)
-    noise = ALL.noise.on_waveforms(x, params, np.array([1, 2]), RATE_HZ) - x
-    correlation = torch.corrcoef(noise)[0, 1].abs()
-    assert correlation < 0.05
-
-
 def test_pitch_draws_every_step_alike_and_any_fraction_without_steps() -> None:
     rng = np.random.default_rng(0)
     whole = [Pitch(semitones=(-3, 2)).draw(rng)[0] for _ in range(600)]

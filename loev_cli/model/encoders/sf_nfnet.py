@@ -236,7 +236,7 @@ class Block(nn.Module):
 class ScaledConv2d(ReweightedConv2d):
     """Convolution with standardized weights (Brock et al. 2021, eq. 1), as MuLOOC has it.
 
-    Unlike :class:`loev_cli.model.layers.StandardisedConv2d`: no gain, no bias, the variance is
+    Unlike :class:`loev_cli.model.layers.StandardizedConv2d`: no gain, no bias, the variance is
     the unbiased one, and it is kept from below instead of added to.
     """
 

@@ -48,7 +48,7 @@ class AugmentationsConfig:
 
     @property
     def base_chain(self) -> tuple[Augmentation, ...]:
-        """All but pitch and tempo, which are realised where a view is cut."""
+        """All but pitch and tempo, which are realized where a view is cut."""
         return tuple(self[name] for name in EQUIVARIANT if name not in CUT)
 
 

@@ -1,4 +1,4 @@
-"""What an augmentation is: its settings, what it draws, and how it is realised on either path.
+"""What an augmentation is: its settings, what it draws, and how it is realized on either path.
 
 One class is one augmentation. Its fields are the keys of its table in the config:
 
@@ -6,7 +6,7 @@ One class is one augmentation. Its fields are the keys of its table in the confi
     p = 0.4
     snr_db = [3.0, 30.0]
 
-A view's parameters are drawn first, as plain numbers (:meth:`Augmentation.draw`), and realised
+A view's parameters are drawn first, as plain numbers (:meth:`Augmentation.draw`), and realized
 later on whole batches in which every row has parameters of its own. Views may therefore share a
 parameter, which is what a subspace learns from, and a row's result depends on that row alone.
 """
@@ -149,7 +149,7 @@ def column(values: np.ndarray, like: Tensor) -> Tensor:
 
 
 def bin_frequencies_hz(frontend: FrontendConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the spectrum's bins (F,), without margins, and of the bands (S,)."""
+    """Centers of the spectrum's bins (F,), without margins, and of the bands (S,)."""
     octave = (np.arange(frontend.n_bins) + frontend.margin_bins) / frontend.bins_per_octave
     first_band_octave = frontend.n_octaves - frontend.n_band_octaves
     band_octave = (np.arange(frontend.n_bands) + 0.5) / frontend.bands_per_octave

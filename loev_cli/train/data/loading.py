@@ -260,7 +260,7 @@ def run_each(
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     with contextlib.ExitStack() as stack:
         for _ in range(n_workers):
-            idle.put(stack.enter_context(_Worker()))
+            idle.put(stack.enter_context(contextlib.closing(_Worker())))
 
         def attempt(file: Path) -> Result | InputError:
             worker = idle.get()
@@ -284,34 +284,34 @@ class _Worker:
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, job: Callable[[Path], Result], file: Path) -> Result | InputError:
+        """Raises LoevError where no process can be started."""
+        if self._pool is None:
+            self._pool = _started()
         try:
-            return self._started().submit(_attempt, job, file).result()
+            return self._pool.submit(_attempt, job, file).result()
         except BrokenProcessPool:
-            self._pool = None
+            self.close()
             return InputError(f"{file}: the decoding process died", stage="decode")
 
-    def _started(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            # A fresh process: forking one that has torch's threads running can hang.
-            pool = ProcessPoolExecutor(
-                1, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-            )
-            try:
-                pool.submit(_ready).result()
-            except BrokenProcessPool as error:
-                raise LoevError(
-                    "the decoding processes cannot start",
-                    hint="wrap the script's main code in `if __name__ == '__main__':`",
-                ) from error
-            self._pool = pool
-        return self._pool
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool:
+    def close(self) -> None:
+        if self._pool is not None:
             self._pool.shutdown()
+            self._pool = None
+
+
+def _started() -> ProcessPoolExecutor:
+    # A fresh process: forking one that has torch's threads running can hang.
+    pool = ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    )
+    try:
+        pool.submit(_ready).result()
+    except BrokenProcessPool as error:
+        raise LoevError(
+            "the decoding processes cannot start",
+            hint="wrap the script's main code in `if __name__ == '__main__':`",
+        ) from error
+    return pool
 
 
 def _attempt(job: Callable[[Path], Result], file: Path) -> Result | InputError:
