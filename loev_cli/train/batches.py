@@ -25,7 +25,7 @@ from loev_cli.model import ModelSpec
 from loev_cli.model.encoders import encoder_kind
 from loev_cli.model.frontend import AnyFrontendConfig, Features, FrontendConfig
 from loev_cli.train.augment.base import Augmentation, Views, apply_chain
-from loev_cli.train.augment.pitch_tempo import Cut, cut_view
+from loev_cli.train.augment.pitch_tempo import cut_view
 from loev_cli.train.augment.retime import retime
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import FULL_SCALE, Content, FeatureContent, Track, WaveformContent
@@ -121,12 +121,14 @@ class FeatureViews:
         first = int(start)
         # One more frame than is read: the right neighbor of the last interpolation.
         n_rows = int(start - first + view.rate * self.n_frames) + 2
-        cut = Cut(
+        return cut_view(
+            track.read(first, first + n_rows),
+            self.n_frames,
+            self.frontend,
             start_frame=start - first,
             rate=view.rate,
             shift_bins=view.semitones * self.frontend.bins_per_semitone,
         )
-        return cut_view(track.read(first, first + n_rows), cut, self.n_frames, self.frontend)
 
 
 class WaveformViews:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from loev_cli.train.augment.base import Augmentation, apply_chain
 from loev_cli.train.augment.degradations import Codec, Noise
 from loev_cli.train.augment.level import Compression, Distortion, Gain, Polarity
-from loev_cli.train.augment.pitch_tempo import Cut, Pitch, Tempo, cut_view
+from loev_cli.train.augment.pitch_tempo import Pitch, Tempo, cut_view
 from loev_cli.train.augment.room import Blur, Reverb
 from loev_cli.train.augment.spectrum import Eq, Filter
 
@@ -19,7 +19,6 @@ __all__ = [
     "EQUIVARIANT",
     "Augmentation",
     "AugmentationsConfig",
-    "Cut",
     "apply_chain",
     "cut_view",
 ]

@@ -44,7 +44,6 @@ class Augmentation:
         p: probability that a view is changed at all. A view that a head compares by this
             augmentation's parameters always is.
         name: its key in the config and in ``--augs``.
-        param_names: what :meth:`draw` returns, with units.
         on_waveforms_too: False where it exists on features only.
         on_features_too: False where it exists on waveforms only, or is not heard in features.
     """
@@ -52,7 +51,6 @@ class Augmentation:
     p: float = setting(0.5, 0, 1)
 
     name: ClassVar[str]
-    param_names: ClassVar[tuple[str, ...]]
     on_waveforms_too: ClassVar[bool] = True
     on_features_too: ClassVar[bool] = True
 
@@ -75,8 +73,9 @@ class Augmentation:
                 )
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """One view's parameters, (P,) float64."""
-        raise NotImplementedError
+        """One view's parameters, (P,) float64: a number from every range of the settings."""
+        values = (getattr(self, part.name) for part in fields(self))
+        return np.array([rng.uniform(*value) for value in values if isinstance(value, tuple)])
 
     def differ(self, a: np.ndarray, b: np.ndarray) -> bool:
         """Whether two draws are far enough apart to be told from each other."""

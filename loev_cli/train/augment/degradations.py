@@ -52,10 +52,6 @@ class Noise(Augmentation):
     slope_db: tuple[float, float] = setting((-6.0, 3.0), -24, 24)
 
     name: ClassVar[str] = "noise"
-    param_names: ClassVar[tuple[str, ...]] = ("snr_db", "slope_db")
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        return np.array([rng.uniform(*self.snr_db), rng.uniform(*self.slope_db)])
 
     def on_waveforms(
         self, x: Tensor, params: np.ndarray, seeds: np.ndarray, sample_rate_hz: int
@@ -102,7 +98,6 @@ class Codec(Augmentation):
     compression: tuple[float, float] = setting((0.3, 0.95), 0, 0.99)
 
     name: ClassVar[str] = "codec"
-    param_names: ClassVar[tuple[str, ...]] = ("format", "compression")
     on_features_too: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -110,6 +105,7 @@ class Codec(Augmentation):
         check_choices("augmentations.codec.formats", self.formats, FORMATS)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Number of the format in :data:`FORMATS`, compression."""
         name = self.formats[rng.integers(len(self.formats))]
         return np.array([FORMATS.index(name), rng.uniform(*self.compression)])
 

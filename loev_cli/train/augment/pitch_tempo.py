@@ -30,9 +30,9 @@ class Pitch(Augmentation):
     step: float = setting(1.0, 0, 24)
 
     name: ClassVar[str] = "pitch"
-    param_names: ClassVar[tuple[str, ...]] = ("semitones",)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """The semitones."""
         low, high = self.semitones
         if self.step == 0:
             return np.array([rng.uniform(low, high)])
@@ -54,9 +54,9 @@ class Tempo(Augmentation):
     min_gap: float = setting(0.05, 0, 4)
 
     name: ClassVar[str] = "tempo"
-    param_names: ClassVar[tuple[str, ...]] = ("rate",)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """The rate, all ratios equally likely."""
         low, high = self.rate
         return np.array([math.exp(rng.uniform(math.log(low), math.log(high)))])
 
@@ -64,23 +64,14 @@ class Tempo(Augmentation):
         return bool(abs(math.log(a[0] / b[0])) >= math.log1p(self.min_gap))
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Where a view comes from.
-
-    Attributes:
-        start_frame: first spectrum frame in the track, may be fractional.
-        rate: track frames per view frame; 2 plays twice as fast.
-        shift_bins: spectrum bins up (positive: the view sounds higher), may be fractional.
-    """
-
-    start_frame: float
-    rate: float
-    shift_bins: float
-
-
 def cut_view(
-    track: np.ndarray, cut: Cut, n_frames: int, config: FrontendConfig
+    track: np.ndarray,
+    n_frames: int,
+    config: FrontendConfig,
+    *,
+    start_frame: float,
+    rate: float = 1.0,
+    shift_bins: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One view of a track.
 
@@ -88,28 +79,31 @@ def cut_view(
         track: (T_track, F + 2 margins + 4 S), log power: per spectrum frame its bins, then the
             four band frames that lie within it.
         n_frames: T of the view. Beyond the end the track repeats.
+        start_frame: first spectrum frame in the track, may be fractional.
+        rate: track frames per view frame; 2 plays twice as fast.
+        shift_bins: spectrum bins up (positive: the view sounds higher), may be fractional.
 
     Returns:
         (F, T) and (S, 4 T), float32.
     """
-    lowest = config.margin_bins - cut.shift_bins
+    lowest = config.margin_bins - shift_bins
     if not 0 <= lowest <= 2 * config.margin_bins:
-        raise ValueError(f"a shift of {cut.shift_bins} bins exceeds the margins")
+        raise ValueError(f"a shift of {shift_bins} bins exceeds the margins")
     low = int(lowest)
-    first = int(cut.start_frame)
+    first = int(start_frame)
     # One more frame than is read: the right neighbor of the last interpolation.
-    last = first + int(cut.start_frame - first + cut.rate * n_frames) + 2
+    last = first + int(start_frame - first + rate * n_frames) + 2
     rows = track[first:last] if last <= len(track) else track[np.arange(first, last) % len(track)]
     bands = rows[:, config.n_bins_wide :].reshape(-1, config.n_bands)
-    offset = cut.start_frame - first
+    offset = start_frame - first
     per_frame = config.bands_per_frame
     if lowest == low:
         spectrum = rows[:, low : low + config.n_bins]
     else:
         spectrum = _between_bins(rows[:, : config.n_bins_wide], low, lowest - low, config.n_bins)
     return (
-        _resample(spectrum, offset, cut.rate, n_frames),
-        _resample(bands, offset * per_frame, cut.rate, n_frames * per_frame),
+        _resample(spectrum, offset, rate, n_frames),
+        _resample(bands, offset * per_frame, rate, n_frames * per_frame),
     )
 
 

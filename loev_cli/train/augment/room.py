@@ -36,10 +36,10 @@ class Blur(Augmentation):
     width_s: float = setting(0.05, 0, 10)
 
     name: ClassVar[str] = "blur"
-    param_names: ClassVar[tuple[str, ...]] = ("width_s",)
     on_waveforms_too: ClassVar[bool] = False
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """The width in seconds."""
         return rng.uniform(0, self.width_s, 1)
 
     def on_features(
@@ -66,10 +66,6 @@ class Reverb(Augmentation):
     wet: tuple[float, float] = setting((0.1, 0.6), 0, 1)
 
     name: ClassVar[str] = "reverb"
-    param_names: ClassVar[tuple[str, ...]] = ("rt60_s", "wet")
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        return np.array([rng.uniform(*self.rt60_s), rng.uniform(*self.wet)])
 
     def on_waveforms(
         self, x: Tensor, params: np.ndarray, seeds: np.ndarray, sample_rate_hz: int

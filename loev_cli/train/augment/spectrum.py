@@ -84,11 +84,8 @@ class Eq(_Curve):
 
     name: ClassVar[str] = "eq"
 
-    @property
-    def param_names(self) -> tuple[str, ...]:  # type: ignore[override]  # as many as there are knots
-        return tuple(f"gain_db_{i}" for i in range(self.n_knots))
-
     def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """A gain in dB for every knot."""
         return rng.uniform(-self.gain_db, self.gain_db, self.n_knots)
 
     def curve_db(self, params: np.ndarray, hz: np.ndarray) -> np.ndarray:
@@ -118,14 +115,13 @@ class Filter(_Curve):
     order: int = setting(2, 1, 8)
 
     name: ClassVar[str] = "filter"
-    param_names: ClassVar[tuple[str, ...]] = ("kind", "low_hz", "high_hz")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices("augmentations.filter.kinds", self.kinds, FILTER_KINDS)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """The edges between which a band is kept or removed; 0 where there is none."""
+        """Number of the kind, edges in Hz of what is kept or removed; 0 where there is none."""
         kind = self.kinds[rng.integers(len(self.kinds))]
         if kind == "low-pass":
             low_hz, high_hz = 0.0, _log_uniform(self.low_pass_hz, rng)
