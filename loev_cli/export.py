@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,13 +36,10 @@ from loev_cli.bundle import (
     load,
 )
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.model import LoevModel, ModelSpec
+from loev_cli.model import LoevModel
 from loev_cli.model.layers import fold_weights
 from loev_cli.writers.atomic import AtomicFolder
 from loev_cli.writers.replacing import check_place
-
-if TYPE_CHECKING:
-    from loev_cli.train.validation import Validation
 
 OPSET_VERSION = 18
 # All that a bundle may contain.
@@ -259,94 +256,3 @@ class _Outputs(nn.Module):
     def forward(self, waveform: Tensor) -> tuple[Tensor, ...]:
         vectors = self.model(waveform)
         return tuple(vectors[name] for name in self.names)
-
-
-def model_card(
-    name: str, spec: ModelSpec, facts: dict[str, Any], validation: Validation | None
-) -> str:
-    """Markdown text of a bundle's ``README.md``: training facts and validation figures."""
-    rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in facts.items())
-    heads = ", ".join(f"`{head}`" for head in spec.heads)
-    return f"""# {name}
-
-A {spec.method} model with the `{spec.encoder}` encoder. Heads: {heads}.
-
-It reads mono audio at {spec.frontend.sample_rate_hz / 1000:g} kHz in windows of
-{spec.window_s:.2f} s; a shorter file is repeated to fill one window. The embedding of a track is
-the mean of its windows.
-
-## Training
-
-| | |
-|---|---|
-{rows}
-
-The `config.toml` of the run reproduces it. Losses are averages over the last steps.
-
-## What was measured
-
-{_measured_part(validation)}
-
-## License
-
-The weights are yours; check what the licenses of your training data allow.
-"""
-
-
-def _measured_part(validation: Validation | None) -> str:
-    if validation is None or not validation.sensitivity:
-        return (
-            "Nothing beyond the losses. They measure how well views of one track are separated "
-            "from\nother tracks, not what a subspace is useful for. Evaluate it on your own data."
-        )
-    augs = list(next(iter(validation.sensitivity.values())))
-    header = ["subspace", *(f"moved by {aug}" for aug in augs), "alignment", "uniformity"]
-    lines = [header, ["---"] * len(header)]
-    for subspace, row in validation.sensitivity.items():
-        values = [*row.values(), validation.alignment[subspace], validation.uniformity[subspace]]
-        lines.append([f"`{subspace}`", *(f"{value:.2f}" for value in values)])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    losses = ", ".join(f"`{head}` {loss:.3f}" for head, loss in validation.losses.items())
-    return f"""Measured by `loev train` on validation tracks of the same collection:
-
-{table}
-
-*Moved by*: how far that augmentation moves a window, over the mean distance between different
-tracks. 1 is as far away as another recording; ideal is large for a subspace's own augmentation and
-0 elsewhere. *Alignment*: mean squared distance of two crops of one track, *uniformity*: log of the
-mean of exp(-2 d^2) over pairs of tracks, both of unit vectors (Wang & Isola 2020); lower is better
-for both. Validation loss: {losses}.
-
-These figures do not show what a subspace is useful for: evaluate it on your own data and labels."""
-
-
-def mulooc_card(name: str, spec: ModelSpec, file: Path) -> str:
-    """The same of a model of the research code, read from ``file``."""
-    heads = ", ".join(f"`{head}`" for head in spec.heads)
-    method = (
-        "loev or looc (the weights are the same shape)" if spec.method == "loev" else spec.method
-    )
-    return f"""# {name}
-
-Weights of the research code of LOEV++ (Guinot et al., ICASSP 2025; MuLOOC), read from
-`{file.name}` by `loev export --from-mulooc`. Method: {method}; encoder `{spec.encoder}`; heads, as
-named by whoever exported them: {heads}.
-
-It reads mono audio at {spec.frontend.sample_rate_hz} Hz in windows of {spec.window_s:.2f} s; a
-shorter file is repeated to fill one window. The embedding of a track is the mean of its windows.
-
-## What differs from a model trained by loev
-
-Embeddings are as the encoder gives them. A model trained by loev takes their mean off and scales
-them to a mean squared norm of 1; what that needs is not in the checkpoint, so here the mean is 0
-and the scale 1. Compare directions (cosine), or standardize over your own library.
-
-## Training, and what was measured
-
-Unknown here: the checkpoint does not say what it was trained on, nor with which ranges of the
-augmentations. Measure it on your own data before you rely on it.
-
-## License
-
-The license of the weights is that of their authors, not of loev.
-"""

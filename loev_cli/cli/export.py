@@ -130,8 +130,9 @@ def export_trained(
 ) -> Bundle:
     """The bundle ``out`` of a run's checkpoint; says so."""
     with needs_extra("loev export", "train"):
-        from loev_cli.export import check_out, export_bundle, model_card
+        from loev_cli.export import check_out, export_bundle
         from loev_cli.train import pipeline
+        from loev_cli.train.metrics import model_card
 
     check_out(out, overwrite=overwrite, inputs=[checkpoint])
     trained = pipeline.read_checkpoint(checkpoint)
@@ -155,7 +156,7 @@ def _export_mulooc(
     checkpoint: Path, out: Path, name: str, augs: str | None, overwrite: bool, quiet: bool
 ) -> None:
     with needs_extra("loev export", "train"):
-        from loev_cli.export import check_out, export_bundle, mulooc_card
+        from loev_cli.export import check_out, export_bundle
         from loev_cli.model import mulooc
 
     check_out(out, overwrite=overwrite, inputs=[checkpoint])
@@ -170,7 +171,7 @@ def _export_mulooc(
         name=name,
         augmentations={},  # the checkpoint does not say their ranges
         training={"from": "MuLOOC", "checkpoint": checkpoint.name},
-        card=mulooc_card(name, model.spec, checkpoint),
+        card=mulooc.card(name, model.spec, checkpoint),
         overwrite=overwrite,
     )
     if quiet:

@@ -184,6 +184,38 @@ def _block_names(theirs: str, own: str, is_transition: bool) -> dict[str, str]:
     return names
 
 
+def card(name: str, spec: ModelSpec, file: Path) -> str:
+    """Markdown text of a bundle's ``README.md``."""
+    heads = ", ".join(f"`{head}`" for head in spec.heads)
+    method = (
+        "loev or looc (the weights are the same shape)" if spec.method == "loev" else spec.method
+    )
+    return f"""# {name}
+
+Weights of the research code of LOEV++ (Guinot et al., ICASSP 2025; MuLOOC), read from
+`{file.name}` by `loev export --from-mulooc`. Method: {method}; encoder `{spec.encoder}`; heads, as
+named by whoever exported them: {heads}.
+
+It reads mono audio at {spec.frontend.sample_rate_hz} Hz in windows of {spec.window_s:.2f} s; a
+shorter file is repeated to fill one window. The embedding of a track is the mean of its windows.
+
+## What differs from a model trained by loev
+
+Embeddings are as the encoder gives them. A model trained by loev takes their mean off and scales
+them to a mean squared norm of 1; what that needs is not in the checkpoint, so here the mean is 0
+and the scale 1. Compare directions (cosine), or standardize over your own library.
+
+## Training, and what was measured
+
+Unknown here: the checkpoint does not say what it was trained on, nor with which ranges of the
+augmentations. Measure it on your own data before you rely on it.
+
+## License
+
+The license of the weights is that of their authors, not of loev.
+"""
+
+
 def _can_name_a_head(aug: str) -> bool:
     return aug.isidentifier() and not iskeyword(aug)
 

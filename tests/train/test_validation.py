@@ -12,10 +12,10 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from loev_cli.export import model_card
 from loev_cli.model import ModelSpec
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Listed, Track, WaveformContent, load_tracks
+from loev_cli.train.metrics import model_card
 from loev_cli.train.validation import Validation, ValidationWindows
 
 RATE_HZ = 16000
