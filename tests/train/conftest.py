@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,10 +55,11 @@ def write_track(file: Path, seed: int, seconds: float = 24.0) -> None:
 
 @pytest.fixture(scope="session")
 def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of N_TRACKS short tracks."""
+    """Folder of N_TRACKS short tracks, so old that the cache believes their time stamps."""
     folder = tmp_path_factory.mktemp("music")
     for i in range(N_TRACKS):
         write_track(folder / f"{i:02}.wav", seed=i)
+        os.utime(folder / f"{i:02}.wav", (1, 1))
     return folder
 
 
