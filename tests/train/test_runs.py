@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-import time
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from loev_cli.train.loop import Trainer
 from loev_cli.train.metrics import Progress
 from loev_cli.train.pipeline import make_plan
 from loev_cli.train.validation import Validation
-from tests.conftest import Loev, command
+from tests.conftest import Loev, environment
 from tests.train.conftest import TINY_OPTIONS, assert_same, config_of, n_lines, train, weights
 
 PAPERS_ENCODER: dict[str, Any] = {
@@ -190,6 +190,19 @@ def test_validation_changes_nothing_of_the_training(
     assert_same(weights(tmp_path / "often"), weights(tmp_path / "once"))
 
 
+KILLED = """
+import os, signal, sys
+from loev_cli.cli import _train_display, main
+
+def step(display, progress):
+    if progress.step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+_train_display.TrainDisplay.step = step
+main(sys.argv[1:])
+"""
+
+
 @pytest.mark.parametrize(
     "views_on", ["features", pytest.param("waveforms", marks=pytest.mark.slow)]
 )
@@ -210,17 +223,14 @@ def test_killed_interrupted_and_resumed_equals_never_stopped(
         *TINY_OPTIONS,
     ]
     out = tmp_path / "parts"
-    process = subprocess.Popen(
-        command("train", music, *settings, "--out", out), stderr=subprocess.DEVNULL
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, "train", music, *settings, "--out", out],
+        stderr=subprocess.DEVNULL,
+        env=environment(),
     )
-    deadline = time.monotonic() + 120
-    while n_lines(out / "metrics.csv") < 3:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
     last = out / "checkpoints" / "last.pt"
-    assert load_checkpoint(last)["step"] < 10
+    assert killed.returncode == -signal.SIGKILL
+    assert n_lines(out / "metrics.csv") == 1 + 3 and load_checkpoint(last)["step"] == 2
 
     def stop(display: TrainDisplay, progress: Progress) -> None:
         if progress.step == 10:
