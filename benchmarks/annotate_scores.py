@@ -35,7 +35,7 @@ from loev_cli.evaluate.figures import save_png
 from loev_cli.evaluate.manifest import Manifest, read_manifests
 from loev_cli.evaluate.probes import ACC1_FACTORS, ACC2_FACTORS, tempo_hits
 from loev_cli.model.encoders.small import PitchBranch, TempoBranch
-from loev_cli.model.readouts import load_readouts
+from loev_cli.model.load import load_readouts
 from loev_cli.music_keys import KEYS, TONICS
 from loev_cli.writers import read
 

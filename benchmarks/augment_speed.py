@@ -31,7 +31,7 @@ import torch
 
 from loev_cli import audio
 from loev_cli.model.frontend import Features, FrontendConfig
-from loev_cli.train.augment import AugmentationsConfig, Cut, apply_chain, cut_view
+from loev_cli.train.augment import AugmentationsConfig, apply_chain, cut_view
 from loev_cli.train.augment.retime import retime
 from loev_cli.train.augment.spectrum import FILTER_KINDS
 from loev_cli.train.data import FeatureContent
@@ -90,13 +90,11 @@ def on_features(track: np.ndarray, plans: Plans, chain: bool = True) -> None:
     cuts = [
         cut_view(
             track,
-            Cut(
-                plans.starts[row] * RATE_HZ / FRONTEND.spectrum_hop,
-                plans.rates[row],
-                round(plans.semitones[row] * FRONTEND.bins_per_semitone),
-            ),
             n_frames,
             FRONTEND,
+            start_frame=plans.starts[row] * RATE_HZ / FRONTEND.spectrum_hop,
+            rate=plans.rates[row],
+            shift_bins=round(plans.semitones[row] * FRONTEND.bins_per_semitone),
         )
         for row in range(len(plans.rates))
     ]

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from loev_cli.model import LoevModel, ModelSpec
 from loev_cli.model.encoders.sf_nfnet import Block, ScaledConv2d
-from loev_cli.model.layers import StandardisedConv2d
+from loev_cli.model.layers import StandardizedConv2d
 from loev_cli.train.batches import Batch
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.distributed import Group
@@ -39,9 +39,9 @@ Step = Callable[[int], None]
 
 
 class PlainConv2d(nn.Conv2d):
-    """Standardised convolution, term by term."""
+    """Standardized convolution, term by term."""
 
-    def __init__(self, conv: ScaledConv2d | StandardisedConv2d) -> None:
+    def __init__(self, conv: ScaledConv2d | StandardizedConv2d) -> None:
         super().__init__(
             conv.in_channels,
             conv.out_channels,
@@ -53,7 +53,7 @@ class PlainConv2d(nn.Conv2d):
         )
         self.load_state_dict(conv.state_dict(), strict=False)
         self.is_scaled = isinstance(conv, ScaledConv2d)
-        if isinstance(conv, StandardisedConv2d):
+        if isinstance(conv, StandardizedConv2d):
             self.gain = nn.Parameter(conv.gain.detach().clone())
             self.activation_gain = conv.activation_gain
 
@@ -106,7 +106,7 @@ def plain(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, Block):
             setattr(module, name, PlainBlock(child))
-        elif isinstance(child, ScaledConv2d | StandardisedConv2d):
+        elif isinstance(child, ScaledConv2d | StandardizedConv2d):
             setattr(module, name, PlainConv2d(child))
         else:
             plain(child)

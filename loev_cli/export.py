@@ -1,4 +1,4 @@
-"""A trained model -> a bundle: safetensors, an ONNX graph that takes the waveform, a card.
+"""A trained model -> a bundle: safetensors, an ONNX graph that takes the waveform, a model card.
 A bundle -> the same with readouts of key and tempo."""
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
 def write_onnx(model: LoevModel, file: Path) -> None:
     """ONNX graph: ``waveform`` (B, N) -> one output (B, D) per subspace, B dynamic."""
     names = list(model.subspaces)
-    # Standardised weights go in as they are used: no session has to work them out again.
+    # Standardized weights go in as they are used: no session has to work them out again.
     model = copy.deepcopy(model)
     fold_weights(model)
     example = 0.1 * torch.randn(

@@ -37,7 +37,7 @@ from loev_cli.files.npz import NPZ_ERRORS, Archive
 from loev_cli.model.load import load_model
 from loev_cli.search.library import open_library
 from loev_cli.train.config import parse_assignment, read_toml
-from loev_cli.train.data.tracks import listing
+from loev_cli.train.data import listing
 from loev_cli.writers import read, read_meta, rows
 from loev_cli.writers.tables import schema_of
 from tests.conftest import ROOT, write_audio, write_config

@@ -19,7 +19,7 @@ with needs_extra("the torch backend", "train"):
 
     from loev_cli.model import load_model
     from loev_cli.model.layers import fold_weights
-    from loev_cli.model.readouts import Readouts, load_readouts
+    from loev_cli.model.load import Readouts, load_readouts
 
 _log = logging.getLogger(__name__)
 

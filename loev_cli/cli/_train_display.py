@@ -19,7 +19,7 @@ from loev_cli.train.metrics import mean_losses
 
 if TYPE_CHECKING:
     from loev_cli.train.data import Skipped
-    from loev_cli.train.plan import Plan
+    from loev_cli.train.pipeline import Plan
     from loev_cli.train.validation import Validation
 
 _LINE_EVERY_S = 30.0

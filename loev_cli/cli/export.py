@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loev_cli import bundle as bundles
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr, plural, say
-from loev_cli.errors import UsageError, needs_extra
+from loev_cli.errors import EXIT_DONE, EXIT_SOME_FAILED, InputError, UsageError, needs_extra
 
 if TYPE_CHECKING:
     from loev_cli.bundle import Bundle
+    from loev_cli.evaluate.readouts import FittedReadout
 
-_ANNOTATIONS = "Annotations"
-_FOREIGN = "Weights of the paper's research code"
+_annotations = partial(typer.Option, show_default=False, rich_help_panel="Annotations")
+_foreign = partial(typer.Option, rich_help_panel="Weights of the paper's research code")
+_output = partial(typer.Option, show_default=False, rich_help_panel=options.OUTPUT)
 
 
 def export(
@@ -29,68 +37,46 @@ def export(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of the new bundle.",
-            metavar="FOLDER",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
-    ],
+    out: Annotated[Path, _output(help="Folder of the new bundle.", metavar="FOLDER")],
     name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the model; default that of the folder.",
-            metavar="NAME",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
+        str | None, _output(help="Name of the model; default that of the folder.", metavar="NAME")
     ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite",
-            help="Replace an existing bundle.",
-            rich_help_panel=options.OUTPUT,
+            "--overwrite", help="Replace an existing bundle.", rich_help_panel=options.OUTPUT
         ),
     ] = False,
     annotate: Annotated[
         list[Path] | None,
-        typer.Option(
+        _annotations(
             help="Fit readouts of bpm, key and mode to the columns key and tempo of this manifest "
             "(path,key,tempo,split): fit on train, calibrate on val, report on test. May be "
             "given several times.",
             metavar="CSV",
-            show_default=False,
-            rich_help_panel=_ANNOTATIONS,
         ),
     ] = None,
     embeddings: Annotated[
         list[Path] | None,
-        typer.Option(
+        _annotations(
             help="Embeddings of the manifest's tracks by 'loev embed' with this model, to reuse "
             "instead of embedding them. May be given several times.",
             metavar="FILE",
-            show_default=False,
-            rich_help_panel=_ANNOTATIONS,
         ),
     ] = None,
     from_mulooc: Annotated[
         bool,
-        typer.Option(
+        _foreign(
             "--from-mulooc",
             help="CHECKPOINT is from MuLOOC, with encoder sf-nfnet-f0. No code in it is executed.",
-            rich_help_panel=_FOREIGN,
         ),
     ] = False,
     augs: Annotated[
         str | None,
-        typer.Option(
+        _foreign(
             help="Names of the heads after the first, in order; default pitch,tempo.",
             metavar="A,B",
             show_default=False,
-            rich_help_panel=_FOREIGN,
         ),
     ] = None,
     quiet: options.Quiet = False,
@@ -108,12 +94,10 @@ def export(
                 "--annotate and --from-mulooc exclude each other",
                 hint="export first, then annotate",
             )
-        from loev_cli.cli import _fit_readouts
-
         if debug:
             log_to_stderr()
         raise typer.Exit(
-            _fit_readouts.fit_and_write(
+            _export_annotated(
                 checkpoint,
                 out,
                 name=name or out.name,
@@ -121,7 +105,6 @@ def export(
                 embeddings=embeddings or [],
                 overwrite=overwrite,
                 command=context.obj,
-                export_checkpoint=lambda file, folder: export_trained(file, folder, quiet=True),
                 quiet=quiet,
             )
         )
@@ -149,7 +132,7 @@ def export_trained(
     with needs_extra("loev export", "train"):
         from loev_cli.export import check_out, export_bundle
         from loev_cli.train import pipeline
-        from loev_cli.train.card import model_card
+        from loev_cli.train.metrics import model_card
 
     check_out(out, overwrite=overwrite, inputs=[checkpoint])
     trained = pipeline.read_checkpoint(checkpoint)
@@ -203,3 +186,91 @@ def _export_mulooc(
 def _some(names: tuple[str, ...], what: str) -> str:
     more = ", ..." if len(names) > 3 else ""
     return f"{plural(len(names), what)} ({', '.join(names[:3])}{more})"
+
+
+def _export_annotated(
+    source: Path,
+    out: Path,
+    *,
+    name: str,
+    manifests: Sequence[Path],
+    embeddings: Sequence[Path],
+    overwrite: bool,
+    command: Sequence[str],
+    quiet: bool,
+) -> int:
+    """Fit, and write the bundle ``out``; the exit code.
+
+    Args:
+        source: a bundle's folder, a shipped model's name, or a checkpoint.
+        command: how we were called, for the record.
+    """
+    with needs_extra("loev export", "train"):
+        from loev_cli.export import add_readouts, check_out
+    with needs_extra("loev export --annotate", "eval"):
+        from loev_cli.evaluate.manifest import read_manifests
+        from loev_cli.evaluate.readouts import card_with_readouts, fit_readouts, vectors_for
+
+    check_out(out, overwrite=overwrite, inputs=[source, *manifests, *embeddings])
+    manifest = read_manifests(manifests)
+    n_failed = 0
+
+    def on_track(row: int, error: InputError | None) -> None:
+        nonlocal n_failed
+        if error is not None:
+            n_failed += 1
+            say(f"loev: skipped: {error.message}")
+
+    def on_fitted(fitted: FittedReadout) -> None:
+        if quiet:
+            return
+        scores = ", ".join(
+            f"{metric} {e.value:.3f} [{e.low:.2f}, {e.high:.2f}]"
+            for metric, e in fitted.scores.items()
+        )
+        kind = "weights tied across the 12 transpositions" if fitted.tied else "linear"
+        say(
+            f"{fitted.name} from {fitted.readout.subspace} ({kind}), "
+            f"{plural(fitted.n_tracks['test'], 'test track')}: {scores}, "
+            f"calibration error {fitted.curve.ece:.3f}"
+        )
+
+    with _bundle_of(source, name) as bundle:
+        if not quiet and not embeddings:
+            say(f"embedding {plural(len(manifest), 'track')} ...")
+        usable, vectors = vectors_for(bundle, manifest, embeddings, on_track=on_track)
+        fitted = fit_readouts(usable, vectors, on_fitted=on_fitted)
+        data = f"`{'`, `'.join(f'{path.parent.name}/{path.name}' for path in manifests)}`"
+        card = bundle.path / bundles.CARD_FILE
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        annotated = add_readouts(
+            bundle,
+            {each.name: (each.readout, each.weight, each.bias) for each in fitted},
+            out,
+            name=name,
+            fitted={
+                "command": shlex.join(["loev", *command]),
+                **{each.name: each.facts() for each in fitted},
+            },
+            card=card_with_readouts(text, fitted, data=data),
+            overwrite=overwrite,
+        )
+    if not quiet:
+        say(f"{name}: annotates {', '.join(each.name for each in fitted)} -> {annotated.path}")
+    return EXIT_SOME_FAILED if n_failed else EXIT_DONE
+
+
+@contextlib.contextmanager
+def _bundle_of(source: Path, name: str) -> Iterator[Bundle]:
+    """The bundle that is meant; one of a checkpoint lasts as long as the context."""
+    if not source.is_file():
+        try:
+            found = bundles.find(str(source))
+        except UsageError as error:
+            raise UsageError(
+                f"{source} is not a checkpoint, bundle folder or shipped model", hint=error.hint
+            ) from error
+        yield found
+        return
+    with tempfile.TemporaryDirectory(prefix="loev-") as folder:
+        yield export_trained(source, Path(folder) / name, quiet=True)

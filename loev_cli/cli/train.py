@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,12 +19,14 @@ if TYPE_CHECKING:
     from loev_cli.train.config import TrainConfig
     from loev_cli.train.data import Cache
 
-_WHAT = "What to train"
-_HOW = "How long and how"
-_WHERE = "Where"
+_what = partial(typer.Option, rich_help_panel="What to train")
+_how = partial(typer.Option, rich_help_panel="How long and how")
+_where = partial(typer.Option, rich_help_panel="Where")
 
 
+# Parameters that are called like fields of TrainConfig set them.
 def train(
+    context: typer.Context,
     data: Annotated[
         str | None,
         typer.Argument(
@@ -34,138 +38,91 @@ def train(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        _where(
             help="Folder of the run: its config, checkpoints, metrics, and the model as bundle/.",
             metavar="FOLDER",
-            rich_help_panel=_WHERE,
         ),
     ] = None,
     augs: Annotated[
         str | None,
-        typer.Option(
+        _what(
             help="Augmentations that get a subspace of their own; default pitch,tempo.",
             metavar="A,B",
-            rich_help_panel=_WHAT,
         ),
     ] = None,
     method: Annotated[
-        str | None,
-        typer.Option(
-            help="How subspaces are learned; default loev++.",
-            metavar="METHOD",
-            rich_help_panel=_WHAT,
-        ),
+        str | None, _what(help="How subspaces are learned; default loev++.", metavar="METHOD")
     ] = None,
     encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Network that is trained; default small.",
-            metavar="ENCODER",
-            rich_help_panel=_WHAT,
-        ),
+        str | None, _what(help="Network that is trained; default small.", metavar="ENCODER")
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(
-            help="Name of the model; default that of the run's folder.",
-            metavar="NAME",
-            rich_help_panel=_WHAT,
-        ),
+        _what(help="Name of the model; default that of the run's folder.", metavar="NAME"),
     ] = None,
     view_scheme: Annotated[
         str | None,
-        typer.Option(
+        _what(
             help="How views of a track share augmentations: shared (default), or the paper's "
             "independent.",
             metavar="SCHEME",
-            rich_help_panel=_WHAT,
         ),
     ] = None,
     positives: Annotated[
         str | None,
-        typer.Option(
+        _what(
             help="Crops of a track that form positive pairs: same, adjacent or random (default).",
             metavar="CROPS",
-            rich_help_panel=_WHAT,
         ),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Number of optimizer steps.", metavar="N", rich_help_panel=_HOW),
-    ] = None,
+    steps: Annotated[int | None, _how(help="Number of optimizer steps.", metavar="N")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(
+        _how(
             help="Minutes to train for; if --steps is also given, whichever ends first.",
             metavar="M",
-            rich_help_panel=_HOW,
         ),
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Tracks per step, over all processes; default 64.",
-            metavar="N",
-            rich_help_panel=_HOW,
-        ),
+        int | None, _how(help="Tracks per step, over all processes; default 64.", metavar="N")
     ] = None,
     micro_batch_size: Annotated[
         int | None,
-        typer.Option(
+        _how(
             help="Tracks that go through the encoder at once: less memory, the same loss.",
             metavar="N",
-            rich_help_panel=_HOW,
         ),
     ] = None,
     precision: Annotated[
-        str | None,
-        typer.Option(
-            help="auto is bf16 on CUDA, fp32 on a CPU.",
-            metavar="auto|fp32|bf16",
-            rich_help_panel=_HOW,
-        ),
+        str | None, _how(help="auto is bf16 on CUDA, fp32 on a CPU.", metavar="auto|fp32|bf16")
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Random seed; default 0.",
-            metavar="N",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
+    seed: Annotated[int | None, _how(help="Random seed; default 0.", metavar="N")] = None,
     config: Annotated[
         str | None,
-        typer.Option(
+        _how(
             help="TOML file of settings, such as a run's config.toml, or a built-in one: "
             "paper, laptop, loevpp-small. Options override it.",
             metavar="FILE|NAME",
-            rich_help_panel=_HOW,
         ),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option(
+        _how(
             "--set",
-            metavar="KEY=VALUE",
             help="Any setting of the config, such as augmentations.eq.gain_db=3.",
-            rich_help_panel=_HOW,
+            metavar="KEY=VALUE",
         ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option(
+        _how(
             "--resume",
             help="Resume the run in --out, with its own config unless options override it.",
-            rich_help_panel=_HOW,
         ),
     ] = False,
     init: Annotated[
         Path | None,
-        typer.Option(
-            help="Start from the weights of a checkpoint or a bundle.",
-            metavar="FILE|FOLDER",
-            rich_help_panel=_HOW,
-        ),
+        _how(help="Start from the weights of a checkpoint or a bundle.", metavar="FILE|FOLDER"),
     ] = None,
     device: options.Device = "auto",
     workers: Annotated[
@@ -178,37 +135,33 @@ def train(
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(
+        _where(
             help="Folder where decoded tracks are cached for later runs; default "
             "~/.cache/loev/features.",
             metavar="FOLDER",
-            rich_help_panel=_WHERE,
         ),
     ] = None,
     no_cache: Annotated[
         bool,
-        typer.Option(
+        _where(
             "--no-cache",
             help="Cache nothing on disk: decode every track each time it is needed. Slow.",
-            rich_help_panel=_WHERE,
         ),
     ] = False,
     cache_gb: Annotated[
         float | None,
-        typer.Option(
+        _where(
             help="Maximum cache size; the least recently used entries are deleted first. "
             "Default 50.",
             metavar="GB",
             show_default=False,
-            rich_help_panel=_WHERE,
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
+        _how(
             "--dry-run",
             help="Only show what would be trained, and the memory and disk it needs.",
-            rich_help_panel=_HOW,
         ),
     ] = False,
     quiet: options.Quiet = False,
@@ -224,29 +177,20 @@ def train(
         log_to_stderr()
     if out is None:
         raise UsageError("missing option: --out")
-    named = {
-        "data": data,
-        "augs": [a.strip() for a in augs.split(",") if a.strip()] if augs is not None else None,
-        "method": method,
-        "encoder": encoder,
-        "view_scheme": view_scheme,
-        "positives": positives,
-        "steps": steps,
-        "minutes": minutes,
-        "batch_size": batch_size,
-        "micro_batch_size": micro_batch_size,
-        "precision": precision,
-        "seed": seed,
-    }
     with needs_extra("loev train", "train"):
         from loev_cli import export
         from loev_cli.cli._train_display import TrainDisplay
         from loev_cli.train import pipeline
         from loev_cli.train.checkpoint import FOLDER, LAST
+        from loev_cli.train.config import TrainConfig
         from loev_cli.train.distributed import is_main_process
         from loev_cli.train.pipeline import BUNDLE
     if resume and config is None and (out / pipeline.CONFIG_FILE).exists():
         config = str(out / pipeline.CONFIG_FILE)
+    known = {field.name for field in fields(TrainConfig)}
+    named = {key: value for key, value in context.params.items() if key in known}
+    if augs is not None:
+        named["augs"] = [aug.strip() for aug in augs.split(",") if aug.strip()]
     settings = settings_of(config, set_ or [], named)
     if not settings.data:
         raise UsageError("missing argument: DATA", hint="a folder of audio, for example")
@@ -293,10 +237,9 @@ def _show_plan(settings: TrainConfig, out: Path, device: str) -> None:
 
     from loev_cli.cli._train_display import plan_table
     from loev_cli.train.loop import Trainer
-    from loev_cli.train.pipeline import pick_device
-    from loev_cli.train.plan import make_plan
+    from loev_cli.train.pipeline import make_plan, pick_device
 
-    plan = make_plan(settings, Trainer(settings, out, device=pick_device(device)))
+    plan = make_plan(Trainer(settings, out, device=pick_device(device)))
     for error in plan.unreadable:
         say(f"unreadable: {error}")
     Console().print(plan_table(plan, settings.batch_size))

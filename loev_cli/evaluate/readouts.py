@@ -63,7 +63,7 @@ from loev_cli.evaluate.probes import (
 )
 from loev_cli.evaluate.statistics import Bootstrap, Estimate
 from loev_cli.evaluate.vectors import Subspaces, embed_manifest, read_embeddings
-from loev_cli.model.names import GLOBAL
+from loev_cli.model import GLOBAL
 from loev_cli.music_keys import KEYS, N_PITCH_CLASSES
 
 N_BINS = 10

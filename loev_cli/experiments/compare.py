@@ -38,7 +38,7 @@ from loev_cli.experiments.scoring import (
     corrected,
     describe_geometry,
 )
-from loev_cli.model.names import METHODS
+from loev_cli.model import METHODS
 from loev_cli.train.config import TrainConfig
 from loev_cli.writers.atomic import write_own
 

@@ -1,8 +1,8 @@
 """The model, one definition for training, export and inference. Needs torch."""
 
+from loev_cli.model.layers import GLOBAL, INVARIANT, METHODS, Method
 from loev_cli.model.load import load_model, load_weights
 from loev_cli.model.loev import LoevModel, ModelSpec, Projected
-from loev_cli.model.names import GLOBAL, INVARIANT, METHODS, Method
 
 __all__ = [
     "GLOBAL",

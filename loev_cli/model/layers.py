@@ -1,13 +1,30 @@
-"""Building blocks shared by the encoders."""
+"""What the encoders and the model share: names of subspaces and methods, building blocks."""
 
 from __future__ import annotations
+
+import keyword
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+INVARIANT = "invariant"
+GLOBAL = "global"
+
+Method = Literal["loev++", "loev", "looc", "cl"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
 # Keeps the variance of a unit normal through a ReLU (NFNets, Brock et al. 2021, section 3).
 RELU_GAIN = 1.7139588594436646
+
+
+def module_key(name: str) -> str:
+    """What a submodule for the subspace ``name`` is called.
+
+    ONNX export writes modules' names into Python code, where `global` is no name.
+    """
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 class ReweightedConv2d(nn.Conv2d):
@@ -43,7 +60,7 @@ def fold_weights(model: nn.Module) -> None:
             module.fold_()
 
 
-class StandardisedConv2d(ReweightedConv2d):
+class StandardizedConv2d(ReweightedConv2d):
     """Convolution with standardized weights and a learnable gain (Brock et al. 2021, eq. 1).
 
     ``activation_gain`` makes up for the variance that the activation behind it takes. It goes
@@ -75,9 +92,9 @@ class StandardisedConv2d(ReweightedConv2d):
     def reweighted(self) -> Tensor:
         fan_in = self.weight[0].numel()
         mean = self.weight.mean(dim=(1, 2, 3), keepdim=True)
-        centred = self.weight - mean
-        scale = torch.rsqrt(centred.square().mean(dim=(1, 2, 3), keepdim=True) * fan_in + 1e-4)
-        return centred * (scale * self.gain * self.activation_gain)
+        centered = self.weight - mean
+        scale = torch.rsqrt(centered.square().mean(dim=(1, 2, 3), keepdim=True) * fan_in + 1e-4)
+        return centered * (scale * self.gain * self.activation_gain)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(
@@ -92,10 +109,10 @@ def conv_relu(
     stride: tuple[int, int] = (1, 1),
     dilation: tuple[int, int] = (1, 1),
 ) -> nn.Sequential:
-    """Standardised convolution that keeps the size (over its stride), then ReLU."""
+    """Standardized convolution that keeps the size (over its stride), then ReLU."""
     padding = (kernel_size[0] // 2 * dilation[0], kernel_size[1] // 2 * dilation[1])
     return nn.Sequential(
-        StandardisedConv2d(
+        StandardizedConv2d(
             in_channels,
             out_channels,
             kernel_size,
@@ -124,7 +141,7 @@ class PitchClassConv(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = StandardisedConv2d(
+        self.conv = StandardizedConv2d(
             in_channels, out_channels, (12, 1), activation_gain=activation_gain, bias=bias
         )
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from loev_cli.errors import UsageError
 from loev_cli.model.encoders import build_encoder, encoder_kind
 from loev_cli.model.frontend import FrontendConfig
-from loev_cli.model.names import GLOBAL, INVARIANT, METHODS, Method, module_key
+from loev_cli.model.layers import GLOBAL, INVARIANT, METHODS, Method, module_key
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,9 @@ class LoevModel(nn.Module):
             self.subspaces[GLOBAL] = dims[GLOBAL]
         self.standardise = nn.ModuleDict(
             {
-                module_key(name): StandardiseWithinTracks(dim)
+                module_key(name): StandardizeWithinTracks(dim)
                 if name == INVARIANT
-                else Standardise(dim)
+                else Standardize(dim)
                 for name, dim in self.subspaces.items()
             }
         )
@@ -253,7 +253,7 @@ class LoevModel(nn.Module):
         return {**by_head, GLOBAL: vectors[GLOBAL]}
 
 
-class Standardise(nn.Module):
+class Standardize(nn.Module):
     """Subtracts a subspace's mean and scales to a mean squared norm of 1, over what training saw.
 
     The loss looks at directions only, so nothing holds the size of a branch's output: left alone
@@ -292,8 +292,8 @@ class Standardise(nn.Module):
         return max(1 / int(self.n_tracked), self.MOMENTUM)
 
 
-class StandardiseWithinTracks(Standardise):
-    """Standardises such that views of one track scatter alike in all D directions.
+class StandardizeWithinTracks(Standardize):
+    """Standardizes such that views of one track scatter alike in all D directions.
 
     A subspace that is to be blind to changes still moves under them, and in few directions: all
     tracks move together when their tuning does. Multiplied by the inverse square root of the

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from loev_cli.errors import UsageError
 from loev_cli.model.encoders.sf_nfnet import N_BLOCKS
+from loev_cli.model.layers import GLOBAL, INVARIANT, Method, module_key
 from loev_cli.model.loev import LoevModel, ModelSpec
-from loev_cli.model.names import GLOBAL, INVARIANT, Method, module_key
 
 ENCODER = "sf-nfnet-f0"
 _PARTS = ("slow_stem", "fast_stem", "slow_layers", "fast_layers", "fusion_layers")
@@ -203,16 +203,16 @@ shorter file is repeated to fill one window. The embedding of a track is the mea
 
 Embeddings are as the encoder gives them. A model trained by loev takes their mean off and scales
 them to a mean squared norm of 1; what that needs is not in the checkpoint, so here the mean is 0
-and the scale 1. Compare directions (cosine), or standardise over your own library.
+and the scale 1. Compare directions (cosine), or standardize over your own library.
 
 ## Training, and what was measured
 
 Unknown here: the checkpoint does not say what it was trained on, nor with which ranges of the
 augmentations. Measure it on your own data before you rely on it.
 
-## Licence
+## License
 
-The licence of the weights is that of their authors, not of loev.
+The license of the weights is that of their authors, not of loev.
 """
 
 
@@ -248,7 +248,7 @@ def _read_state_dict(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             (_InertDict if name.lower().endswith("dict") else _Inert, name) for name in foreign
         ]
         with torch.serialization.safe_globals(stand_ins):
-            # Mapped, since an optimiser's state, twice the weights, is never looked at.
+            # Mapped, since an optimizer's state, twice the weights, is never looked at.
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load raises whatever a foreign file provokes in it
         raise UsageError(

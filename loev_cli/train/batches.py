@@ -23,9 +23,9 @@ import torch
 from loev_cli.errors import UsageError
 from loev_cli.model import ModelSpec
 from loev_cli.model.encoders import encoder_kind
-from loev_cli.model.frontend import Features, FrontendConfig
-from loev_cli.train.augment.base import Augmentation, HasSampleRate, Views, apply_chain
-from loev_cli.train.augment.features import Cut, cut_view
+from loev_cli.model.frontend import AnyFrontendConfig, Features, FrontendConfig
+from loev_cli.train.augment.base import Augmentation, Views, apply_chain
+from loev_cli.train.augment.pitch_tempo import cut_view
 from loev_cli.train.augment.retime import retime
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import FULL_SCALE, Content, FeatureContent, Track, WaveformContent
@@ -121,12 +121,14 @@ class FeatureViews:
         first = int(start)
         # One more frame than is read: the right neighbor of the last interpolation.
         n_rows = int(start - first + view.rate * self.n_frames) + 2
-        cut = Cut(
+        return cut_view(
+            track.read(first, first + n_rows),
+            self.n_frames,
+            self.frontend,
             start_frame=start - first,
             rate=view.rate,
             shift_bins=view.semitones * self.frontend.bins_per_semitone,
         )
-        return cut_view(track.read(first, first + n_rows), cut, self.n_frames, self.frontend)
 
 
 class WaveformViews:
@@ -156,7 +158,7 @@ class WaveformViews:
             self.window_n_samples,
             self.content.sample_rate_hz,
         )
-        return _run_chain(self.chain, waveforms, planned, self.content)
+        return _run_chain(self.chain, waveforms, planned, self.frontend.config)
 
     def _segment(self, track: Track, view: PlannedView) -> np.ndarray:
         first = int(view.start_s * self.content.sample_rate_hz)
@@ -165,7 +167,10 @@ class WaveformViews:
 
 
 def _run_chain(
-    chain: Sequence[Augmentation], x: Views, views: Sequence[PlannedView], frontend: HasSampleRate
+    chain: Sequence[Augmentation],
+    x: Views,
+    views: Sequence[PlannedView],
+    frontend: AnyFrontendConfig,
 ) -> Views:
     names = [augmentation.name for augmentation in chain]
     return apply_chain(

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -150,8 +149,3 @@ def _peers_may_fail() -> Iterator[None]:
         raise LoevError(
             "another training process of this run has stopped", hint="see its own error"
         ) from error
-
-
-def describe(group: Group) -> dict[str, Any]:
-    """For a run's facts."""
-    return {"processes": group.world_size} if group.world_size > 1 else {}

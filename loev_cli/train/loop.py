@@ -18,7 +18,7 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from loev_cli.train.batches import Batch, BatchMaker, Prefetcher
 from loev_cli.train.checkpoint import BEST, FOLDER, LAST, load_checkpoint, write_checkpoint
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Track
-from loev_cli.train.distributed import Group, check_batch, describe
+from loev_cli.train.distributed import Group, check_batch
 from loev_cli.train.metrics import (
     METRICS_FILE,
     VALIDATION_FILE,
@@ -96,16 +96,12 @@ class Trainer:
         self.device = device or torch.device("cpu")
         self.group = group or Group()
         check_batch(config.batch_size, self.group.world_size)
-        torch.manual_seed(config.seed)
         spec = model_spec(config)
         if init is not None and init.spec != spec:
             raise UsageError(
                 "the --init weights have a different architecture",
                 hint="use the method, encoder, augs and dimensions of its config",
             )
-        self.model = LoevModel(spec)
-        if init is not None:
-            self.model.load_state_dict(init.state_dict())
         self.make_batch = BatchMaker(
             config,
             spec,
@@ -113,12 +109,16 @@ class Trainer:
             rank=self.group.rank,
             world_size=self.group.world_size,
         )
+        torch.manual_seed(config.seed)
+        self.model = LoevModel(spec)
+        if init is not None:
+            self.model.load_state_dict(init.state_dict())
         # Convolutions of few channels run up to twice as fast with channels last.
         self.model.to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
         self.average = copy.deepcopy(self.model).eval() if config.ema_decay else None
-        self.optimiser = torch.optim.AdamW(_decay_groups(self.model, config.weight_decay), lr=0.0)
+        self.optimizer = torch.optim.AdamW(_decay_groups(self.model, config.weight_decay), lr=0.0)
         micro = config.micro_batch_size
         self.objective = Objective(
             config,
@@ -199,9 +199,9 @@ class Trainer:
         batch = batches.next()
         waited_s = time.monotonic() - began
         lr = self._lr()
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         found = self.objective.backward(self.model, batch, self.step)
         if not torch.isfinite(found.loss):
             self._give_up(batch, found)
@@ -211,7 +211,7 @@ class Trainer:
         losses = {head: float(loss) for head, loss in found.losses.items()}
         # All processes must agree on when the minutes are over.
         took_s = self.group.from_main(time.monotonic() - began)
-        self.optimiser.step()
+        self.optimizer.step()
         self.model.track(found.embeddings, found.tracks)
         self._follow()
         self.step += 1
@@ -330,12 +330,13 @@ class Trainer:
             "facts": self.facts(),
         }
         if name == LAST:
-            state["optimiser"] = self.optimiser.state_dict()
+            state["optimiser"] = self.optimizer.state_dict()
         write_checkpoint(self.out / FOLDER / name, state)
 
     def facts(self) -> dict[str, Any]:
         """Training provenance, for the bundle and its model card."""
         is_cuda = self.device.type == "cuda"
+        n_processes = self.group.world_size
         return {
             "data": Path(self.config.data).name,  # bundles are given away, folders are not
             "n_tracks": self.n_tracks,
@@ -346,7 +347,7 @@ class Trainer:
             "hardware": torch.cuda.get_device_name(self.device)
             if is_cuda
             else f"{platform.machine()} CPU, {os.cpu_count()} cores",
-            **describe(self.group),
+            **({"processes": n_processes} if n_processes > 1 else {}),
             "torch": str(torch.__version__),
             **{f"loss_{head}": round(v, 4) for head, v in mean_losses(self.recent_losses).items()},
         }
@@ -370,7 +371,7 @@ class Trainer:
         load_weights(self.model, state["model"], file)
         if self.average is not None:
             load_weights(self.average, state["average"], file)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimiser"])
         self.step = state["step"]
         self.elapsed_s = state["elapsed_s"]
         self.best_loss = state["best_loss"]
@@ -383,9 +384,9 @@ class _Log:
     """The files that keep what happened; closed with the ``stack``."""
 
     def __init__(self, out: Path, step: int, stack: ExitStack) -> None:
-        self.metrics = stack.enter_context(MetricsFile(out / METRICS_FILE, step))
-        self.validations = stack.enter_context(MetricsFile(out / VALIDATION_FILE, step))
-        self.board = stack.enter_context(TensorBoard(out, step))
+        self.metrics = stack.enter_context(closing(MetricsFile(out / METRICS_FILE, step)))
+        self.validations = stack.enter_context(closing(MetricsFile(out / VALIDATION_FILE, step)))
+        self.board = stack.enter_context(closing(TensorBoard(out, step)))
 
     def step(self, progress: Progress) -> None:
         self.metrics.write(progress.step, progress.values())

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loev_cli.model.names import INVARIANT, Method
+from loev_cli.model import INVARIANT, Method
 
 ViewScheme = Literal["shared", "independent"]
 VIEW_SCHEMES: tuple[ViewScheme, ...] = get_args(ViewScheme)

@@ -1,4 +1,4 @@
-"""What a run reports of every step, and the files that keep it."""
+"""What a run reports: of every step, in files; in the end, as curves and as a model card."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import csv
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from loev_cli.files.own import own
+from loev_cli.model import ModelSpec
+from loev_cli.train.validation import Validation
+from loev_cli.writers.atomic import writing_own
 
 METRICS_FILE = "metrics.csv"
 VALIDATION_FILE = "validation.csv"
+CURVES_FILE = "curves.png"
+_N_POINTS = 200  # of a curve
 
 
 @dataclass(frozen=True)
@@ -84,10 +92,7 @@ class MetricsFile:
         self._writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
         self._stream.flush()
 
-    def __enter__(self) -> MetricsFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._stream.close()
 
 
@@ -105,8 +110,107 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
 
-    def __enter__(self) -> TensorBoard:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._writer.close()
+
+
+def draw_curves(run: Path) -> None:
+    """Plot loss per head and learning rate over the steps of the run in this folder.
+
+    Faint lines are single steps, strong ones averages of about a two-hundredth of the run, dots
+    the losses in ``validation.csv``, if there is one.
+    """
+    from matplotlib.figure import Figure  # slow to import
+
+    train, val = _columns(run / METRICS_FILE), _columns(run / VALIDATION_FILE)
+    step = train["step"]
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    size = max(1, len(step) // _N_POINTS)
+    for column, values in train.items():
+        if not column.startswith("loss_"):
+            continue
+        head = column.removeprefix("loss_")
+        (faint,) = losses.plot(step, values, alpha=0.2, lw=0.8)
+        means = np.convolve(values, np.ones(size) / size, mode="valid")
+        losses.plot(step[size - 1 :], means, color=faint.get_color(), label=head)
+        if column in val:
+            losses.plot(val["step"], val[column], "o--", ms=4, lw=0.8, color=faint.get_color())
+    if val:
+        losses.plot([], [], "o--", ms=4, lw=0.8, color="gray", label="validation")
+    losses.set_ylabel("loss")
+    losses.set_ylim(bottom=0)
+    losses.legend()
+    rate.plot(step, train["lr"], color="gray")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("step")
+    with writing_own(run / CURVES_FILE) as stream:
+        figure.savefig(stream, dpi=110, format="png")
+
+
+def _columns(file: Path) -> dict[str, np.ndarray]:
+    """Columns of a CSV of numbers; none of an empty or missing one."""
+    if not file.exists():
+        return {}
+    with file.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]} if rows else {}
+
+
+def model_card(
+    name: str, spec: ModelSpec, facts: dict[str, Any], validation: Validation | None
+) -> str:
+    """Markdown text of a bundle's ``README.md``: training facts and validation figures."""
+    rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in facts.items())
+    heads = ", ".join(f"`{head}`" for head in spec.heads)
+    return f"""# {name}
+
+A {spec.method} model with the `{spec.encoder}` encoder. Heads: {heads}.
+
+It reads mono audio at {spec.frontend.sample_rate_hz / 1000:g} kHz in windows of
+{spec.window_s:.2f} s; a shorter file is repeated to fill one window. The embedding of a track is
+the mean of its windows.
+
+## Training
+
+| | |
+|---|---|
+{rows}
+
+The `config.toml` of the run reproduces it. Losses are averages over the last steps.
+
+## What was measured
+
+{_measured(validation)}
+
+## License
+
+The weights are yours; check what the licenses of your training data allow.
+"""
+
+
+def _measured(validation: Validation | None) -> str:
+    if validation is None or not validation.sensitivity:
+        return (
+            "Nothing beyond the losses. They measure how well views of one track are separated "
+            "from\nother tracks, not what a subspace is useful for. Evaluate it on your own data."
+        )
+    augs = list(next(iter(validation.sensitivity.values())))
+    header = ["subspace", *(f"moved by {aug}" for aug in augs), "alignment", "uniformity"]
+    lines = [header, ["---"] * len(header)]
+    for subspace, row in validation.sensitivity.items():
+        values = [*row.values(), validation.alignment[subspace], validation.uniformity[subspace]]
+        lines.append([f"`{subspace}`", *(f"{value:.2f}" for value in values)])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    losses = ", ".join(f"`{head}` {loss:.3f}" for head, loss in validation.losses.items())
+    return f"""Measured by `loev train` on validation tracks of the same collection:
+
+{table}
+
+*Moved by*: how far that augmentation moves a window, over the mean distance between different
+tracks. 1 is as far away as another recording; ideal is large for a subspace's own augmentation and
+0 elsewhere. *Alignment*: mean squared distance of two crops of one track, *uniformity*: log of the
+mean of exp(-2 d^2) over pairs of tracks, both of unit vectors (Wang & Isola 2020); lower is better
+for both. Validation loss: {losses}.
+
+These figures do not show what a subspace is useful for: evaluate it on your own data and labels."""

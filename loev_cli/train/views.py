@@ -30,8 +30,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loev_cli.errors import UsageError
+from loev_cli.train.augment import CUT, EQUIVARIANT, AugmentationsConfig
 from loev_cli.train.augment.base import Augmentation
-from loev_cli.train.augment.config import CUT, EQUIVARIANT, AugmentationsConfig
 from loev_cli.train.config import Positives
 from loev_cli.train.losses import ViewScheme
 

@@ -97,7 +97,7 @@ def test_a_click_rises_in_its_frame_in_every_octave(frontend: LogFrequency, at_s
     waveform[0, n_click] = 1.0
     bands = frontend(waveform).bands[0].exp() - EPSILON_POWER
     centre = (bands * torch.arange(bands.shape[1])).sum(dim=1) / bands.sum(dim=1)
-    # Frame t is centred on sample (t + 0.5) * hop.
+    # Frame t is centered on sample (t + 0.5) * hop.
     assert (centre - (n_click / CONFIG.band_hop - 0.5)).abs().max() < 1.0
 
 
@@ -116,7 +116,7 @@ def test_every_sample_is_seen(frontend: LogFrequency) -> None:
 def at_steps(signal: np.ndarray, taps: np.ndarray, step: int) -> np.ndarray:
     """Filters (n_filters, n_taps) every ``step`` samples of a signal (N,) reflected at its edges.
 
-    -> (n_filters, N / step), frame t centred on sample ``(t + 0.5) * step``.
+    -> (n_filters, N / step), frame t centered on sample ``(t + 0.5) * step``.
     """
     n_missing = taps.shape[1] - step
     padded = np.pad(signal, (n_missing // 2, n_missing - n_missing // 2), mode="reflect")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from loev_cli.model.loev import LoevModel, ModelSpec, Standardise, StandardiseWithinTracks
+from loev_cli.model.loev import LoevModel, ModelSpec, Standardize, StandardizeWithinTracks
 
-KINDS = (Standardise, StandardiseWithinTracks)
+KINDS = (Standardize, StandardizeWithinTracks)
 N_TRACKS, N_VIEWS = 32, 3
 TRACKS = torch.arange(N_TRACKS).repeat_interleave(N_VIEWS)
 
@@ -22,7 +22,7 @@ def views(generator: torch.Generator, sway: Tensor, *, n_tracks: int = N_TRACKS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_tracked_comes_out_standardised(kind: type[Standardise]) -> None:
+def test_what_was_tracked_comes_out_standardised(kind: type[Standardize]) -> None:
     generator = torch.Generator().manual_seed(0)
     offset = 50 * torch.randn(16, generator=generator)
     module, sway = kind(16), torch.eye(16)[3]
@@ -46,12 +46,12 @@ def test_what_moves_all_tracks_alike_counts_for_little_in_a_distance() -> None:
         a, b = (module(views(torch.Generator().manual_seed(7), s * sway)) for s in (1.0, 0.0))
         apart = torch.cdist(b[::N_VIEWS], b[::N_VIEWS])
         found[kind] = ((a - b).norm(dim=1).mean() / apart.sum() * N_TRACKS * (N_TRACKS - 1)).item()
-    assert found[Standardise] > 0.5
-    assert found[StandardiseWithinTracks] < 0.2 * found[Standardise]
+    assert found[Standardize] > 0.5
+    assert found[StandardizeWithinTracks] < 0.2 * found[Standardize]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_untracked_it_changes_nothing(kind: type[Standardise]) -> None:
+def test_untracked_it_changes_nothing(kind: type[Standardize]) -> None:
     x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     module = kind(8)
     module.settle()
@@ -59,7 +59,7 @@ def test_untracked_it_changes_nothing(kind: type[Standardise]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_view_per_track_still_has_a_mean_and_a_scale(kind: type[Standardise]) -> None:
+def test_one_view_per_track_still_has_a_mean_and_a_scale(kind: type[Standardize]) -> None:
     x = 7 + 3 * torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
     module = kind(8)
     module.track(x, torch.arange(64))
@@ -70,10 +70,10 @@ def test_one_view_per_track_still_has_a_mean_and_a_scale(kind: type[Standardise]
 
 
 def test_weights_of_before_embed_as_they_did() -> None:
-    old = Standardise(8)
+    old = Standardize(8)
     x = torch.randn(30, 8, generator=torch.Generator().manual_seed(0)) * 4 + 2
     old.track(x, torch.arange(10).repeat_interleave(3))
-    new = StandardiseWithinTracks(8)
+    new = StandardizeWithinTracks(8)
     new.load_state_dict(old.state_dict())
     torch.testing.assert_close(new(x), old(x))
     new.settle()  # as a checkpoint's weights are, that were never trained further

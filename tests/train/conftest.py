@@ -1,13 +1,25 @@
-"""A handful of tracks made of random notes, each with a tempo and a scale of its own."""
+"""A handful of tracks made of random notes, each with a tempo and a scale of its own; tiny runs."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+
+from loev_cli.train import pipeline
+from loev_cli.train.checkpoint import load_checkpoint
+from loev_cli.train.config import TrainConfig
+from loev_cli.train.data import Cache
+from loev_cli.train.metrics import Progress
 
 RATE_HZ = 16000
 N_TRACKS = 10
@@ -43,10 +55,11 @@ def write_track(file: Path, seed: int, seconds: float = 24.0) -> None:
 
 @pytest.fixture(scope="session")
 def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of N_TRACKS short tracks."""
+    """Folder of N_TRACKS short tracks, so old that the cache believes their time stamps."""
     folder = tmp_path_factory.mktemp("music")
     for i in range(N_TRACKS):
         write_track(folder / f"{i:02}.wav", seed=i)
+        os.utime(folder / f"{i:02}.wav", (1, 1))
     return folder
 
 
@@ -54,3 +67,48 @@ def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Feature cache shared by all tests."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes longer than a tiny run; runs made by a fixture of a module have them."""
+    monkeypatch.setattr(pipeline, "draw_curves", lambda run: None)
+
+
+def config_of(music: Path, **changes: Any) -> TrainConfig:
+    base = TrainConfig(data=str(music), steps=3, batch_size=4, warmup_steps=2, seed=3)
+    return dataclasses.replace(base, **(TINY | changes))
+
+
+def train(config: TrainConfig, out: Path, cache: Path | None, **more: Any) -> list[Progress]:
+    """What every step reported; tracks are decoded in this process."""
+    reported: list[Progress] = []
+    more.setdefault("events", pipeline.Events(on_step=reported.append))
+    pipeline.run(config, out, cache=Cache(cache) if cache else None, n_workers=0, **more)
+    return reported
+
+
+def weights(out: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    model: dict[str, torch.Tensor] = load_checkpoint(out / "checkpoints" / name)["model"]
+    return model
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def n_lines(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+@contextmanager
+def limit(kind: int, value: int) -> Iterator[None]:
+    """A lower limit of this process, such as ``resource.RLIMIT_FSIZE``, which fails as a full
+    disk does: in the middle of a write."""
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, (soft, hard))

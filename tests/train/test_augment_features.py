@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from loev_cli.model.frontend import Features, FrontendConfig, LogFrequency
-from loev_cli.train.augment import Augmentation, Cut, cut_view
+from loev_cli.train.augment import Augmentation, cut_view
+from loev_cli.train.augment.degradations import Noise
 from loev_cli.train.augment.level import Compression
-from loev_cli.train.augment.noise import Noise
 from loev_cli.train.augment.room import Blur, Reverb
 from loev_cli.train.augment.spectrum import FILTER_KINDS, Eq, Filter
 from loev_cli.train.data import track_features
@@ -41,13 +41,17 @@ def test_a_cut_shifts_the_pitch_by_what_a_higher_tone_has(
     frontend: LogFrequency, semitones: int
 ) -> None:
     shifted, _ = cut_view(
-        track_features(tone(440), frontend), Cut(20, 1.0, 2 * semitones), N_FRAMES, CONFIG
+        track_features(tone(440), frontend),
+        N_FRAMES,
+        CONFIG,
+        start_frame=20,
+        shift_bins=2 * semitones,
     )
     played, _ = cut_view(
         track_features(tone(440 * 2 ** (semitones / 12)), frontend),
-        Cut(20, 1.0, 0),
         N_FRAMES,
         CONFIG,
+        start_frame=20,
     )
     assert shifted.shape == (CONFIG.n_bins, N_FRAMES)
     assert shifted.mean(axis=1).argmax() == played.mean(axis=1).argmax()
@@ -60,10 +64,15 @@ def test_a_cut_between_bins_has_the_peak_of_a_higher_tone(
     frontend: LogFrequency, semitones: float
 ) -> None:
     for hz in (440, 440 * 2 ** (1 / 48)):  # between two bins, and on one
-        cut = Cut(20, 1.0, 2 * semitones)
-        shifted, _ = cut_view(track_features(tone(hz), frontend), cut, N_FRAMES, CONFIG)
+        shifted, _ = cut_view(
+            track_features(tone(hz), frontend),
+            N_FRAMES,
+            CONFIG,
+            start_frame=20,
+            shift_bins=2 * semitones,
+        )
         higher = tone(hz * 2 ** (semitones / 12))
-        played, _ = cut_view(track_features(higher, frontend), Cut(20, 1.0, 0), N_FRAMES, CONFIG)
+        played, _ = cut_view(track_features(higher, frontend), N_FRAMES, CONFIG, start_frame=20)
         assert abs(shifted.max(axis=0) - played.max(axis=0)).max() < 0.3  # 1.3 dB
         near = played > played.max() - 2.5  # 11 dB
         assert abs(shifted - played)[near].max() < 0.7  # 3 dB
@@ -73,7 +82,9 @@ def test_a_cut_between_bins_has_the_peak_of_a_higher_tone(
 def test_a_cut_changes_the_period_of_clicks_by_its_rate(
     frontend: LogFrequency, rate: float
 ) -> None:
-    _, bands = cut_view(track_features(clicks(0.5), frontend), Cut(31.4, rate, 0), N_FRAMES, CONFIG)
+    _, bands = cut_view(
+        track_features(clicks(0.5), frontend), N_FRAMES, CONFIG, start_frame=31.4, rate=rate
+    )
     envelope = np.exp(bands[-8:]).sum(axis=0)
     envelope -= envelope.mean()
     spectrum = abs(np.fft.rfft(envelope * np.hanning(len(envelope)), 2**16))
@@ -85,7 +96,7 @@ def test_a_cut_changes_the_period_of_clicks_by_its_rate(
 
 def test_a_cut_at_rate_one_is_the_track_itself(frontend: LogFrequency) -> None:
     features = track_features(tone(300) + clicks(0.3), frontend)
-    spectrum, bands = cut_view(features, Cut(7, 1.0, 0), N_FRAMES, CONFIG)
+    spectrum, bands = cut_view(features, N_FRAMES, CONFIG, start_frame=7)
     low = CONFIG.margin_bins
     rows = features[7 : 7 + N_FRAMES].astype(np.float32)
     np.testing.assert_array_equal(spectrum, rows[:, low : low + CONFIG.n_bins].T)
@@ -96,7 +107,7 @@ def test_a_cut_at_rate_one_is_the_track_itself(frontend: LogFrequency) -> None:
 
 def test_a_cut_past_the_end_repeats_the_track(frontend: LogFrequency) -> None:
     features = track_features(tone(300, seconds=4), frontend)
-    spectrum, bands = cut_view(features, Cut(50, 1.5, 0), N_FRAMES, CONFIG)
+    spectrum, bands = cut_view(features, N_FRAMES, CONFIG, start_frame=50, rate=1.5)
     assert spectrum.shape == (CONFIG.n_bins, N_FRAMES)
     assert bands.shape == (CONFIG.n_bands, 4 * N_FRAMES)
     assert np.isfinite(spectrum).all() and np.isfinite(bands).all()
@@ -104,7 +115,9 @@ def test_a_cut_past_the_end_repeats_the_track(frontend: LogFrequency) -> None:
 
 def test_a_shift_past_the_margin_is_refused(frontend: LogFrequency) -> None:
     with pytest.raises(ValueError, match="margins"):
-        cut_view(track_features(tone(300), frontend), Cut(0, 1.0, 13), N_FRAMES, CONFIG)
+        cut_view(
+            track_features(tone(300), frontend), N_FRAMES, CONFIG, start_frame=0, shift_bins=13
+        )
 
 
 def test_long_tracks_are_featurised_block_by_block_without_a_seam(frontend: LogFrequency) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loev_cli.errors import UsageError
-from loev_cli.train.augment.config import AugmentationsConfig
+from loev_cli.train.augment import AugmentationsConfig
 from loev_cli.train.augment.spectrum import Eq
 from loev_cli.train.config import (
     TrainConfig,

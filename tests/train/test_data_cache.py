@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import resource
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.synchronize import Barrier
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from loev_cli.errors import InputError, OutputError
-from loev_cli.train.data import Cache, Listed, Track, WaveformContent, load_tracks
+from loev_cli.train.data import Cache, Track, WaveformContent
 
-from .test_data import CONTENT, RATE_HZ, load, write_noise
+from .conftest import limit
+from .test_data import RATE_HZ, load, write_noise
 
 ENTRY_N_BYTES = 128 + 2 * RATE_HZ  # one second
 
@@ -194,7 +194,7 @@ def test_the_entries_used_longest_ago_make_room(tmp_path: Path) -> None:
     assert len(entries(cache)) == 3
 
 
-@pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.parametrize("n_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_tracks_that_need_more_than_the_bound(tmp_path: Path, n_workers: int) -> None:
     cache = Cache(tmp_path / "cache", max_bytes=3 * ENTRY_N_BYTES + 1)
     files = [write_settled(tmp_path / f"{i}.wav", i) for i in range(8)]
@@ -214,18 +214,7 @@ def test_a_lower_bound_is_kept_though_nothing_is_written(tmp_path: Path, cache: 
     assert len(entries(cache)) == 2
 
 
-@contextmanager
-def limit(kind: int, value: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (value, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(kind, (soft, hard))
-
-
 def test_a_full_disk_is_one_line_and_leaves_no_draft(tmp_path: Path, cache: Cache) -> None:
-    """A limit on the size of files fails as a full disk does: in the middle of a write."""
     files = [
         write_settled(tmp_path / "a.wav", 1),
         write_settled(tmp_path / "b.wav", 2, 60 * RATE_HZ),
@@ -241,13 +230,13 @@ def test_a_full_disk_is_one_line_and_leaves_no_draft(tmp_path: Path, cache: Cach
 
 
 def test_many_tracks_need_few_file_descriptors(tmp_path: Path, cache: Cache) -> None:
-    files = [write_settled(tmp_path / f"{i}.wav", i, 200) for i in range(300)]
+    files = [write_settled(tmp_path / f"{i}.wav", i, 200) for i in range(80)]
     highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))  # noqa: PTH208
     with limit(resource.RLIMIT_NOFILE, highest + 48):
         tracks, _ = load(files, cache=cache)
         kept = [track.read(0, 200) for track in tracks]
         again = [track.read(0, 200) for track in tracks]
-    assert len(kept) == 300
+    assert len(kept) == 80
     np.testing.assert_array_equal(kept, again)
 
 
@@ -260,39 +249,39 @@ def test_tracks_are_light(tmp_path: Path, cache: Cache) -> None:
     np.testing.assert_array_equal([rows_of(track) for track in pickle.loads(pickled)], rows)
 
 
-def _fill(folder: Path, caches: list[Cache], barrier: Barrier) -> None:
-    for cache in caches:
-        barrier.wait()
-        listed = [Listed(file) for file in sorted(folder.glob("*.wav"))]
-        tracks, skipped = load_tracks(listed, CONTENT, cache, max_track_s=60, n_workers=0)
-        assert not skipped
-        np.save(folder / cache.folder.name, [rows_of(track) for track in tracks])
-
-
 def test_two_runs_fill_one_cache_at_the_same_time(tmp_path: Path) -> None:
     """With room for both, and with room for little more than one: they delete each other's."""
     caches = [
         Cache(tmp_path / "roomy", max_bytes=40 * ENTRY_N_BYTES),
         Cache(tmp_path / "narrow", max_bytes=22 * ENTRY_N_BYTES),
     ]
-    folders = [tmp_path / "0", tmp_path / "1"]
-    for i, folder in enumerate(folders):
-        folder.mkdir()
-        for j in range(20):  # half of them are the same
-            write_settled(folder / f"{j}.wav", j if j < 10 else 100 * i + j)
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(2)
-    runs = [context.Process(target=_fill, args=(folder, caches, barrier)) for folder in folders]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join(60)
-        assert run.exitcode == 0
-    for folder in folders:
-        truth = [rows_of(track) for track in load(sorted(folder.glob("*.wav")))[0]]
+    libraries: list[list[Path]] = []
+    for i in range(2):
+        (folder := tmp_path / str(i)).mkdir()
+        libraries.append(
+            [  # half of them are the same
+                write_settled(folder / f"{j}.wav", j if j < 10 else 100 * i + j) for j in range(20)
+            ]
+        )
+    barrier = threading.Barrier(2)
+
+    def fill(files: list[Path]) -> list[list[np.ndarray]]:
+        found = []
         for cache in caches:
-            np.testing.assert_array_equal(np.load(folder / f"{cache.folder.name}.npy"), truth)
-            assert_no_drafts(cache)
+            barrier.wait(60)
+            tracks, skipped = load(files, cache=cache)
+            assert not skipped
+            found.append([rows_of(track) for track in tracks])
+        return found
+
+    with ThreadPoolExecutor(2) as runs:
+        found = list(runs.map(fill, libraries))
+    for files, of_caches in zip(libraries, found, strict=True):
+        truth = [rows_of(track) for track in load(files)[0]]
+        for rows in of_caches:
+            np.testing.assert_array_equal(rows, truth)
+    for cache in caches:
+        assert_no_drafts(cache)
     assert len(entries(caches[0])) == 30
 
 

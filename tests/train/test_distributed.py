@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,12 @@ import torch
 
 from loev_cli import bundle as bundles
 from loev_cli.errors import UsageError
-from loev_cli.train import pipeline
+from loev_cli.train import distributed, pipeline
 from loev_cli.train.checkpoint import load_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping
 from loev_cli.train.data import Cache
 from loev_cli.train.distributed import check_batch
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Loev, command
 from tests.train.conftest import TINY_OPTIONS
 
 TOGETHER = [
@@ -41,9 +43,9 @@ def options(music: Path, cache: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT, timeout=300
+        arguments, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT, timeout=300
     )
 
 
@@ -120,9 +122,9 @@ def ranks_of(parent: int) -> dict[str, int]:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 def test_a_killed_process_ends_the_other(music: Path, cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = TOGETHER + options(music, cache, out, "--steps", "100000")
+    arguments = TOGETHER + options(music, cache, out, "--steps", "100000")
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT
+        arguments, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT
     )
     try:
         deadline = time.monotonic() + 120
@@ -141,11 +143,30 @@ def test_a_killed_process_ends_the_other(music: Path, cache: Path, tmp_path: Pat
     )
 
 
-def test_bad_use_ends_all_processes_with_its_line(music: Path, cache: Path, tmp_path: Path) -> None:
-    done = run(TOGETHER + options(music, cache, tmp_path / "run", "--batch-size", "3"))
-    assert done.returncode != 0
-    assert "3 tracks is not divisible by 2 processes (use --batch-size 2)" in done.stderr
-    assert "loev_cli/" not in done.stderr  # no traceback of ours
+def test_bad_use_ends_all_processes_with_its_line(
+    loev: Loev, music: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started as torchrun does it, which itself takes seconds to start; this process is rank 0."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in (together | {"RANK": "0", "LOCAL_RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_WAIT_FOR_STEP", timedelta(seconds=100))
+    arguments = options(music, cache, tmp_path / "run", "--batch-size", "3")
+    other = subprocess.Popen(
+        command(*arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | together | {"RANK": "1", "LOCAL_RANK": "1"},
+        cwd=ROOT,
+    )
+    done = loev(*arguments)
+    _, stderr = other.communicate(timeout=100)
+    for code, text in ((done.code, done.err), (other.returncode, stderr)):
+        assert code == 2
+        assert "3 tracks is not divisible by 2 processes (use --batch-size 2)" in text
+        assert "loev_cli/" not in text  # no traceback of ours
 
 
 def test_a_batch_must_be_shared_evenly() -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-import time
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,20 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from loev_cli import bundle as bundles
+from loev_cli.cli._train_display import TrainDisplay
 from loev_cli.errors import InputError, UsageError
 from loev_cli.model import load_model
 from loev_cli.train import pipeline
+from loev_cli.train.augment import AugmentationsConfig
+from loev_cli.train.augment.pitch_tempo import Pitch
 from loev_cli.train.checkpoint import load_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping
-from loev_cli.train.data import Cache
 from loev_cli.train.loop import Trainer
 from loev_cli.train.metrics import Progress
-from loev_cli.train.plan import make_plan
+from loev_cli.train.pipeline import make_plan
 from loev_cli.train.validation import Validation
-from tests.conftest import Loev, command
-from tests.train.conftest import TINY, TINY_OPTIONS
+from tests.conftest import Loev, environment
+from tests.train.conftest import TINY_OPTIONS, assert_same, config_of, n_lines, train, weights
 
 PAPERS_ENCODER: dict[str, Any] = {
     "encoder": "sf-nfnet-f0",
@@ -40,34 +42,12 @@ PAPERS_ENCODER: dict[str, Any] = {
 }
 
 
-def config_of(music: Path, **changes: Any) -> TrainConfig:
-    base = TrainConfig(data=str(music), steps=3, batch_size=4, warmup_steps=2, seed=3)
-    return dataclasses.replace(base, **(TINY | changes))
-
-
-def train(config: TrainConfig, out: Path, cache: Path | None, **more: Any) -> list[Progress]:
-    reported: list[Progress] = []
-    events = pipeline.Events(on_step=reported.append)
-    pipeline.run(config, out, cache=Cache(cache) if cache else None, events=events, **more)
-    return reported
-
-
-def weights(out: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
-    model: dict[str, torch.Tensor] = load_checkpoint(out / "checkpoints" / name)["model"]
-    return model
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[key], b[key]) for key in a)
-
-
 @pytest.mark.parametrize("scheme", ["shared", "independent"])
 @pytest.mark.parametrize("method", ["cl", "looc", "loev", "loev++"])
 def test_every_method_trains_in_both_schemes(
     music: Path, cache: Path, tmp_path: Path, method: Any, scheme: Any
 ) -> None:
-    config = config_of(music, method=method, view_scheme=scheme)
+    config = config_of(music, method=method, view_scheme=scheme, steps=2)
     reported = train(config, tmp_path / "run", cache)
     heads = ["invariant"] if method == "cl" else ["invariant", "pitch", "tempo"]
     assert all(list(p.losses) == heads for p in reported)
@@ -155,9 +135,7 @@ def validated(
     out = tmp_path_factory.mktemp("runs") / "run"
     found: dict[int, Validation] = {}
     config = config_of(music, steps=6, val_fraction=0.4, validate_every=3, ema_decay=0.9)
-    pipeline.run(
-        config, out, cache=Cache(cache), events=pipeline.Events(on_validation=found.__setitem__)
-    )
+    train(config, out, cache, events=pipeline.Events(on_validation=found.__setitem__))
     return out, found
 
 
@@ -206,19 +184,38 @@ def test_the_average_of_the_weights_is_what_is_given_away(
 def test_validation_changes_nothing_of_the_training(
     music: Path, cache: Path, tmp_path: Path
 ) -> None:
-    config = config_of(music, steps=4, val_fraction=0.4)
+    config = config_of(music, steps=3, val_fraction=0.4)
     train(dataclasses.replace(config, validate_every=1), tmp_path / "often", cache)
     train(dataclasses.replace(config, validate_every=100), tmp_path / "once", cache)
     assert_same(weights(tmp_path / "often"), weights(tmp_path / "once"))
 
 
+KILLED = """
+import os, signal, sys
+from loev_cli.cli import _train_display, main
+
+def step(display, progress):
+    if progress.step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+_train_display.TrainDisplay.step = step
+main(sys.argv[1:])
+"""
+
+
 @pytest.mark.parametrize(
     "views_on", ["features", pytest.param("waveforms", marks=pytest.mark.slow)]
 )
-def test_killed_and_resumed_equals_never_stopped(
-    music: Path, cache: Path, tmp_path: Path, views_on: str
+def test_killed_interrupted_and_resumed_equals_never_stopped(
+    loev: Loev,
+    music: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    views_on: str,
 ) -> None:
-    """kill -9 while it trains, twice; the average of the weights and the best loss go on too."""
+    """kill -9 while it trains, SIGTERM after resuming; the average of the weights and the best
+    loss go on too."""
     settings = [
         *("--steps", "12", "--batch-size", "4", "--seed", "7", "--cache", cache),
         *("--set", "checkpoint_every_s=0.0001", "--set", f"views_on={views_on}"),
@@ -226,25 +223,35 @@ def test_killed_and_resumed_equals_never_stopped(
         *TINY_OPTIONS,
     ]
     out = tmp_path / "parts"
-    killed = command("train", music, *settings, "--out", out)
-    for n_steps, resume in ((2, []), (6, ["--resume"])):
-        process = subprocess.Popen([*killed, *resume], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while n_lines(out / "metrics.csv") < n_steps + 1:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert load_checkpoint(out / "checkpoints" / "last.pt")["step"] < 12
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, "train", music, *settings, "--out", out],
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
+    last = out / "checkpoints" / "last.pt"
+    assert killed.returncode == -signal.SIGKILL
+    assert n_lines(out / "metrics.csv") == 1 + 3 and load_checkpoint(last)["step"] == 2
+
+    def stop(display: TrainDisplay, progress: Progress) -> None:
+        if progress.step == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainDisplay, "step", stop)
+    stopped = loev("train", "--resume", "--out", out, "--cache", cache, "--steps", "12")
+    assert stopped.code == 143
+    assert f"--resume to resume from {out}" in stopped.err and "Traceback" not in stopped.err
+    assert load_checkpoint(last)["step"] == 10
     config = from_mapping(TrainConfig, tomllib.loads((out / "config.toml").read_text()))
     train(config, out, cache, resume=True)
     train(config, tmp_path / "whole", cache)
     for name in ("last.pt", "best.pt"):
         assert_same(weights(tmp_path / "whole", name), weights(out, name))
-    a, b = (load_checkpoint(tmp_path / n / "checkpoints" / "last.pt") for n in ("whole", "parts"))
+    a, b = load_checkpoint(tmp_path / "whole" / "checkpoints" / "last.pt"), load_checkpoint(last)
     assert_same(a["average"], b["average"])
     assert a["validation"] == b["validation"] and a["best_loss"] == b["best_loss"]
-    assert n_lines(out / "metrics.csv") == 13 and n_lines(out / "validation.csv") == 4
+    with (out / "metrics.csv").open() as stream:
+        assert [int(row["step"]) for row in csv.DictReader(stream)] == list(range(1, 13))
+    assert n_lines(out / "validation.csv") == 4
 
 
 def test_a_run_does_not_go_on_with_other_tracks(music: Path, cache: Path, tmp_path: Path) -> None:
@@ -271,14 +278,9 @@ def test_a_track_that_changes_ends_the_run_with_what_is_done(music: Path, tmp_pa
             for file in folder.iterdir():
                 file.write_bytes(file.read_bytes()[:100000])
 
-    events = pipeline.Events(on_step=change)
     with pytest.raises(InputError, match="changed"):
-        pipeline.run(config, tmp_path / "run", cache=None, events=events)
+        train(config, tmp_path / "run", None, events=pipeline.Events(on_step=change))
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] >= 2
-
-
-def n_lines(file: Path) -> int:
-    return len(file.read_text().splitlines()) if file.exists() else 0
 
 
 def test_bf16_trains_to_nearly_the_same_loss(music: Path, cache: Path, tmp_path: Path) -> None:
@@ -295,7 +297,7 @@ def test_a_plan_says_what_a_run_needs(music: Path, tmp_path: Path) -> None:
     (folder / "broken.wav").write_text("not audio")
     config = config_of(folder, val_fraction=0.3)
     trainer = Trainer(config, tmp_path / "run")
-    plan = make_plan(config, trainer)
+    plan = make_plan(trainer)
     assert plan.n_files == 11 and len(plan.unreadable) == 1
     assert plan.hours == pytest.approx(10 * 24 / 3600, rel=0.01)
     assert plan.views_on == "features" and plan.n_views == 3
@@ -305,11 +307,11 @@ def test_a_plan_says_what_a_run_needs(music: Path, tmp_path: Path) -> None:
     assert plan.cache_bytes == pytest.approx(240 * 15.625 * 2 * (192 + 112), rel=0.01)
     assert plan.weight_bytes == 16 * plan.n_parameters
     assert plan.activation_bytes > 4 * 3 * 4 * 168 * 160  # at least the input of every row
-    halved = dataclasses.replace(config, micro_batch_size=2)
-    assert make_plan(halved, trainer).activation_bytes == plan.activation_bytes // 2
+    trainer.config = dataclasses.replace(config, micro_batch_size=2)
+    assert make_plan(trainer).activation_bytes == plan.activation_bytes // 2
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="7 usable tracks are fewer than the batch of 8"):
-        make_plan(dataclasses.replace(config, batch_size=8), trainer)
+        make_plan(Trainer(dataclasses.replace(config, batch_size=8), tmp_path / "run"))
 
 
 def test_dry_run_writes_nothing_and_shows_the_plan(loev: Loev, music: Path, tmp_path: Path) -> None:
@@ -338,9 +340,6 @@ def test_paths_that_do_not_go_together(
 
 
 def test_shifts_past_the_features_margin_point_to_waveforms(tmp_path: Path) -> None:
-    from loev_cli.train.augment import AugmentationsConfig
-    from loev_cli.train.augment.pitch_tempo import Pitch
-
     pitch = Pitch(semitones=(-12, 12))
     config = TrainConfig(steps=1, augmentations=AugmentationsConfig(pitch=pitch))
     says = "exceeds the features' margin of 6 semitones"

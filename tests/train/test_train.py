@@ -5,42 +5,49 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from loev_cli import audio, export
 from loev_cli import bundle as bundles
 from loev_cli.bundle import WEIGHTS_FILE, file_record
-from loev_cli.errors import LoevError, UsageError
-from loev_cli.export import export_bundle
+from loev_cli.errors import LoevError, OutputError, UsageError
 from loev_cli.model import load_model
 from loev_cli.model.frontend import Features
-from loev_cli.train import pipeline
+from loev_cli.train import loop, pipeline
+from loev_cli.train.batches import Batch, BatchMaker
 from loev_cli.train.checkpoint import load_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping
-from loev_cli.train.data import Cache, Track
+from loev_cli.train.data import Track
 from loev_cli.train.loop import Trainer
 from loev_cli.train.metrics import Progress
 from tests.conftest import Loev
-from tests.train.conftest import TINY, TINY_OPTIONS
+from tests.train.conftest import (
+    TINY,
+    TINY_OPTIONS,
+    assert_same,
+    config_of,
+    limit,
+    train,
+    weights,
+)
 
 N_STEPS = 40
 WINDOW_N = TINY["window_n_samples"]
 
 
-def config_of(music: Path, **changes: object) -> TrainConfig:
-    base = TrainConfig(data=str(music), steps=N_STEPS, batch_size=8, warmup_steps=5, seed=3)
-    return dataclasses.replace(base, **(TINY | changes))
+def long_config(music: Path, **changes: Any) -> TrainConfig:
+    return config_of(music, **({"steps": N_STEPS, "batch_size": 8, "warmup_steps": 5} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +56,7 @@ def run(
 ) -> tuple[Path, list[Progress]]:
     """One finished run and what it reported."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    reported: list[Progress] = []
-    pipeline.run(
-        config_of(music), out, cache=Cache(cache), events=pipeline.Events(on_step=reported.append)
-    )
-    return out, reported
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    model: dict[str, torch.Tensor] = load_checkpoint(out / "checkpoints" / "last.pt")["model"]
-    return model
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[key], b[key]) for key in a)
+    return out, train(long_config(music), out, cache)
 
 
 def test_the_loss_of_every_head_falls(run: tuple[Path, list[Progress]]) -> None:
@@ -83,7 +76,7 @@ def test_what_a_run_leaves(run: tuple[Path, list[Progress]], music: Path) -> Non
     assert len(rows) == N_STEPS
     assert float(rows[-1]["loss_pitch"]) == pytest.approx(reported[-1].losses["pitch"], rel=1e-4)
     saved = from_mapping(TrainConfig, tomllib.loads((out / "config.toml").read_text()))
-    assert saved == config_of(music)
+    assert saved == long_config(music)
     trained = pipeline.read_checkpoint(out / "checkpoints" / "last.pt")
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert trained.facts["steps"] == N_STEPS and trained.facts["n_tracks"] == 10
@@ -122,11 +115,9 @@ def test_each_augmentation_moves_its_own_subspace(run: tuple[Path, list[Progress
     assert moved("tempo", stretched) > 2 * moved("pitch", stretched)
 
 
-def test_same_seed_same_weights_other_seed_others(
-    run: tuple[Path, list[Progress]], music: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_same_seed_same_weights_other_seed_others(music: Path, cache: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        pipeline.run(config_of(music, steps=4, seed=seed), tmp_path / name, cache=Cache(cache))
+        train(config_of(music, steps=2, seed=seed), tmp_path / name, cache)
     assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     first = next(iter(weights(tmp_path / "a").values()))
     assert not torch.equal(first, next(iter(weights(tmp_path / "c").values())))
@@ -136,7 +127,7 @@ def test_same_seed_same_weights_other_seed_others(
 def exported(run: tuple[Path, list[Progress]]) -> bundles.Bundle:
     """The bundle of the finished run."""
     trained = pipeline.read_checkpoint(run[0] / "checkpoints" / "last.pt")
-    return export_bundle(
+    return export.export_bundle(
         trained.model,
         run[0] / "bundle",
         name="test",
@@ -146,36 +137,13 @@ def exported(run: tuple[Path, list[Progress]]) -> bundles.Bundle:
     )
 
 
-class StopHere(BaseException):
-    """Stands for a signal: not an Exception, like KeyboardInterrupt."""
-
-
-def test_resumed_equals_never_stopped(music: Path, cache: Path, tmp_path: Path) -> None:
-    config = config_of(music, steps=8)
-    pipeline.run(config, tmp_path / "whole", cache=Cache(cache))
-
-    def stop(progress: Progress) -> None:
-        if progress.step == 5:
-            raise StopHere
-
-    with pytest.raises(StopHere):
-        pipeline.run(
-            config, tmp_path / "parts", cache=Cache(cache), events=pipeline.Events(on_step=stop)
-        )
-    assert load_checkpoint(tmp_path / "parts" / "checkpoints" / "last.pt")["step"] == 5
-    pipeline.run(config, tmp_path / "parts", cache=Cache(cache), resume=True)
-    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    with (tmp_path / "parts" / "metrics.csv").open() as stream:
-        assert [int(row["step"]) for row in csv.DictReader(stream)] == list(range(1, 9))
-
-
 def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(
     run: tuple[Path, list[Progress]], music: Path, cache: Path
 ) -> None:
     with pytest.raises(UsageError, match="already contains a run"):
-        pipeline.run(config_of(music), run[0], cache=Cache(cache))
+        train(long_config(music), run[0], cache)
     with pytest.raises(UsageError, match="different settings: lr"):
-        pipeline.run(config_of(music, lr=1e-3), run[0], cache=Cache(cache), resume=True)
+        train(long_config(music, lr=1e-3), run[0], cache, resume=True)
 
 
 @pytest.mark.slow
@@ -189,23 +157,12 @@ def test_init_starts_from_the_weights_given(
     checkpoint = run[0] / "checkpoints" / "last.pt"
     losses = []
     for init in (checkpoint, exported.path):
-        first: list[Progress] = []
-        pipeline.run(
-            config_of(music, steps=1, seed=9, warmup_steps=1000),
-            tmp_path / f"from-{init.name}",
-            init=init,
-            cache=Cache(cache),
-            events=pipeline.Events(on_step=first.append),
-        )
-        losses.append(first[0].loss)
+        config = long_config(music, steps=1, seed=9, warmup_steps=1000)
+        (first,) = train(config, tmp_path / f"from-{init.name}", cache, init=init)
+        losses.append(first.loss)
     assert losses[0] == losses[1] < 0.8 * run[1][0].loss
     with pytest.raises(UsageError, match="--init weights have a different architecture"):
-        pipeline.run(
-            config_of(music, augs=("tempo",)),
-            tmp_path / "other",
-            init=checkpoint,
-            cache=Cache(cache),
-        )
+        train(config_of(music, augs=("tempo",)), tmp_path / "other", cache, init=checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -222,49 +179,24 @@ def test_what_cannot_be_trained(
     music: Path, cache: Path, tmp_path: Path, changes: dict[str, object], says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        pipeline.run(config_of(music, **changes), tmp_path / "run", cache=Cache(cache))
+        train(config_of(music, **changes), tmp_path / "run", cache)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(
-    run: tuple[Path, list[Progress]], tmp_path: Path
-) -> None:
-    """The limit on a file's size stands in for a full disk: writing fails half way through."""
-    before = (run[0] / "checkpoints" / "last.pt").read_bytes()
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.pt").write_bytes(before)
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE_WITH_LITTLE_ROOM, str(tmp_path), "2000000"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "cannot write checkpoint" in done.stdout and "File too large" in done.stdout, done
-    assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
-    assert [f.name for f in (tmp_path / "checkpoints").iterdir()] == ["last.pt"]
-
-
-SAVE_WITH_LITTLE_ROOM = """
-import resource, signal, sys
-from pathlib import Path
-from loev_cli.errors import OutputError
-from loev_cli.train.config import TrainConfig
-from loev_cli.train.loop import Trainer
-trainer = Trainer(TrainConfig(steps=1), Path(sys.argv[1]))
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
-try:
-    trainer.save()
-except OutputError as error:
-    print(error)
-"""
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    trainer = Trainer(TrainConfig(steps=1), tmp_path)
+    (folder := tmp_path / "checkpoints").mkdir()
+    (folder / "last.pt").write_bytes(b"the one before")
+    with (
+        limit(resource.RLIMIT_FSIZE, 2_000_000),
+        pytest.raises(OutputError, match=r"cannot write checkpoint .*: File too large"),
+    ):
+        trainer.save()
+    assert [(f.name, f.read_bytes()) for f in folder.iterdir()] == [("last.pt", b"the one before")]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
     music: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loev_cli.train import loop
-    from loev_cli.train.batches import Batch, BatchMaker
-
     class Broken(BatchMaker):
         def __call__(self, tracks: Sequence[Track], step: int) -> Batch:
             batch = super().__call__(tracks, step)
@@ -279,10 +211,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(
     with pytest.raises(
         LoevError, match=r"the loss is nan at step 2; the batch is saved in .*failed-batch"
     ):
-        pipeline.run(config_of(music, steps=4), out, cache=Cache(cache))
+        train(config_of(music), out, cache)
     kept = torch.load(out / "failed-batch.pt", weights_only=True)
-    assert kept["step"] == 2 and len(kept["paths"]) == 8
-    assert kept["features"][0].isnan().all() and kept["tracks"].shape == (24,)
+    assert kept["step"] == 2 and len(kept["paths"]) == 4
+    assert kept["features"][0].isnan().all() and kept["tracks"].shape == (12,)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no", b"cos\nsystem\n(S'true'\ntR."])
@@ -310,7 +242,7 @@ def test_weights_of_other_layers_are_one_line(
     (bundle / "config.json").write_text(json.dumps(config))
     for load in (
         lambda: pipeline.read_checkpoint(file),
-        lambda: Trainer(config_of(music), tmp_path / "run").restore(file),
+        lambda: Trainer(long_config(music), tmp_path / "run").restore(file),
         lambda: load_model(bundles.load(bundle)),
     ):
         with pytest.raises(
@@ -321,7 +253,7 @@ def test_weights_of_other_layers_are_one_line(
 
 
 def test_the_command_from_folder_to_embedding(
-    loev: Loev, music: Path, cache: Path, tmp_path: Path
+    loev: Loev, music: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     done = loev(
@@ -344,6 +276,10 @@ def test_the_command_from_folder_to_embedding(
         assert emb["pitch"].shape == (10, bundle.subspaces["pitch"])
         assert json.loads(str(emb["meta"]))["model_sha256"] == bundle.sha256
 
+    assert_torch_and_onnx_agree(bundle, music)
+
+    graph = bundle.path / bundles.ONNX_FILE  # making it takes seconds, and it is no part of sha256
+    monkeypatch.setattr(export, "write_onnx", lambda model, file: shutil.copyfile(graph, file))
     again = loev("export", out / "checkpoints" / "last.pt", "--out", tmp_path / "again")
     assert again.code == 0, again.err
     assert bundles.load(tmp_path / "again").sha256 == bundle.sha256
@@ -377,41 +313,7 @@ def test_bad_use_is_one_line_and_exit_2(
     assert done.err.count("\n") == 1 and "Traceback" not in done.err
 
 
-def test_sigterm_saves_and_says_how_to_go_on(
-    loev: Loev, music: Path, cache: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    options = ["--out", out, "--cache", cache, "--steps", "1000", "--batch-size", "4"]
-    options += TINY_OPTIONS
-    process = subprocess.Popen(
-        [sys.executable, "-m", "loev_cli", "train", music, *options],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while (
-        not (out / "metrics.csv").exists()
-        or len((out / "metrics.csv").read_text().splitlines()) < 4
-    ):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "--resume" in stderr and "Traceback" not in stderr
-    step = load_checkpoint(out / "checkpoints" / "last.pt")["step"]
-    assert step >= 3
-    resumed = loev("train", "--resume", "--out", out, "--cache", cache, "--steps", str(step + 2))
-    assert resumed.code == 0, resumed.err
-    assert bundles.load(out / "bundle").config["training"]["steps"] == step + 2
-
-
-def test_torch_and_onnx_agree_on_music(exported: bundles.Bundle, music: Path) -> None:
-    import onnxruntime
-
-    from loev_cli import audio
-
-    bundle = exported
+def assert_torch_and_onnx_agree(bundle: bundles.Bundle, music: Path) -> None:
     waveform = audio.load(sorted(music.iterdir())[0], 16000)
     windows = np.stack([waveform[:WINDOW_N], waveform[-WINDOW_N:], np.zeros(WINDOW_N, np.float32)])
     session = onnxruntime.InferenceSession(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -12,19 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from loev_cli.model import ModelSpec
-from loev_cli.train.card import model_card
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Listed, Track, WaveformContent, load_tracks
+from loev_cli.train.metrics import model_card
 from loev_cli.train.validation import Validation, ValidationWindows
 
 RATE_HZ = 16000
 FREQUENCIES_HZ = (220.0, 311.1, 440.0, 622.3)  # half an octave apart
+SPEC = ModelSpec(window_n_samples=81920)
 
 
 @pytest.fixture(scope="module")
 def tracks(tmp_path_factory: pytest.TempPathFactory) -> list[Track]:
     folder = tmp_path_factory.mktemp("tones")
-    time_s = np.arange(30 * RATE_HZ) / RATE_HZ
+    time_s = np.arange(16 * RATE_HZ) / RATE_HZ
     files = []
     for hz in FREQUENCIES_HZ:
         files.append(folder / f"{hz:.0f}.wav")
@@ -37,6 +39,11 @@ def tracks(tmp_path_factory: pytest.TempPathFactory) -> list[Track]:
         n_workers=0,
     )
     return found
+
+
+@pytest.fixture(scope="module")
+def measurer(tracks: list[Track]) -> ValidationWindows:
+    return ValidationWindows(TrainConfig(steps=1, augs=("pitch", "tempo", "gain")), SPEC, tracks)
 
 
 class PeakModel(nn.Module):
@@ -55,9 +62,9 @@ class PeakModel(nn.Module):
         }
 
 
-def test_sensitivity_is_the_distance_moved_over_that_between_tracks(tracks: list[Track]) -> None:
-    config = TrainConfig(steps=1, augs=("pitch", "tempo", "gain"))
-    measurer = ValidationWindows(config, ModelSpec(), tracks)
+def test_sensitivity_is_the_distance_moved_over_that_between_tracks(
+    measurer: ValidationWindows,
+) -> None:
     model = PeakModel().eval()
     measured = measurer.measure(model, {"invariant": 1.0}, torch.device("cpu"))  # type: ignore[arg-type]
 
@@ -73,8 +80,7 @@ def test_sensitivity_is_the_distance_moved_over_that_between_tracks(tracks: list
     assert all(value == 0 for value in measured.sensitivity["blind"].values())
 
 
-def test_alignment_and_uniformity_in_closed_form(tracks: list[Track]) -> None:
-    measurer = ValidationWindows(TrainConfig(steps=1), ModelSpec(), tracks)
+def test_alignment_and_uniformity_in_closed_form(measurer: ValidationWindows) -> None:
     measured = measurer.measure(PeakModel().eval(), {}, torch.device("cpu"))  # type: ignore[arg-type]
     assert measured.alignment["place"] == pytest.approx(0, abs=1e-6)
     # Four points on a circle, an eighth apart: squared distances 2 - 2 cos(angle).
@@ -85,17 +91,15 @@ def test_alignment_and_uniformity_in_closed_form(tracks: list[Track]) -> None:
 
 
 def test_one_track_alone_is_only_a_loss(tracks: list[Track]) -> None:
-    measurer = ValidationWindows(TrainConfig(steps=1), ModelSpec(), tracks[:1])
+    measurer = ValidationWindows(TrainConfig(steps=1), SPEC, tracks[:1])
     model = PeakModel().eval()
     measured = measurer.measure(model, {"invariant": 2.0}, torch.device("cpu"))  # type: ignore[arg-type]
     assert measured == Validation({"invariant": 2.0}) and measured.loss == 2.0
 
 
 def test_a_track_that_is_gone_is_left_out(tracks: list[Track], tmp_path: Path) -> None:
-    import dataclasses
-
     gone = dataclasses.replace(tracks[0], path=tmp_path / "gone.wav")
-    measurer = ValidationWindows(TrainConfig(steps=1), ModelSpec(), [gone, *tracks[1:]])
+    measurer = ValidationWindows(TrainConfig(steps=1), SPEC, [gone, *tracks[1:]])
     assert len(measurer.plain) == len(tracks) - 1
 
 

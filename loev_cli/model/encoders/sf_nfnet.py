@@ -44,8 +44,7 @@ from torch.nn import functional as F
 
 from loev_cli.errors import UsageError
 from loev_cli.model.frontend import MelConfig
-from loev_cli.model.layers import ReweightedConv2d
-from loev_cli.model.names import module_key
+from loev_cli.model.layers import ReweightedConv2d, module_key
 
 ALPHA = 0.2  # scale of a block's residual path
 GELU_GAIN = 1.7015043497085571  # keeps the variance of a unit normal through a GELU
@@ -237,7 +236,7 @@ class Block(nn.Module):
 class ScaledConv2d(ReweightedConv2d):
     """Convolution with standardized weights (Brock et al. 2021, eq. 1), as MuLOOC has it.
 
-    Unlike :class:`loev_cli.model.layers.StandardisedConv2d`: no gain, no bias, the variance is
+    Unlike :class:`loev_cli.model.layers.StandardizedConv2d`: no gain, no bias, the variance is
     the unbiased one, and it is kept from below instead of added to.
     """
 

@@ -31,8 +31,7 @@ from torch.nn import functional as F
 
 from loev_cli.errors import UsageError
 from loev_cli.model.frontend import Features, FrontendConfig
-from loev_cli.model.layers import RELU_GAIN, PitchClassConv, conv_relu
-from loev_cli.model.names import GLOBAL, module_key
+from loev_cli.model.layers import GLOBAL, RELU_GAIN, PitchClassConv, conv_relu, module_key
 
 _SILENCE_POWER = 1e-9  # below this mean power a window is not amplified to full scale
 _N_PITCH_CLASSES = 12

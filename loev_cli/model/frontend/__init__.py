@@ -6,26 +6,21 @@ length is a multiple, and ``centre``, which takes the part of its features that 
 
 from typing import TypeAlias
 
-from torch import Tensor
-
 from loev_cli.model.frontend.log_frequency import (
     EPSILON_POWER,
     Features,
     FrontendConfig,
     LogFrequency,
 )
-from loev_cli.model.frontend.mel import MEL_FLOOR_POWER, MelConfig, MelSpectrogram
+from loev_cli.model.frontend.mel import MelConfig, MelSpectrogram
 
 AnyFrontendConfig: TypeAlias = FrontendConfig | MelConfig
-FrontendOutput: TypeAlias = Features | Tensor
 
 __all__ = [
     "EPSILON_POWER",
-    "MEL_FLOOR_POWER",
     "AnyFrontendConfig",
     "Features",
     "FrontendConfig",
-    "FrontendOutput",
     "LogFrequency",
     "MelConfig",
     "MelSpectrogram",

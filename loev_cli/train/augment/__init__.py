@@ -1,15 +1,57 @@
-"""Augmentations: what views of a track may differ in."""
+"""Augmentations: what views of a track may differ in, in the order in which they are applied.
+
+Adding one is a class in a file of its own and a field of :class:`AugmentationsConfig`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
 
 from loev_cli.train.augment.base import Augmentation, apply_chain
-from loev_cli.train.augment.config import CUT, EQUIVARIANT, AugmentationsConfig
-from loev_cli.train.augment.features import Cut, cut_view
+from loev_cli.train.augment.degradations import Codec, Noise
+from loev_cli.train.augment.level import Compression, Distortion, Gain, Polarity
+from loev_cli.train.augment.pitch_tempo import Pitch, Tempo, cut_view
+from loev_cli.train.augment.room import Blur, Reverb
+from loev_cli.train.augment.spectrum import Eq, Filter
 
 __all__ = [
     "CUT",
     "EQUIVARIANT",
     "Augmentation",
     "AugmentationsConfig",
-    "Cut",
     "apply_chain",
     "cut_view",
 ]
+
+
+@dataclass(frozen=True)
+class AugmentationsConfig:
+    """Settings of all augmentations: the tables ``[augmentations.NAME]`` of a config."""
+
+    pitch: Pitch = field(default_factory=Pitch)
+    tempo: Tempo = field(default_factory=Tempo)
+    blur: Blur = field(default_factory=Blur)
+    compression: Compression = field(default_factory=Compression)
+    eq: Eq = field(default_factory=Eq)
+    filter: Filter = field(default_factory=Filter)
+    distortion: Distortion = field(default_factory=Distortion)
+    reverb: Reverb = field(default_factory=Reverb)
+    noise: Noise = field(default_factory=Noise)
+    codec: Codec = field(default_factory=Codec)
+    gain: Gain = field(default_factory=Gain)
+    polarity: Polarity = field(default_factory=Polarity)
+
+    def __getitem__(self, name: str) -> Augmentation:
+        augmentation: Augmentation = getattr(self, name)
+        return augmentation
+
+    @property
+    def base_chain(self) -> tuple[Augmentation, ...]:
+        """All but pitch and tempo, which are realized where a view is cut."""
+        return tuple(self[name] for name in EQUIVARIANT if name not in CUT)
+
+
+CUT = ("pitch", "tempo")
+
+# Augmentations that may have a subspace of their own: all.
+EQUIVARIANT: tuple[str, ...] = tuple(part.name for part in fields(AugmentationsConfig))

@@ -1,4 +1,4 @@
-"""What an augmentation is: its settings, what it draws, and how it is realised on either path.
+"""What an augmentation is: its settings, what it draws, and how it is realized on either path.
 
 One class is one augmentation. Its fields are the keys of its table in the config:
 
@@ -6,24 +6,25 @@ One class is one augmentation. Its fields are the keys of its table in the confi
     p = 0.4
     snr_db = [3.0, 30.0]
 
-A view's parameters are drawn first, as plain numbers (:meth:`Augmentation.draw`), and realised
+A view's parameters are drawn first, as plain numbers (:meth:`Augmentation.draw`), and realized
 later on whole batches in which every row has parameters of its own. Views may therefore share a
 parameter, which is what a subspace learns from, and a row's result depends on that row alone.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from loev_cli.errors import UsageError
-from loev_cli.model.frontend import Features, FrontendConfig
+from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.model.frontend import AnyFrontendConfig, Features, FrontendConfig
 
 NATS_PER_DB = math.log(10) / 10  # of power
 
@@ -43,7 +44,6 @@ class Augmentation:
         p: probability that a view is changed at all. A view that a head compares by this
             augmentation's parameters always is.
         name: its key in the config and in ``--augs``.
-        param_names: what :meth:`draw` returns, with units.
         on_waveforms_too: False where it exists on features only.
         on_features_too: False where it exists on waveforms only, or is not heard in features.
     """
@@ -51,7 +51,6 @@ class Augmentation:
     p: float = setting(0.5, 0, 1)
 
     name: ClassVar[str]
-    param_names: ClassVar[tuple[str, ...]]
     on_waveforms_too: ClassVar[bool] = True
     on_features_too: ClassVar[bool] = True
 
@@ -74,8 +73,9 @@ class Augmentation:
                 )
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """One view's parameters, (P,) float64."""
-        raise NotImplementedError
+        """One view's parameters, (P,) float64: a number from every range of the settings."""
+        values = (getattr(self, part.name) for part in fields(self))
+        return np.array([rng.uniform(*value) for value in values if isinstance(value, tuple)])
 
     def differ(self, a: np.ndarray, b: np.ndarray) -> bool:
         """Whether two draws are far enough apart to be told from each other."""
@@ -100,20 +100,13 @@ class Augmentation:
         raise NotImplementedError(f"{self.name} on features")
 
 
-class HasSampleRate(Protocol):
-    """Any frontend's config."""
-
-    @property
-    def sample_rate_hz(self) -> int: ...
-
-
 def apply_chain(
     chain: Sequence[Augmentation],
     x: Views,
     params: Mapping[str, np.ndarray],
     applied: Mapping[str, np.ndarray],
     seeds: Mapping[str, np.ndarray],
-    frontend: HasSampleRate,
+    frontend: AnyFrontendConfig,
 ) -> Views:
     """Each augmentation in turn changes the rows it is applied to; ``x`` itself is left as it is.
 
@@ -155,9 +148,63 @@ def column(values: np.ndarray, like: Tensor) -> Tensor:
 
 
 def bin_frequencies_hz(frontend: FrontendConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the spectrum's bins (F,), without margins, and of the bands (S,)."""
+    """Centers of the spectrum's bins (F,), without margins, and of the bands (S,)."""
     octave = (np.arange(frontend.n_bins) + frontend.margin_bins) / frontend.bins_per_octave
     first_band_octave = frontend.n_octaves - frontend.n_band_octaves
     band_octave = (np.arange(frontend.n_bands) + 0.5) / frontend.bands_per_octave
     lowest_hz = frontend.top_hz / 2**frontend.n_octaves
     return lowest_hz * 2**octave, lowest_hz * 2 ** (band_octave + first_band_octave)
+
+
+def check_choices(key: str, chosen: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """Raises UsageError where ``chosen`` is empty or names what is not known."""
+    if not chosen:
+        raise UsageError(f"{key} is empty", hint=f"choose from {', '.join(known)}")
+    for name in chosen:
+        if name not in known:
+            raise UsageError(
+                f"{key}: no '{name}'", hint=f"{did_you_mean(name, known)}known: {', '.join(known)}"
+            )
+
+
+@functools.cache
+def fast_length(n: int) -> int:
+    """The next even length from ``n`` on that is quick to transform: no prime factor above 5."""
+    size = n + n % 2
+    while max(prime_factors(size)) > 5:
+        size += 2
+    return size
+
+
+@functools.cache
+def prime_factors(n: int) -> list[int]:
+    """With multiplicity, in order; [1] for 1."""
+    factors, factor = [], 2
+    while factor * factor <= n:
+        if n % factor:
+            factor += 1
+        else:
+            factors.append(factor)
+            n //= factor
+    return [*factors, n] if n > 1 or not factors else factors
+
+
+def random_phasors(seeds: np.ndarray, n: int, device: torch.device) -> Tensor:
+    """Unit complex numbers of random phase, (R, n), from each row's seed alone.
+
+    A counter run through a 32-bit integer hash (lowbias32, Wellons 2018): no state, no loop over
+    rows, the same on every device.
+    """
+    # int32 wraps around as unsigned numbers do; only the right shift must be masked.
+    start = torch.as_tensor(seeds.astype(np.uint32).view(np.int32), device=device)
+    x = torch.arange(n, dtype=torch.int32, device=device) ^ _hash(start).unsqueeze(1)
+    phase = _hash(x).float() * (torch.pi / 2**31)
+    return torch.polar(torch.ones_like(phase), phase)
+
+
+def _hash(x: Tensor) -> Tensor:
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, None)):
+        x = x ^ ((x >> shift) & ((1 << (32 - shift)) - 1))
+        if factor is not None:
+            x = x * factor
+    return x

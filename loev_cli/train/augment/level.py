@@ -26,11 +26,7 @@ class Gain(Augmentation):
     gain_db: tuple[float, float] = setting((-15.0, 5.0), -60, 60)
 
     name: ClassVar[str] = "gain"
-    param_names: ClassVar[tuple[str, ...]] = ("gain_db",)
     on_features_too: ClassVar[bool] = False
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        return rng.uniform(*self.gain_db, size=1)
 
     def on_waveforms(
         self, x: Tensor, params: np.ndarray, seeds: np.ndarray, sample_rate_hz: int
@@ -45,10 +41,10 @@ class Polarity(Augmentation):
     p: float = setting(1.0, 0, 1)
 
     name: ClassVar[str] = "polarity"
-    param_names: ClassVar[tuple[str, ...]] = ("sign",)
     on_features_too: ClassVar[bool] = False
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """The sign."""
         return rng.choice([-1.0, 1.0], size=1)
 
     def on_waveforms(
@@ -67,10 +63,6 @@ class Compression(Augmentation):
     ratio: tuple[float, float] = setting((0.7, 1.1), 0, 4)
 
     name: ClassVar[str] = "compression"
-    param_names: ClassVar[tuple[str, ...]] = ("ratio",)
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        return rng.uniform(*self.ratio, size=1)
 
     def on_waveforms(
         self, x: Tensor, params: np.ndarray, seeds: np.ndarray, sample_rate_hz: int
@@ -105,11 +97,7 @@ class Distortion(Augmentation):
     drive_db: tuple[float, float] = setting((-15.0, 3.0), -60, 60)
 
     name: ClassVar[str] = "distortion"
-    param_names: ClassVar[tuple[str, ...]] = ("drive_db",)
     on_features_too: ClassVar[bool] = False
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        return rng.uniform(*self.drive_db, size=1)
 
     def on_waveforms(
         self, x: Tensor, params: np.ndarray, seeds: np.ndarray, sample_rate_hz: int

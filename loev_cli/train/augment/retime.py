@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loev_cli.train.augment.fourier import prime_factors
+from loev_cli.train.augment.base import prime_factors
 
 _WINDOW_S = 0.096
 _OVERLAP = 4
@@ -119,7 +119,7 @@ class _Vocoder:
         now, before = self.memory[: math.prod(shape)].view(shape)
         for rows in groups:
             pair = sizes[rows.start]
-            spectra = self._analyse(segments[rows], rates[rows], *pair)
+            spectra = self._analyze(segments[rows], rates[rows], *pair)
             for into, spectrum in zip((now, before), spectra, strict=True):
                 parts = torch.view_as_real(spectrum[:, :, : _n_bins(pair)])
                 into[:, :, rows, : _n_bins(pair)] = parts.permute(3, 1, 0, 2)
@@ -129,10 +129,10 @@ class _Vocoder:
         for rows in groups:
             pair = sizes[rows.start]
             turned = torch.complex(*now[:, :, rows, : _n_bins(pair)])
-            out[rows] = self._synthesise(turned, power[rows], *pair)
+            out[rows] = self._synthesize(turned, power[rows], *pair)
         return out
 
-    def _analyse(
+    def _analyze(
         self, segments: Sequence[Tensor], rates: np.ndarray, read: int, written: int
     ) -> tuple[Tensor, Tensor]:
         """Spectra (R, T, P / 2 + 1) of every frame's window, and of the one a hop before it."""
@@ -158,7 +158,7 @@ class _Vocoder:
         angle = torch.arange(now.shape[2], device=self.device) * rest
         return now, before.mul_(torch.polar(torch.ones_like(angle), angle))
 
-    def _synthesise(self, spectra: Tensor, power: Tensor, read: int, written: int) -> Tensor:
+    def _synthesize(self, spectra: Tensor, power: Tensor, read: int, written: int) -> Tensor:
         """Spectra (T, R, K) and their power (R,) -> (R, n_samples)."""
         n_frames, n_rows = spectra.shape[:2]
         scale = written / read

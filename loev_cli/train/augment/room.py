@@ -12,8 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loev_cli.model.frontend import EPSILON_POWER, Features, FrontendConfig
-from loev_cli.train.augment.base import Augmentation, column, setting
-from loev_cli.train.augment.fourier import fast_length, random_phasors
+from loev_cli.train.augment.base import (
+    Augmentation,
+    column,
+    fast_length,
+    random_phasors,
+    setting,
+)
 
 _NATS_OF_RT60 = 6 * math.log(10)  # power falls by 60 dB
 
@@ -31,10 +36,10 @@ class Blur(Augmentation):
     width_s: float = setting(0.05, 0, 10)
 
     name: ClassVar[str] = "blur"
-    param_names: ClassVar[tuple[str, ...]] = ("width_s",)
     on_waveforms_too: ClassVar[bool] = False
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """The width in seconds."""
         return rng.uniform(0, self.width_s, 1)
 
     def on_features(
@@ -61,10 +66,6 @@ class Reverb(Augmentation):
     wet: tuple[float, float] = setting((0.1, 0.6), 0, 1)
 
     name: ClassVar[str] = "reverb"
-    param_names: ClassVar[tuple[str, ...]] = ("rt60_s", "wet")
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        return np.array([rng.uniform(*self.rt60_s), rng.uniform(*self.wet)])
 
     def on_waveforms(
         self, x: Tensor, params: np.ndarray, seeds: np.ndarray, sample_rate_hz: int

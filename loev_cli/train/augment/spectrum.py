@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.model.frontend import EPSILON_POWER, Features, FrontendConfig
 from loev_cli.train.augment.base import (
     NATS_PER_DB,
     Augmentation,
     bin_frequencies_hz,
+    check_choices,
     column,
+    fast_length,
     setting,
 )
-from loev_cli.train.augment.fourier import fast_length
 
 _LOWEST_HZ = 7351.69 / 2**8  # the log-frequency frontend's axis begins here
 _N_OCTAVES = 8
@@ -84,11 +84,8 @@ class Eq(_Curve):
 
     name: ClassVar[str] = "eq"
 
-    @property
-    def param_names(self) -> tuple[str, ...]:  # type: ignore[override]  # as many as there are knots
-        return tuple(f"gain_db_{i}" for i in range(self.n_knots))
-
     def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """A gain in dB for every knot."""
         return rng.uniform(-self.gain_db, self.gain_db, self.n_knots)
 
     def curve_db(self, params: np.ndarray, hz: np.ndarray) -> np.ndarray:
@@ -118,14 +115,13 @@ class Filter(_Curve):
     order: int = setting(2, 1, 8)
 
     name: ClassVar[str] = "filter"
-    param_names: ClassVar[tuple[str, ...]] = ("kind", "low_hz", "high_hz")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices("augmentations.filter.kinds", self.kinds, FILTER_KINDS)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """The edges between which a band is kept or removed; 0 where there is none."""
+        """Number of the kind, edges in Hz of what is kept or removed; 0 where there is none."""
         kind = self.kinds[rng.integers(len(self.kinds))]
         if kind == "low-pass":
             low_hz, high_hz = 0.0, _log_uniform(self.low_pass_hz, rng)
@@ -148,17 +144,6 @@ class Filter(_Curve):
             )
             power_db: np.ndarray = -10 * np.log10(1 + distance ** (2 * self.order))
         return power_db
-
-
-def check_choices(key: str, chosen: tuple[str, ...], known: tuple[str, ...]) -> None:
-    """Raises UsageError where ``chosen`` is empty or names what is not known."""
-    if not chosen:
-        raise UsageError(f"{key} is empty", hint=f"choose from {', '.join(known)}")
-    for name in chosen:
-        if name not in known:
-            raise UsageError(
-                f"{key}: no '{name}'", hint=f"{did_you_mean(name, known)}known: {', '.join(known)}"
-            )
 
 
 def _log_uniform(bounds: tuple[float, float], rng: np.random.Generator) -> float:

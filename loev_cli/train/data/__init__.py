@@ -17,10 +17,9 @@ from loev_cli.train.data.content import (
     WaveformContent,
     track_features,
 )
+from loev_cli.train.data.listing import listing, split
 from loev_cli.train.data.loading import Skipped, load_tracks, require_enough
 from loev_cli.train.data.rows import Track
-from loev_cli.train.data.split import split
-from loev_cli.train.data.tracks import listing
 
 __all__ = [
     "DEFAULT_MAX_BYTES",

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -69,6 +69,7 @@ class FeatureContent:
     """Log-frequency features, one row per spectrum frame: its bins, then its four band frames."""
 
     frontend: FrontendConfig
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float16)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -87,10 +88,6 @@ class FeatureContent:
         return _block_n_samples(_log_frequency(self.frontend))
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.float16)
-
-    @property
     def row_shape(self) -> tuple[int, ...]:
         bands = self.frontend.bands_per_frame * self.frontend.n_bands
         return (self.frontend.n_bins_wide + bands,)
@@ -107,6 +104,8 @@ class WaveformContent:
     """The waveform itself; full scale is :data:`FULL_SCALE`, and what is louder is clipped."""
 
     sample_rate_hz: int
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.int16)
+    row_shape: ClassVar[tuple[int, ...]] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -119,14 +118,6 @@ class WaveformContent:
     @property
     def block_n_samples(self) -> int:
         return int(_BLOCK_S * self.sample_rate_hz)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.int16)
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        return ()
 
     def n_frames(self, n_samples: int) -> int:
         return n_samples

@@ -10,11 +10,18 @@ One process, this one, makes the room and gives drafts their final names; worker
 from __future__ import annotations
 
 import contextlib
+import queue
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
+
+import torch
 
 from loev_cli import audio
 from loev_cli.errors import InputError, LoevError, UsageError
@@ -22,7 +29,8 @@ from loev_cli.manifest import Listed
 from loev_cli.train.data.cache import Cache, Room, Stamp, digest_of
 from loev_cli.train.data.content import Content, waveform_blocks
 from loev_cli.train.data.rows import CachedRows, DecodedRows, RowSource, Track, make_rows
-from loev_cli.train.data.workers import run_each
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -68,21 +76,22 @@ def load_tracks(
         OutputError: the cache cannot be written, or is too small for these tracks.
     """
     wanted = list({item.path: item for item in listed if item.split != "test"}.values())
-    progress = _Progress(len(wanted), on_progress)
-    read: dict[Path, _Read] = {}
-    failed: dict[Path, str] = {}
+    files = [item.path for item in wanted]
+    found: dict[Path, _Read | InputError] = {}
+    on_progress(0, len(files))
     rows: RowSource
     if cache is None:
         rows = DecodedRows(content, max_track_s)
         job = partial(_look_through, content=content, max_track_s=max_track_s)
-        files = [item.path for item in wanted]
-        with contextlib.closing(run_each(job, files, n_workers)) as results:
-            for file, result in results:
-                _record(file, result, read, failed)
-                progress.advance()
+        results = run_each(job, files, n_workers)
     else:
         rows = CachedRows(cache, content, max_track_s)
-        _fill(cache, rows, [item.path for item in wanted], n_workers, read, failed, progress)
+        results = _fill(rows, files, n_workers)
+    with contextlib.closing(results):
+        for file, result in results:
+            found[file] = result
+            on_progress(len(found), len(files))
+    read = {file: result for file, result in found.items() if isinstance(result, _Read)}
     tests = _digests([item.path for item in listed if item.split == "test"], cache)
     copies = _copies([item for item in wanted if item.path in read], read, tests)
     tracks = [
@@ -99,42 +108,27 @@ def load_tracks(
         for item in wanted
         if item.path in read and item.path not in copies
     ]
+    failed = {file: str(error) for file, error in found.items() if isinstance(error, InputError)}
     reasons = failed | copies
     skipped = [Skipped(str(i.path), reasons[i.path]) for i in wanted if i.path in reasons]
     return tracks, skipped
 
 
-class _Progress:
-    def __init__(self, total: int, report: Callable[[int, int], None]) -> None:
-        self._done, self._total, self._report = 0, total, report
-        report(0, total)
-
-    def advance(self) -> None:
-        self._done += 1
-        self._report(self._done, self._total)
-
-
 def _fill(
-    cache: Cache,
-    rows: CachedRows,
-    files: Sequence[Path],
-    n_workers: int,
-    read: dict[Path, _Read],
-    failed: dict[Path, str],
-    progress: _Progress,
-) -> None:
-    """Every file's entry is in the cache afterwards, in ``read``; or the file is in ``failed``."""
+    rows: CachedRows, files: Sequence[Path], n_workers: int
+) -> Generator[tuple[Path, _Read | InputError], None, None]:
+    """Each file once its entry is in the cache, or with what is wrong with it."""
+    cache = rows.cache
     cache.prepare()
     room = Room(cache)
     todo = []
     for file in files:
-        found = _known(file, cache, rows)
-        if found is None:
+        known = _known(file, rows)
+        if known is None:
             todo.append(file)
         else:
-            read[file] = found
-            room.claim(cache.key(found.digest, rows.content, rows.max_track_s))
-            progress.advance()
+            room.claim(rows.key(known.digest))
+            yield file, known
     room.make(0)
     if not todo:
         return
@@ -143,17 +137,16 @@ def _fill(
         with contextlib.closing(run_each(job, todo, n_workers)) as results:
             for file, result in results:
                 if isinstance(result, _Read):
-                    key = cache.key(result.digest, rows.content, rows.max_track_s)
                     if result.draft:
-                        room.adopt(result.draft, key)
+                        room.adopt(result.draft, rows.key(result.digest))
                     else:
-                        room.claim(key)
-                _record(file, result, read, failed)
-                progress.advance()
+                        room.claim(rows.key(result.digest))
+                yield file, result
 
 
-def _known(file: Path, cache: Cache, rows: CachedRows) -> _Read | None:
+def _known(file: Path, rows: CachedRows) -> _Read | None:
     """What the cache knows of a file without reading it."""
+    cache = rows.cache
     try:
         stamp = Stamp.of(file)
     except OSError:
@@ -161,7 +154,7 @@ def _known(file: Path, cache: Cache, rows: CachedRows) -> _Read | None:
     digest = cache.known_digest(file, stamp)
     if digest is None:
         return None
-    n_frames = cache.n_frames(cache.key(digest, rows.content, rows.max_track_s), rows.content)
+    n_frames = cache.n_frames(rows.key(digest), rows.content)
     return None if n_frames is None else _Read(digest, stamp, n_frames)
 
 
@@ -170,8 +163,7 @@ def _store(file: Path, rows: CachedRows, drafts: Path) -> _Read:
     cache, content, max_track_s = rows.cache, rows.content, rows.max_track_s
     with _steady(file) as stamp:
         digest = digest_of(file)
-        key = cache.key(digest, content, max_track_s)
-        n_frames, draft = cache.n_frames(key, content), None
+        n_frames, draft = cache.n_frames(rows.key(digest), content), None
         if n_frames is None:
             made = make_rows(file, content, max_track_s)
             n_frames = len(made)
@@ -201,15 +193,6 @@ def _steady(file: Path) -> Iterator[Stamp]:
             raise InputError(f"{file}: changed while being read", stage="decode")
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}", stage="open") from error
-
-
-def _record(
-    file: Path, result: _Read | InputError, read: dict[Path, _Read], failed: dict[Path, str]
-) -> None:
-    if isinstance(result, InputError):
-        failed[file] = str(result)
-    else:
-        read[file] = result
 
 
 def _digests(files: Sequence[Path], cache: Cache | None) -> dict[str, Path]:
@@ -255,3 +238,88 @@ def require_enough(tracks: Sequence[Track], skipped: Sequence[Skipped], batch_si
             f"{len(tracks)} usable tracks are fewer than the batch of {batch_size}",
             hint=f"{fits}add music",
         )
+
+
+def run_each(
+    job: Callable[[Path], Result], files: Sequence[Path], n_workers: int
+) -> Generator[tuple[Path, Result | InputError], None, None]:
+    """Each file with what ``job`` gave for it, as it is done; InputErrors are given, not raised.
+
+    Jobs run in processes of their own. A file whose job ends its process (decoders are C code and
+    crash) gives an InputError.
+
+    Args:
+        job: picklable.
+        n_workers: 0 runs the jobs in this process.
+    """
+    n_workers = min(n_workers, len(files))
+    if n_workers == 0:
+        for file in files:
+            yield file, _attempt(job, file)
+        return
+    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    with contextlib.ExitStack() as stack:
+        for _ in range(n_workers):
+            idle.put(stack.enter_context(contextlib.closing(_Worker())))
+
+        def attempt(file: Path) -> Result | InputError:
+            worker = idle.get()
+            try:
+                return worker.run(job, file)
+            finally:
+                idle.put(worker)
+
+        threads = stack.enter_context(ThreadPoolExecutor(n_workers))
+        # Stopped early, nothing that still waits is worth waiting for.
+        stack.callback(threads.shutdown, cancel_futures=True)
+        waiting = {threads.submit(attempt, file): file for file in files}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+class _Worker:
+    """One process that does jobs, replaced when a job has ended it."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, job: Callable[[Path], Result], file: Path) -> Result | InputError:
+        """Raises LoevError where no process can be started."""
+        if self._pool is None:
+            self._pool = _started()
+        try:
+            return self._pool.submit(_attempt, job, file).result()
+        except BrokenProcessPool:
+            self.close()
+            return InputError(f"{file}: the decoding process died", stage="decode")
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
+def _started() -> ProcessPoolExecutor:
+    # A fresh process: forking one that has torch's threads running can hang.
+    pool = ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    )
+    try:
+        pool.submit(_ready).result()
+    except BrokenProcessPool as error:
+        raise LoevError(
+            "the decoding processes cannot start",
+            hint="wrap the script's main code in `if __name__ == '__main__':`",
+        ) from error
+    return pool
+
+
+def _attempt(job: Callable[[Path], Result], file: Path) -> Result | InputError:
+    try:
+        return job(file)
+    except InputError as error:
+        return error
+
+
+def _ready() -> None:
+    """A worker that does this has started."""

@@ -119,6 +119,10 @@ class CachedRows:
     max_track_s: float
     _maps: _Recent = field(default_factory=_Recent, repr=False, compare=False)
 
+    def key(self, digest: str) -> str:
+        """Name of the entry of a file with these bytes."""
+        return self.cache.key(digest, self.content, self.max_track_s)
+
     def read(self, track: Track, start: int, stop: int) -> np.ndarray:
         rows = self._maps.get(track.digest)
         if rows is None:
@@ -127,7 +131,7 @@ class CachedRows:
         return np.array(rows[start:stop])
 
     def _open(self, track: Track) -> np.ndarray:
-        key = self.cache.key(track.digest, self.content, self.max_track_s)
+        key = self.key(track.digest)
         rows = self.cache.map(key, self.content)
         if rows is not None and len(rows) == track.n_frames:
             return rows
