@@ -10,6 +10,6 @@ scoring           scores of methods, and their differences; report: to look at
 
 advise            ``loev advise``: which augmentations should have a subspace for a label
 advise_vectors    augmented tracks through all models
-advise_evidence   what a label loses to blindness, and gains by a subspace
+advise_evidence   what a label loses under invariance, and gains by a subspace
 advise_report     to look at
 """

@@ -7,9 +7,9 @@ music --train with and without a subspace, several seeds--> models --> gained --
 Models do not depend on the labels, so a second question to the same folder takes them as they are.
 
 verdict      rule (tolerance t, 0.2 unless told otherwise)
-keep         blindness loses more than t of what can be known of the label (the whole 95 % interval
+keep         invariance loses more than t of what can be known of the label (the whole 95 % interval
              lies above t), and the models that keep it read the label better (Holm's p < 0.05)
-not needed   blindness loses less than t (the whole interval lies below t); or less than half, and
+not needed   invariance loses less than t (the whole interval lies below t); or less than half, and
              less than 0.02 of the score itself
 undecided    anything else: an interval that holds t, a loss that the trained models do not show,
              or a label of which nothing can be read
@@ -414,7 +414,7 @@ def name_of_run(kept: str, seed: int) -> str:
 
 
 def plan_runs(config: TrainConfig, candidates: Sequence[str], n_seeds: int) -> list[Run]:
-    """The models to compare, seed by seed: one that is blind to all, one per candidate."""
+    """The models to compare, seed by seed: one invariant to all, one per candidate."""
     base = dataclasses.replace(config, augs=DEFAULT_CANDIDATES)  # of no account where none is kept
     runs = []
     for seed in range(n_seeds):

@@ -1,13 +1,13 @@
-"""Does a label survive that a model becomes blind to an augmentation? Two kinds of evidence.
+"""Does a label survive when a model becomes invariant to an augmentation? Two kinds of evidence.
 
 destroyed   Does the label itself change with it? Every track is changed by the same M draws. One
             reading per draw knows what was done, and may answer differently for each; one that is
-            fitted to all draws mixed must answer alike, as a blind model would. Both learn from
+            fitted to all draws mixed must answer alike, as an invariant model would. Both learn from
             as many rows and are judged on the same vectors. What the second loses is lost to
             blindness. What artifacts, or moving away from what the reference model knows, cost is
             lost by both, and so is not counted.
 gained      Does keeping it help? Models of which one keeps a subspace for the augmentation, and
-            one is trained to be blind to it, over several seeds, all else alike.
+            one is trained to be invariant to it, over several seeds, all else alike.
 
 ``fallen`` is a third figure, for show: readings fitted to unchanged tracks, judged on changed ones
 with their label kept. It also falls where the label is as it was and only its vectors moved.
@@ -43,7 +43,7 @@ def read_linear(x: Vectors, column: Column, folds: Sequence[Fold]) -> Reading:
 
 @dataclass(frozen=True)
 class Destroyed:
-    """What blindness to one augmentation costs one label.
+    """What invariance to one augmentation costs one label.
 
     Attributes:
         known: score of the readings that know the draw, with chance.

@@ -21,7 +21,7 @@ from loev_cli.experiments.runs import PLAN_FILE, TRIAL_FOLDER
 
 HTML_FILE = "advise.html"
 MARKDOWN_FILE = "advise.md"
-HEADER = ["label", "augmentation", "lost by blindness", "gained by keeping", "verdict"]
+HEADER = ["label", "augmentation", "lost if invariant", "gained by keeping", "verdict"]
 _COLOUR_OF = dict(zip(("keep", "not needed", "undecided"), figures.COLOURS, strict=False))
 
 
@@ -138,8 +138,8 @@ def _undecided(advice: Advice) -> list[str]:
 
 def _bars(label: str, found: Sequence[Verdict]) -> dict[str, Labeled]:
     metric = found[0].metric
-    blindness = {
-        v.augmentation: {"change known": v.destroyed.known, "blind to it": v.destroyed.blind}
+    compared = {
+        v.augmentation: {"change known": v.destroyed.known, "invariant to it": v.destroyed.blind}
         for v in found
     }
     models = {
@@ -147,8 +147,8 @@ def _bars(label: str, found: Sequence[Verdict]) -> dict[str, Labeled]:
         for v in found
     }
     return {
-        f"blindness_{label}": (
-            figures.bars(blindness, label=metric),
+        f"lost_{label}": (
+            figures.bars(compared, label=metric),
             f"{label}: probes of augmented tracks, one per draw or one for all draws.",
         ),
         f"models_{label}": (
@@ -159,7 +159,7 @@ def _bars(label: str, found: Sequence[Verdict]) -> dict[str, Labeled]:
 
 
 def shares(found: Sequence[Verdict], tolerance: float) -> Figure:
-    """What is lost by blindness, a row per label and augmentation; the tolerance as a line."""
+    """What is lost if invariant, a row per label and augmentation; the tolerance as a line."""
     width = mpl.rcParams["figure.figsize"][0] * 0.77
     figure = Figure(figsize=(width, 0.9 + 0.32 * len(found)), layout="constrained")
     axes = figure.subplots()
@@ -176,6 +176,6 @@ def shares(found: Sequence[Verdict], tolerance: float) -> Figure:
         drawn.setdefault(verdict.word, dot)
     axes.set_yticks(range(len(found)), [f"{v.label}, {v.augmentation}" for v in found])
     axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.set_xlabel("% lost by blindness")
+    axes.set_xlabel("% lost if invariant")
     figure.legend(list(drawn.values()), list(drawn), loc="outside upper left", ncols=3, fontsize=8)
     return figure

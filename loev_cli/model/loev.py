@@ -295,7 +295,7 @@ class Standardize(nn.Module):
 class StandardizeWithinTracks(Standardize):
     """Standardizes such that views of one track scatter alike in all D directions.
 
-    A subspace that is to be blind to changes still moves under them, and in few directions: all
+    A subspace that is to be invariant to changes still moves under them, and in few directions: all
     tracks move together when their tuning does. Multiplied by the inverse square root of the
     covariance within tracks, those directions count for little in a distance (within-class
     covariance normalization, Hatch, Kajarekar & Stolcke, Interspeech 2006; here the classes are

@@ -33,7 +33,7 @@ class TrainConfig:
     Attributes:
         data: folder, file list or manifest of audio.
         augs: augmentations with a subspace of their own. Method ``cl`` has none, and is to be
-            blind to all of them.
+            invariant to all of them.
         view_scheme: see :mod:`loev_cli.train.views`.
         views_on: where pitch, tempo and the base chain are changed: on the encoder's features or
             on waveforms; `auto` takes features where the encoder's frontend is log-frequency.

@@ -66,7 +66,7 @@ def test_from_labels_to_options_and_again_for_other_labels(
     done = loev(*asked, "--label", "key", "--label", "genre")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert lines[0].startswith("label") and "lost by blindness" in lines[0]
+    assert lines[0].startswith("label") and "lost if invariant" in lines[0]
     assert sum(line.startswith(("key ", "genre ")) for line in lines) == 4
     assert lines[-1].startswith(("--augs ", "--method cl", "undecided: "))
 
