@@ -1,11 +1,11 @@
 """Does a label survive when a model becomes invariant to an augmentation? Two kinds of evidence.
 
 destroyed   Does the label itself change with it? Every track is changed by the same M draws. One
-            reading per draw knows what was done, and may answer differently for each; one that is
-            fitted to all draws mixed must answer alike, as an invariant model would. Both learn from
-            as many rows and are judged on the same vectors. What the second loses is lost to
-            blindness. What artifacts, or moving away from what the reference model knows, cost is
-            lost by both, and so is not counted.
+            probe per draw may answer differently for each; one that is fitted to all draws mixed
+            must answer alike, as an invariant model would. Both learn from as many rows and are
+            judged on the same vectors. What the second loses is lost to invariance. The cost of
+            artifacts, or of leaving what the reference model knows, is paid by both, and so is
+            not counted.
 gained      Does keeping it help? Models of which one keeps a subspace for the augmentation, and
             one is trained to be invariant to it, over several seeds, all else alike.
 
