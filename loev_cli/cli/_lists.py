@@ -52,36 +52,25 @@ _COLUMNS = {
 
 Format = Annotated[
     ListFormat | None,
-    typer.Option(
+    options.output(
         "--format",
         help="Default: inferred from the extension of --out (.txt is a table); a table on stdout.",
-        show_default=False,
-        rich_help_panel=options.OUTPUT,
     ),
 ]
 Out = Annotated[
     str,
-    typer.Option(
-        help="A .txt, .csv, .jsonl, .m3u or .m3u8 file; - is stdout.",
-        metavar="FILE",
-        rich_help_panel=options.OUTPUT,
-    ),
+    options.output(help="A .txt, .csv, .jsonl, .m3u or .m3u8 file; - is stdout.", metavar="FILE"),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option(
-        "--overwrite",
-        help="Replace --out even if this command did not create it.",
-        rich_help_panel=options.OUTPUT,
-    ),
+    options.output("--overwrite", help="Replace --out even if this command did not create it."),
 ]
 CsvSafe = Annotated[
     bool,
-    typer.Option(
+    options.output(
         "--csv-safe",
         help="Put an apostrophe before CSV cells that a spreadsheet would evaluate as formulas: "
         "text that begins with =, +, -, @ or a tab.",
-        rich_help_panel=options.OUTPUT,
     ),
 ]
 

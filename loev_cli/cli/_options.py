@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,8 +14,18 @@ from loev_cli.errors import UsageError
 MODEL = "Model"
 OUTPUT = "Output"
 RUNNING = "Running"
-SEARCHING = "Searching"
-REPORTING = "Reporting"
+
+
+def panel(title: str) -> partial[Any]:
+    """What makes an option that ``--help`` lists under a title; called as ``typer.Option`` is."""
+    return partial(typer.Option, rich_help_panel=title)
+
+
+model = panel(MODEL)
+output = panel(OUTPUT)
+running = panel(RUNNING)
+searching = panel("Searching")
+reporting = panel("Reporting")
 
 
 class BackendName(StrEnum):
@@ -30,81 +41,48 @@ class PrecisionName(StrEnum):
     BF16 = "bf16"
 
 
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="Only errors on stderr.", rich_help_panel=REPORTING),
-]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug",
-        help="Show tracebacks and library log messages.",
-        rich_help_panel=REPORTING,
-    ),
-]
+Quiet = Annotated[bool, reporting("--quiet", "-q", help="Only errors on stderr.")]
+Debug = Annotated[bool, reporting("--debug", help="Show tracebacks and library log messages.")]
 LogJson = Annotated[
-    bool,
-    typer.Option(
-        "--log-json",
-        help="Log to stderr as JSON lines, each with an event.",
-        rich_help_panel=REPORTING,
-    ),
+    bool, reporting("--log-json", help="Log to stderr as JSON lines, each with an event.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.", rich_help_panel=REPORTING)]
+Json = Annotated[bool, reporting("--json", help="JSON on stdout.")]
 Model = Annotated[
-    str,
-    typer.Option(
-        help="Name of a shipped model, or a bundle folder.",
-        metavar="NAME|FOLDER",
-        rich_help_panel=MODEL,
-    ),
+    str, model(help="Name of a shipped model, or a bundle folder.", metavar="NAME|FOLDER")
 ]
 Device = Annotated[
     str,
-    typer.Option(
+    running(
         help="auto uses the first CUDA device if it works, otherwise the CPU; cuda:all uses every "
         "CUDA device.",
         metavar="auto|cpu|cuda|cuda:N|cuda:all",
-        rich_help_panel=RUNNING,
     ),
 ]
-Backend = Annotated[
-    BackendName,
-    typer.Option(help="auto is onnx; torch needs the train extra.", rich_help_panel=RUNNING),
-]
+Backend = Annotated[BackendName, running(help="auto is onnx; torch needs the train extra.")]
 Precision = Annotated[
     PrecisionName,
-    typer.Option(
-        help="auto is fp32; fp16 and bf16 need --backend torch and a CUDA device.",
-        rich_help_panel=RUNNING,
-    ),
+    running(help="auto is fp32; fp16 and bf16 need --backend torch and a CUDA device."),
 ]
 Cache = Annotated[
     Path | None,
-    typer.Option(
-        help="Cache folder of decoded tracks; default ~/.cache/loev/features.",
-        metavar="FOLDER",
-        rich_help_panel=RUNNING,
+    running(
+        help="Cache folder of decoded tracks; default ~/.cache/loev/features.", metavar="FOLDER"
     ),
 ]
 Where = Annotated[
     str | None,
-    typer.Option(
+    searching(
         help="Keep only tracks matching this filter, such as 'duration_s > 60 and not silent'; "
         "see docs/search.md.",
         metavar="EXPR",
-        show_default=False,
-        rich_help_panel=SEARCHING,
     ),
 ]
 Root = Annotated[
     Path | None,
-    typer.Option(
+    output(
         help="Folder that the tracks' paths are relative to; prepended to them in playlists, and "
         "used to read the audio for --like-but.",
         metavar="FOLDER",
-        show_default=False,
-        rich_help_panel=OUTPUT,
     ),
 ]
 

@@ -26,7 +26,6 @@ def annotate(
             metavar="INPUT",
             help="Audio files, folders (searched recursively), s3:// and other URLs of them, or "
             "- for a list of paths on stdin.",
-            show_default=False,
         ),
     ],
     list_format: lists.Format = None,
@@ -37,20 +36,16 @@ def annotate(
     model: options.Model = DEFAULT_MODEL,
     null: Annotated[
         bool,
-        typer.Option(
-            "--null",
-            "-0",
-            help="The list on stdin is NUL-separated, as written by find -print0.",
-            rich_help_panel=options.RUNNING,
+        options.running(
+            "--null", "-0", help="The list on stdin is NUL-separated, as written by find -print0."
         ),
     ] = False,
     strict: Annotated[
         bool,
-        typer.Option(
+        options.running(
             "--strict",
             help="Stop at the first bad file; otherwise failures are reported and processing "
             "continues.",
-            rich_help_panel=options.RUNNING,
         ),
     ] = False,
     device: options.Device = "auto",
@@ -58,12 +53,8 @@ def annotate(
     precision: options.Precision = options.PrecisionName.AUTO,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Processes that decode audio; default depends on the machine.",
-            metavar="N",
-            show_default=False,
-            rich_help_panel=options.RUNNING,
+        options.running(
+            min=1, help="Processes that decode audio; default depends on the machine.", metavar="N"
         ),
     ] = None,
     quiet: options.Quiet = False,

@@ -19,27 +19,17 @@ def dedup(
     context: typer.Context,
     emb: Annotated[
         Path,
-        typer.Argument(
-            metavar="EMB",
-            help="A file of 'loev embed', or a folder of 'loev index'.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
     ],
     threshold: Annotated[
         float,
-        typer.Option(
+        options.searching(
             help="Cosine distance up to which two tracks are the same; see docs/search.md.",
             metavar="D",
-            rich_help_panel=options.SEARCHING,
         ),
     ] = 0.15,
     by: Annotated[
-        str,
-        typer.Option(
-            help="The subspace that is compared.",
-            metavar="SUBSPACE",
-            rich_help_panel=options.SEARCHING,
-        ),
+        str, options.searching(help="The subspace that is compared.", metavar="SUBSPACE")
     ] = "invariant",
     where: options.Where = None,
     list_format: lists.Format = None,

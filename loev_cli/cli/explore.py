@@ -16,56 +16,37 @@ from loev_cli.errors import UsageError, needs_extra
 if TYPE_CHECKING:
     from loev_cli.search.explore import AudioFiles
 
-_SERVING = "Serving"
+_serving = options.panel("Serving")
 
 
 def explore(
     context: typer.Context,
     emb: Annotated[
         Path,
-        typer.Argument(
-            metavar="EMB",
-            help="A file of 'loev embed', or a folder of 'loev index'.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
     ],
     audio: Annotated[
         Path | None,
-        typer.Option(
+        _serving(
             help="Folder that the tracks' paths are relative to, to listen to them; nothing "
             "outside it is served. Default: EMB's folder or the current one, whichever has more "
             "of the tracks.",
             metavar="FOLDER",
-            show_default=False,
-            rich_help_panel=_SERVING,
         ),
     ] = None,
     host: Annotated[
         str,
-        typer.Option(
+        _serving(
             help="Address to listen on. From other machines the page needs the token in the "
             "printed address.",
             metavar="ADDRESS",
-            rich_help_panel=_SERVING,
         ),
     ] = "127.0.0.1",
     port: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="TCP port; 0 picks a free one.",
-            metavar="P",
-            rich_help_panel=_SERVING,
-        ),
+        int, _serving(min=0, max=65535, help="TCP port; 0 picks a free one.", metavar="P")
     ] = 8765,
     no_browser: Annotated[
-        bool,
-        typer.Option(
-            "--no-browser",
-            help="Only print the address; do not open it in a browser.",
-            rich_help_panel=_SERVING,
-        ),
+        bool, _serving("--no-browser", help="Only print the address; do not open it in a browser.")
     ] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,

@@ -14,27 +14,17 @@ from loev_cli.errors import needs_extra
 
 def index(
     context: typer.Context,
-    emb: Annotated[
-        Path,
-        typer.Argument(metavar="EMB", help="A file of 'loev embed'.", show_default=False),
-    ],
+    emb: Annotated[Path, typer.Argument(metavar="EMB", help="A file of 'loev embed'.")],
     db: Annotated[
         Path,
-        typer.Option(
+        options.output(
             help="Folder of the database. An existing one is updated: new and changed rows are "
             "written, removed ones dropped.",
             metavar="DIR",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
         ),
     ],
     overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Rebuild the database, whatever it contains.",
-            rich_help_panel=options.OUTPUT,
-        ),
+        bool, options.output("--overwrite", help="Rebuild the database, whatever it contains.")
     ] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,

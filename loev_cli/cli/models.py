@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 def models(
     name: Annotated[
-        str | None,
-        typer.Argument(help="Show this model's card.", metavar="NAME|FOLDER", show_default=False),
+        str | None, typer.Argument(help="Show this model's card.", metavar="NAME|FOLDER")
     ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,

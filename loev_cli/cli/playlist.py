@@ -17,43 +17,25 @@ def playlist(
     context: typer.Context,
     emb: Annotated[
         Path,
-        typer.Argument(
-            metavar="EMB",
-            help="A file of 'loev embed', or a folder of 'loev index'.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
     ],
     seed: Annotated[
         str,
-        typer.Option(
-            help="The first track: its path in EMB, or the end of that path.",
-            metavar="TRACK",
-            show_default=False,
-            rich_help_panel=options.SEARCHING,
+        options.searching(
+            help="The first track: its path in EMB, or the end of that path.", metavar="TRACK"
         ),
     ],
     minutes: Annotated[
-        float,
-        typer.Option(
-            help="Length of the playlist in minutes.",
-            metavar="M",
-            rich_help_panel=options.SEARCHING,
-        ),
+        float, options.searching(help="Length of the playlist in minutes.", metavar="M")
     ] = 60.0,
     keep: Annotated[
-        str,
-        typer.Option(
-            help="Subspaces to keep close to the seed.",
-            metavar="A,B",
-            rich_help_panel=options.SEARCHING,
-        ),
+        str, options.searching(help="Subspaces to keep close to the seed.", metavar="A,B")
     ] = "tempo",
     drift: Annotated[
         str,
-        typer.Option(
+        options.searching(
             help="The subspace in which the playlist gradually moves away from the seed.",
             metavar="SUBSPACE",
-            rich_help_panel=options.SEARCHING,
         ),
     ] = "invariant",
     where: options.Where = None,

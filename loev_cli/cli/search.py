@@ -23,11 +23,7 @@ def search(
     context: typer.Context,
     emb: Annotated[
         Path,
-        typer.Argument(
-            metavar="EMB",
-            help="A file of 'loev embed', or a folder of 'loev index'.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
     ],
     queries: Annotated[
         list[str],
@@ -35,71 +31,46 @@ def search(
             metavar="QUERY...",
             help="A track of EMB by its path or the end of it, or an audio file; - reads them "
             "from stdin, one a line.",
-            show_default=False,
         ),
     ],
     by: Annotated[
         str | None,
-        typer.Option(
-            help="Similar in this subspace; default invariant.",
-            metavar="SUBSPACE",
-            show_default=False,
-            rich_help_panel=options.SEARCHING,
-        ),
+        options.searching(help="Similar in this subspace; default invariant.", metavar="SUBSPACE"),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(
+        options.searching(
             help="Alike in several subspaces, as invariant=1,tempo=0.5,pitch=-0.3; below 0: "
             "unlike in that.",
             metavar="A=W,B=W",
-            show_default=False,
-            rich_help_panel=options.SEARCHING,
         ),
     ] = None,
     k: Annotated[
-        int,
-        typer.Option(
-            "-k",
-            min=1,
-            help="Number of results per query.",
-            metavar="K",
-            rich_help_panel=options.SEARCHING,
-        ),
+        int, options.searching("-k", min=1, help="Number of results per query.", metavar="K")
     ] = 10,
     where: options.Where = None,
     like_but: Annotated[
         str | None,
-        typer.Option(
+        options.searching(
             help="Like the query but shifted in one attribute: tempo=+10%, tempo=-5%, pitch=+2 "
             "(semitones). Similar in all subspaces unless --by or --weights says otherwise.",
             metavar="ATTRIBUTE=CHANGE",
-            show_default=False,
-            rich_help_panel=options.SEARCHING,
         ),
     ] = None,
     exclude_same_file: Annotated[
         bool,
-        typer.Option(
-            "--exclude-same-file",
-            help="Exclude the query track from the results.",
-            rich_help_panel=options.SEARCHING,
-        ),
+        options.searching("--exclude-same-file", help="Exclude the query track from the results."),
     ] = False,
     null: Annotated[
         bool,
-        typer.Option(
-            "--null",
-            help="Queries on stdin are NUL-terminated instead of newline-terminated.",
-            rich_help_panel=options.SEARCHING,
+        options.searching(
+            "--null", help="Queries on stdin are NUL-terminated instead of newline-terminated."
         ),
     ] = False,
     exact: Annotated[
         bool,
-        typer.Option(
-            "--exact",
-            help="Compare with every row of a database, whatever its size.",
-            rich_help_panel=options.SEARCHING,
+        options.searching(
+            "--exact", help="Compare with every row of a database, whatever its size."
         ),
     ] = False,
     list_format: lists.Format = None,
@@ -109,12 +80,10 @@ def search(
     root: options.Root = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        options.model(
             help="Model used to embed EMB; needed for audio-file queries; default the shipped "
             "model of that name.",
             metavar="NAME|FOLDER",
-            show_default=False,
-            rich_help_panel=options.MODEL,
         ),
     ] = None,
     device: options.Device = "auto",
