@@ -15,7 +15,7 @@ import typer
 
 from loev_cli import __version__
 from loev_cli.cli._boundary import check_working_folder, exit_code_of, leave, signals_raise
-from loev_cli.cli._console import stop_logging
+from loev_cli.cli._console import log_to_stderr, stop_logging
 from loev_cli.cli._streams import standard_streams
 
 _COLUMNS = range(20, 10_000)
@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     _forget_useless_width()
+    if debug:
+        log_to_stderr()
     with standard_streams(silence_libraries=not debug), signals_raise():
         code = exit_code_of(lambda: _invoke(argv), debug=debug)
     stop_logging()

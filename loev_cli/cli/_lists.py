@@ -11,8 +11,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import typer
-
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import UNPRINTABLE, say, show, stdout_bytes, stdout_is_terminal
 from loev_cli.errors import OutputError, UsageError

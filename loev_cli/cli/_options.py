@@ -1,17 +1,19 @@
-"""Options that several commands have, spelled the same in every one."""
+"""Options that several commands have, spelled the same in every one, and what they say together."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from loev_cli.errors import UsageError
 
-MODEL = "Model"
+if TYPE_CHECKING:
+    from loev_cli.train.config import TrainConfig
+
 OUTPUT = "Output"
 RUNNING = "Running"
 
@@ -21,7 +23,7 @@ def panel(title: str) -> partial[Any]:
     return partial(typer.Option, rich_help_panel=title)
 
 
-model = panel(MODEL)
+model = panel("Model")
 output = panel(OUTPUT)
 running = panel(RUNNING)
 searching = panel("Searching")
@@ -41,6 +43,18 @@ class PrecisionName(StrEnum):
     BF16 = "bf16"
 
 
+Emb = Annotated[
+    Path,
+    typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
+]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Audio files, folders (searched recursively), s3:// and other URLs of them, or "
+        "- for a list of paths on stdin.",
+    ),
+]
 Quiet = Annotated[bool, reporting("--quiet", "-q", help="Only errors on stderr.")]
 Debug = Annotated[bool, reporting("--debug", help="Show tracebacks and library log messages.")]
 LogJson = Annotated[
@@ -85,6 +99,40 @@ Root = Annotated[
         metavar="FOLDER",
     ),
 ]
+Null = Annotated[
+    bool,
+    running("--null", "-0", help="The list on stdin is NUL-separated, as written by find -print0."),
+]
+Workers = Annotated[
+    int | None,
+    running(
+        min=1, help="Processes that decode audio; default depends on the machine.", metavar="N"
+    ),
+]
+
+# Options that stand in different panels: Annotated[int | None, panel(**FOLDS)].
+CONFIG: dict[str, Any] = {
+    "help": "TOML file of settings, or a built-in one: paper, laptop, loevpp-small. "
+    "Options override it.",
+    "metavar": "FILE|NAME",
+}
+SET: dict[str, Any] = {
+    "help": "Any setting of the config, such as augmentations.eq.gain_db=3.",
+    "metavar": "KEY=VALUE",
+}
+FOLDS: dict[str, Any] = {
+    "help": "Cross-validate over groups and ignore the manifest's split; default 5 if it has none.",
+    "metavar": "N",
+}
+CHANGED: dict[str, Any] = {
+    "min": 2,
+    "help": "Number of tracks to transform in pitch, tempo, level and noise.",
+    "metavar": "N",
+}
+STRETCHER: dict[str, Any] = {
+    "help": "auto is rubberband if that command is installed.",
+    "metavar": "auto|rubberband|signalsmith",
+}
 
 
 def refuse_repeats(context: typer.Context) -> None:
@@ -124,3 +172,33 @@ def names(text: str, option: str) -> list[str]:
     if not all(parts):
         raise UsageError(f"{option} '{text}' has an empty name", hint=f"as in {option} a,b")
     return parts
+
+
+def settings_of(
+    config_file: str | None, assignments: list[str], named: dict[str, Any]
+) -> TrainConfig:
+    """Defaults, then the file, then --set, then the named options."""
+    from loev_cli.train.config import TrainConfig, from_mapping, parse_assignment, read_toml
+
+    raw = read_toml(config_file) if config_file else {}
+    for assignment in assignments:
+        keys, value = parse_assignment(assignment)
+        table = raw
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise UsageError(f"--set {assignment}: '{key}' is a value, not a table")
+        table[keys[-1]] = value
+    if named["steps"] is not None or named["minutes"] is not None:
+        raw.pop("steps", None)
+        raw.pop("minutes", None)
+    raw.update({key: value for key, value in named.items() if value is not None})
+    return from_mapping(TrainConfig, raw)
+
+
+def check_budget(steps: int | None, minutes: float | None) -> None:
+    """Raises UsageError if both are given, or ``minutes`` is not positive."""
+    if steps is not None and minutes is not None:
+        raise UsageError("--steps and --minutes exclude each other", hint="give one of them")
+    if minutes is not None and minutes <= 0:
+        raise UsageError(f"--minutes is {minutes:g}, must be above 0")

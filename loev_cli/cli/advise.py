@@ -11,9 +11,8 @@ import typer
 
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say, show
+from loev_cli.cli._console import plural, say, show
 from loev_cli.cli._progress import RunsDisplay
-from loev_cli.cli._settings import check_budget, settings_of
 from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
 if TYPE_CHECKING:
@@ -86,22 +85,8 @@ def advise(
     batch_size: Annotated[
         int | None, _training(help="Tracks per step; default 32.", metavar="N")
     ] = None,
-    config: Annotated[
-        str | None,
-        _training(
-            help="TOML file of settings, or a built-in one: paper, laptop, loevpp-small. "
-            "Options override it.",
-            metavar="FILE|NAME",
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        _training(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting of the config, such as augmentations.eq.gain_db=3.",
-        ),
-    ] = None,
+    config: Annotated[str | None, _training(**options.CONFIG)] = None,
+    set_: Annotated[list[str] | None, _training("--set", **options.SET)] = None,
     model: Annotated[
         str,
         _judging(
@@ -116,14 +101,7 @@ def advise(
             metavar="SHARE",
         ),
     ] = 0.2,
-    folds: Annotated[
-        int | None,
-        _judging(
-            help="Cross-validate over groups and ignore the manifest's split; default 5 if it "
-            "has none.",
-            metavar="N",
-        ),
-    ] = None,
+    folds: Annotated[int | None, _judging(**options.FOLDS)] = None,
     overwrite: Annotated[
         bool,
         options.output(
@@ -161,9 +139,7 @@ def advise(
         from loev_cli.experiments import advise as job
         from loev_cli.experiments import advise_report as report
 
-    if debug:
-        log_to_stderr()
-    check_budget(steps, minutes)
+    options.check_budget(steps, minutes)
     report.check_out(out, inputs=[data, *(labels or [])], overwrite=overwrite)
     request = job.Request(
         data=data,
@@ -204,7 +180,7 @@ def _settings(
     from loev_cli.train.config import read_toml
 
     named = {"steps": steps, "minutes": None, "batch_size": batch_size}
-    settings = settings_of(config, assignments, named)
+    settings = options.settings_of(config, assignments, named)
     said = set(read_toml(config)) if config else set()
     said |= {assignment.partition("=")[0].strip() for assignment in assignments}
     if "batch_size" not in said and batch_size is None:

@@ -12,7 +12,7 @@ import typer
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import clock, log_to_stderr, plural, say, stdin_bytes
+from loev_cli.cli._console import clock, plural, say, stdin_bytes
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED
 
 if TYPE_CHECKING:
@@ -20,26 +20,14 @@ if TYPE_CHECKING:
 
 
 def annotate(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Audio files, folders (searched recursively), s3:// and other URLs of them, or "
-            "- for a list of paths on stdin.",
-        ),
-    ],
+    inputs: options.Inputs,
     list_format: lists.Format = None,
     out: lists.Out = lists.STDOUT,
     overwrite: lists.Overwrite = False,
     csv_safe: lists.CsvSafe = False,
     root: options.Root = None,
     model: options.Model = DEFAULT_MODEL,
-    null: Annotated[
-        bool,
-        options.running(
-            "--null", "-0", help="The list on stdin is NUL-separated, as written by find -print0."
-        ),
-    ] = False,
+    null: options.Null = False,
     strict: Annotated[
         bool,
         options.running(
@@ -51,12 +39,7 @@ def annotate(
     device: options.Device = "auto",
     backend: options.Backend = options.BackendName.AUTO,
     precision: options.Precision = options.PrecisionName.AUTO,
-    workers: Annotated[
-        int | None,
-        options.running(
-            min=1, help="Processes that decode audio; default depends on the machine.", metavar="N"
-        ),
-    ] = None,
+    workers: options.Workers = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -67,8 +50,6 @@ def annotate(
     import loev_cli.embed as job
     from loev_cli.cli import _embed_report as tell
 
-    if debug:
-        log_to_stderr()
     chosen = lists.format_of(list_format, out, [each for each in inputs if not Path(each).is_dir()])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
     request = job.Request(

@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.cli._console import plural, say
 from loev_cli.cli._progress import RunsDisplay
-from loev_cli.cli._settings import check_budget, settings_of
 from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
 _data = options.panel("Data")
@@ -64,22 +63,8 @@ def compare(
     encoder: Annotated[
         str | None, _training(help="small (default) or sf-nfnet-f0.", metavar="NAME")
     ] = None,
-    config: Annotated[
-        str | None,
-        _training(
-            help="TOML file of settings, or a built-in one: paper, laptop, loevpp-small. "
-            "Options override it.",
-            metavar="FILE|NAME",
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        _training(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting of the config, such as augmentations.eq.gain_db=3.",
-        ),
-    ] = None,
+    config: Annotated[str | None, _training(**options.CONFIG)] = None,
+    set_: Annotated[list[str] | None, _training("--set", **options.SET)] = None,
     against: Annotated[
         list[Path] | None,
         _judging(
@@ -97,35 +82,15 @@ def compare(
             metavar="COLUMN[:KIND]",
         ),
     ] = None,
-    folds: Annotated[
-        int | None,
-        _judging(
-            help="Cross-validate over groups and ignore the manifest's split; default 5 if it "
-            "has none.",
-            metavar="N",
-        ),
-    ] = None,
+    folds: Annotated[int | None, _judging(**options.FOLDS)] = None,
     probes: Annotated[
         str,
         _judging(
             help="linear, mlp (one hidden layer), or both; the first is tested.", metavar="A,B"
         ),
     ] = "linear",
-    changed: Annotated[
-        int,
-        _judging(
-            min=2,
-            help="Number of tracks to transform in pitch, tempo, level and noise.",
-            metavar="N",
-        ),
-    ] = 16,
-    stretcher: Annotated[
-        str,
-        _judging(
-            help="auto is rubberband if that command is installed.",
-            metavar="auto|rubberband|signalsmith",
-        ),
-    ] = "auto",
+    changed: Annotated[int, _judging(**options.CHANGED)] = 16,
+    stretcher: Annotated[str, _judging(**options.STRETCHER)] = "auto",
     overwrite: Annotated[
         bool,
         options.output(
@@ -163,9 +128,7 @@ def compare(
         from loev_cli.experiments import compare as job
         from loev_cli.experiments import report
 
-    if debug:
-        log_to_stderr()
-    check_budget(steps, minutes)
+    options.check_budget(steps, minutes)
     report.check_out(out, inputs=[*data, *(against or [])], overwrite=overwrite)
     named = {
         "steps": steps,
@@ -174,7 +137,7 @@ def compare(
         "augs": options.names(augs, "--augs") if augs is not None else None,
         "encoder": encoder,
     }
-    settings = settings_of(config, set_ or [], named)
+    settings = options.settings_of(config, set_ or [], named)
     request = job.Request(
         data=data,
         out=out,

@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, on_terminal, plural, say
+from loev_cli.cli._console import on_terminal, plural, say
 
 
 def dedup(
     context: typer.Context,
-    emb: Annotated[
-        Path,
-        typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
-    ],
+    emb: options.Emb,
     threshold: Annotated[
         float,
         options.searching(
@@ -47,8 +43,6 @@ def dedup(
     from loev_cli.search import open_library
     from loev_cli.search.duplicates import find_duplicates
 
-    if debug:
-        log_to_stderr()
     options.refuse_repeats(context)
     chosen = lists.format_of(list_format, out, [emb])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U)

@@ -10,12 +10,11 @@ import typer
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import (
-    log_to_stderr,
     say_in_json,
     stdin_bytes,
     stdout_bytes,
 )
-from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, StoppedError, UsageError
+from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, StoppedError
 
 
 class EngineName(StrEnum):
@@ -26,14 +25,7 @@ class EngineName(StrEnum):
 
 
 def embed(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Audio files, folders (searched recursively), s3:// and other URLs of them, or "
-            "- for a list of paths on stdin.",
-        ),
-    ],
+    inputs: options.Inputs,
     out: Annotated[
         str | None,
         options.output(
@@ -112,12 +104,7 @@ def embed(
             "listed and processing continues.",
         ),
     ] = False,
-    null: Annotated[
-        bool,
-        options.running(
-            "--null", "-0", help="The list on stdin is NUL-separated, as written by find -print0."
-        ),
-    ] = False,
+    null: options.Null = False,
     dry_run: Annotated[
         bool,
         options.running(
@@ -138,12 +125,7 @@ def embed(
             metavar="N",
         ),
     ] = None,
-    workers: Annotated[
-        int | None,
-        options.running(
-            min=1, help="Processes that decode audio; default depends on the machine.", metavar="N"
-        ),
-    ] = None,
+    workers: options.Workers = None,
     engine: Annotated[
         EngineName,
         options.running(
@@ -194,13 +176,11 @@ def embed(
 
     if log_json:
         say_in_json()
-    if debug:
-        log_to_stderr()
     request = job.Request(
         inputs=inputs,
         out=out,
         model=model,
-        subspaces=None if subspaces is None else _split(subspaces),
+        subspaces=None if subspaces is None else options.names(subspaces, "--subspaces"),
         per_window=per_window,
         tags=tags,
         annotate=annotate,
@@ -237,13 +217,6 @@ def embed(
     if request.shard is not None:  # the hash may give a part nothing, or nothing good
         raise typer.Exit(EXIT_SOME_FAILED if n_failed else EXIT_DONE)
     raise typer.Exit(_exit_code(report.n_rows, n_failed))
-
-
-def _split(names: str) -> list[str]:
-    parts = [name.strip() for name in names.split(",")]
-    if not all(parts):
-        raise UsageError(f"--subspaces '{names}' has an empty name", hint="as in --subspaces a,b")
-    return parts
 
 
 def _exit_code(n_rows: int, n_failed: int) -> int:

@@ -10,7 +10,7 @@ import typer
 
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.cli._console import plural, say
 from loev_cli.cli._progress import StageDisplay
 from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
@@ -57,35 +57,15 @@ def evaluate(
             metavar="COLUMN[:KIND]",
         ),
     ] = None,
-    folds: Annotated[
-        int | None,
-        _data(
-            help="Cross-validate over groups and ignore the manifest's split; default 5 if it "
-            "has none.",
-            metavar="N",
-        ),
-    ] = None,
+    folds: Annotated[int | None, _data(**options.FOLDS)] = None,
     parts: Annotated[
         str, _judging(help="Evaluations to run.", metavar="A,B")
     ] = "probes,equivariance,retrieval,geometry",
     probes: Annotated[
         str, _judging(help="linear, mlp (one hidden layer), or both.", metavar="A,B")
     ] = "linear,mlp",
-    changed: Annotated[
-        int,
-        _judging(
-            min=2,
-            help="Number of tracks to transform in pitch, tempo, level and noise.",
-            metavar="N",
-        ),
-    ] = 16,
-    stretcher: Annotated[
-        str,
-        _judging(
-            help="auto is rubberband if that command is installed.",
-            metavar="auto|rubberband|signalsmith",
-        ),
-    ] = "auto",
+    changed: Annotated[int, _judging(**options.CHANGED)] = 16,
+    stretcher: Annotated[str, _judging(**options.STRETCHER)] = "auto",
     map_method: Annotated[
         str, options.output("--map", help="Projection used for the maps.", metavar="pca|tsne")
     ] = "pca",
@@ -108,8 +88,6 @@ def evaluate(
     with needs_extra("loev evaluate", "eval"):
         from loev_cli.evaluate import job, report
 
-    if debug:
-        log_to_stderr()
     report.check_out(out, overwrite=overwrite, inputs=[*data, *(embeddings or [])])
     request = job.Request(
         data=data,

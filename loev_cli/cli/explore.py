@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, on_terminal, plural, say, show
+from loev_cli.cli._console import on_terminal, plural, say, show
 from loev_cli.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ _serving = options.panel("Serving")
 
 def explore(
     context: typer.Context,
-    emb: Annotated[
-        Path,
-        typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
-    ],
+    emb: options.Emb,
     audio: Annotated[
         Path | None,
         _serving(
@@ -60,8 +57,6 @@ def explore(
         from loev_cli.search.explore.files import guess_root
     from loev_cli.search.library import open_library
 
-    if debug:
-        log_to_stderr()
     options.refuse_repeats(context)
     if audio is not None and not audio.is_dir():
         raise UsageError(f"--audio {audio}: no such folder")

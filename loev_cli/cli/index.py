@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.cli._console import plural, say
 from loev_cli.errors import needs_extra
 
 
@@ -36,8 +36,6 @@ def index(
     with needs_extra("loev index", "db"):
         from loev_cli.search import indexing
 
-    if debug:
-        log_to_stderr()
     options.refuse_repeats(context)
     try:
         done = indexing.index(

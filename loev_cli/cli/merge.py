@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.cli._console import plural, say
 
 
 def merge(
@@ -46,8 +46,6 @@ def merge(
     """
     import loev_cli.embed as job
 
-    if debug:
-        log_to_stderr()
     merged = job.merge(parts, out, shards=shards, allow_missing=allow_missing, overwrite=overwrite)
     if quiet:
         return

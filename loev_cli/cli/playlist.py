@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import clock, log_to_stderr, plural, say
+from loev_cli.cli._console import clock, plural, say
 from loev_cli.errors import UsageError
 
 
 def playlist(
     context: typer.Context,
-    emb: Annotated[
-        Path,
-        typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
-    ],
+    emb: options.Emb,
     seed: Annotated[
         str,
         options.searching(
@@ -55,8 +51,6 @@ def playlist(
     from loev_cli.search.find import RowQuery, find_query
     from loev_cli.search.playlist import build_playlist
 
-    if debug:
-        log_to_stderr()
     options.refuse_repeats(context)
     chosen = lists.format_of(list_format, out, [emb])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say, stdin_bytes
+from loev_cli.cli._console import plural, say, stdin_bytes
 from loev_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, LoevError, UsageError
 
 if TYPE_CHECKING:
@@ -21,10 +20,7 @@ _STDIN = "-"
 
 def search(
     context: typer.Context,
-    emb: Annotated[
-        Path,
-        typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
-    ],
+    emb: options.Emb,
     queries: Annotated[
         list[str],
         typer.Argument(
@@ -98,8 +94,6 @@ def search(
     from loev_cli.search.query import parse_weights
     from loev_cli.writers.replacing import read_inputs
 
-    if debug:
-        log_to_stderr()
     options.refuse_repeats(context)
     if by is not None and weights is not None:
         raise UsageError("--by and --weights exclude each other", hint="--by x is --weights x=1")

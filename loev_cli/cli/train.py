@@ -9,7 +9,6 @@ import typer
 
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr, say
-from loev_cli.cli._settings import settings_of
 from loev_cli.cli.export import export_trained
 from loev_cli.errors import UsageError, needs_extra
 
@@ -247,7 +246,7 @@ def train(
         from loev_cli.train.pipeline import BUNDLE
     if resume and config is None and (out / pipeline.CONFIG_FILE).exists():
         config = str(out / pipeline.CONFIG_FILE)
-    settings = settings_of(config, set_ or [], named)
+    settings = options.settings_of(config, set_ or [], named)
     if not settings.data:
         raise UsageError("missing argument: DATA", hint="a folder of audio, for example")
     if dry_run:
