@@ -14,9 +14,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from loev_cli import __version__
-from loev_cli.cli._boundary import check_working_folder, exit_code_of, leave, signals_raise
+from loev_cli.cli._boundary import (
+    check_working_folder,
+    exit_code_of,
+    leave,
+    signals_raise,
+    standard_streams,
+)
 from loev_cli.cli._console import log_to_stderr, stop_logging
-from loev_cli.cli._streams import standard_streams
 
 _COLUMNS = range(20, 10_000)
 

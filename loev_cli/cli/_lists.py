@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import UNPRINTABLE, say, show, stdout_bytes, stdout_is_terminal
+from loev_cli.cli._console import UNPRINTABLE, say, show, stdout_bytes, stdout_is_terminal, table
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.row_names import path_of_row
 
@@ -110,6 +110,18 @@ def check_root(root: Path | None, *, unused: bool) -> None:
         raise UsageError(f"--root {root}: no such folder")
 
 
+def default_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; ``path`` comes last, where its length disturbs nothing."""
+    names = [name for name in records[0] if name != "path"] + ["path"]
+    return names, [[_cell(record.get(name)) for name in names] for record in records]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.{_N_DECIMALS}f}"
+    return "" if value is None else str(value)
+
+
 class ListWriter:
     """Writes the tracks of a command in a format; a context manager that leaves no partial file.
 
@@ -124,7 +136,7 @@ class ListWriter:
         header: of a CSV without any track.
         root: folder that goes before paths in a playlist.
         csv_safe: cells of a CSV that look like formulas get an apostrophe.
-        table: records -> a table's header and rows.
+        as_table: records -> a table's header and rows.
 
     Raises:
         UsageError, OutputError: nothing may or can be written to ``out``.
@@ -141,14 +153,14 @@ class ListWriter:
         header: Sequence[str] = (),
         root: Path | None = None,
         csv_safe: bool = False,
-        table: Callable[[Sequence[Record]], tuple[list[str], list[list[str]]]] | None = None,
+        as_table: Callable[[Sequence[Record]], tuple[list[str], list[list[str]]]] = default_table,
     ) -> None:
         self._command = command
         self._format = chosen
         self._header: Sequence[str] = header
         self._root = root
         self._csv_safe = csv_safe
-        self._as_table = table or as_table
+        self._as_table = as_table
         self._records: list[Record] = []
         self._begun = False
         self._file: AtomicFile | None = None
@@ -190,8 +202,6 @@ class ListWriter:
     def finish(self) -> None:
         """All tracks are there: the file appears."""
         if self._format is ListFormat.TABLE and self._records:
-            from loev_cli.cli._table import table
-
             drawn = self._file is None and stdout_is_terminal()
             self._write(table(*self._as_table(self._records), drawn=drawn), is_safe=True)
         elif self._format is ListFormat.CSV:
@@ -253,18 +263,6 @@ def csv_line(values: Sequence[Any], *, safe: bool) -> str:
     # Before Python 3.13 a lone \r is quoted only where it is part of the line's end.
     csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue().removesuffix("\r\n")
-
-
-def as_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; ``path`` comes last, where its length disturbs nothing."""
-    names = [name for name in records[0] if name != "path"] + ["path"]
-    return names, [[_cell(record.get(name)) for name in names] for record in records]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.{_N_DECIMALS}f}"
-    return "" if value is None else str(value)
 
 
 def is_list_of(command: str, file: Path) -> bool:

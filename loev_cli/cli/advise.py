@@ -11,7 +11,7 @@ import typer
 
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import plural, say, show
+from loev_cli.cli._console import plural, say, show, table
 from loev_cli.cli._progress import RunsDisplay
 from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
@@ -196,7 +196,6 @@ def _settings(
 
 def _say(advice: Advice, html: Path, *, quiet: bool) -> None:
     """The table and the options on stdout, the rest on stderr."""
-    from loev_cli.cli._table import table
     from loev_cli.experiments import advise_words as words
 
     show(table(*words.table(advice.verdicts)), raw=True)

@@ -71,7 +71,7 @@ def annotate(
         overwrite=overwrite,
         root=root,
         csv_safe=csv_safe,
-        table=_table,
+        as_table=_table,
     )
     with listed, tell.Progress(quiet=quiet, log_json=False) as progress:
         report = job.annotate(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import on_terminal, plural, say
+from loev_cli.cli._console import plural, say
+from loev_cli.cli._progress import Bars
 
 
 def dedup(
@@ -57,9 +55,13 @@ def dedup(
         root=root,
         csv_safe=csv_safe,
     ) as listed:
-        with _progress(quiet=quiet) as on_rows:
+        with Bars(shown=not quiet) as bars:
             members = find_duplicates(
-                library, by=by, threshold=threshold, where=where, on_rows=on_rows
+                library,
+                by=by,
+                threshold=threshold,
+                where=where,
+                on_rows=lambda done, total: bars.update("comparing", done, total),
             )
         for member in members:
             record: dict[str, Any] = {
@@ -77,17 +79,3 @@ def dedup(
             f"{plural(n_groups, 'group')} of {plural(len(members), 'track')} within {threshold:g} "
             f"by {by}, of {plural(len(library), 'track')}{target}"
         )
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    if quiet or not on_terminal():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("comparing", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
