@@ -30,7 +30,8 @@ import numpy as np
 import pyarrow as pa
 
 from loev_cli.search.database import Database
-from loev_cli.search.query import Query
+from loev_cli.search.find import RowQuery
+from loev_cli.search.library import Query
 from loev_cli.writers.tables import schema_of
 
 DIM = 256
@@ -144,7 +145,7 @@ def ask(folder: Path, paths: list[str]) -> dict[str, Any]:
         for path in [*paths[:20], *paths]:  # the first 20 to warm up
             began, cpu_began = time.perf_counter(), time.process_time()
             query = Query(weights, K, exclude=frozenset({path}))
-            hits, _ = database.search(database.of_path(path), query)
+            hits = database.search(database.query_of(RowQuery(path, -1)), query)
             taken.append(1000 * (time.perf_counter() - began))
             cpu.append(1000 * (time.process_time() - cpu_began))
             answers.append([hit.path for hit in hits])

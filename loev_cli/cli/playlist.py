@@ -48,14 +48,14 @@ def playlist(
     Example: loev playlist emb.npz --seed song.mp3 --minutes 60 --keep tempo --out set.m3u
     """
     from loev_cli.search import open_library
-    from loev_cli.search.find import RowQuery, find_query
+    from loev_cli.search.find import RowQuery
     from loev_cli.search.playlist import build_playlist
 
     options.refuse_repeats(context)
     chosen = lists.format_of(list_format, out, [emb])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
     library = open_library(emb)
-    found = find_query(seed, library.paths, emb)
+    found = library.find(seed)
     if not isinstance(found, RowQuery):
         raise UsageError(f"--seed {seed} is not among the tracks of {emb}", hint="embed it first")
     kept = [name.strip() for name in keep.split(",")]

@@ -13,7 +13,8 @@ from loev_cli.cli._console import plural, say, stdin_bytes
 from loev_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, LoevError, UsageError
 
 if TYPE_CHECKING:
-    from loev_cli.search.ask import Answer, Asker
+    from loev_cli.search.library import Hit
+    from loev_cli.search.session import Session
 
 _STDIN = "-"
 
@@ -90,8 +91,8 @@ def search(
 
     Example: loev search emb.npz song.mp3 --by tempo
     """
-    from loev_cli.search.ask import open_asker
-    from loev_cli.search.query import parse_weights
+    from loev_cli.search.library import parse_weights
+    from loev_cli.search.session import Session
     from loev_cli.writers.replacing import read_inputs
 
     options.refuse_repeats(context)
@@ -100,7 +101,7 @@ def search(
     chosen = lists.format_of(list_format, out, [emb, *queries])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U and like_but is None)
     parsed = None if weights is None else parse_weights(weights)
-    asker = open_asker(
+    session = Session(
         emb,
         weights={by: 1.0} if by is not None else parsed,
         k=k,
@@ -125,29 +126,29 @@ def search(
             *([] if root is None else [root / text for text in asked]),
         ],
         overwrite=overwrite,
-        header=[*(["query"] if several else []), "rank", "path", "score", *asker.subspaces],
+        header=[*(["query"] if several else []), "rank", "path", "score", *session.subspaces],
         root=root,
         csv_safe=csv_safe,
     ) as listed:
-        answers, n_failed = _ask(asker, asked)
+        answers, n_failed = _ask(session, asked)
         if not answers:
             raise typer.Exit(EXIT_FAILED)
-        for answer in answers:
-            for hit, duration_s in zip(answer.hits, answer.durations_s, strict=True):
+        for query, hits in answers:
+            for hit in hits:
                 record: dict[str, Any] = {
-                    **({"query": answer.query} if several else {}),
+                    **({"query": query} if several else {}),
                     "rank": hit.rank,
                     "path": hit.path,
                     "score": hit.score,
                     **hit.distances,
                 }
-                listed.add(record, duration_s)
+                listed.add(record, hit.duration_s)
         listed.finish()
     if not quiet:
-        for note in asker.notes:
+        for note in session.notes:
             say(note)
         if out != lists.STDOUT:
-            n_hits = sum(len(answer.hits) for answer in answers)
+            n_hits = sum(len(hits) for _, hits in answers)
             say(f"{plural(n_hits, 'track')} -> {out}")
     if n_failed:
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -166,16 +167,16 @@ def _queries(words: list[str], *, null: bool) -> Iterator[str]:
                 yield text.decode("utf-8", "surrogateescape")
 
 
-def _ask(asker: Asker, asked: list[str]) -> tuple[list[Answer], int]:
+def _ask(session: Session, asked: list[str]) -> tuple[list[tuple[str, list[Hit]]], int]:
     """The answers, and how many queries could not be answered; of several one may fail alone."""
     if len(asked) == 1:
-        return [asker.ask(asked[0])], 0
+        return [(asked[0], session.ask(asked[0]))], 0
     answers, n_failed = [], 0
     for text in asked:
         try:
-            answers.append(asker.ask(text))
+            answers.append((text, session.ask(text)))
         except LoevError as error:
-            if not asker.can_go_on(error):
+            if not session.can_go_on(error):
                 raise
             n_failed += 1
             say(f"loev: error: {error}")

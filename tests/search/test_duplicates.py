@@ -25,7 +25,7 @@ def library_of(x: np.ndarray, n_blocks: int = 1) -> Library:
     space = subspace_of(x.astype(np.float32), "x", np.zeros(x.shape[1], np.float32))
     paths = [f"{i:04}" for i in range(len(x))]
     columns = {"duration_s": np.full(len(x), 60.0), "silent": np.zeros(len(x), np.bool_)}
-    return Library(Path("x"), paths, {"a": space}, {"a": space.vectors}, columns, {})
+    return Library(Path("x"), paths, {"a": space}, columns, {})
 
 
 def on_circle(*degrees: float) -> Library:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from loev_cli.bundle import Bundle
-from loev_cli.search import Query, open_library, search
+from loev_cli.search import Query, open_library
 from loev_cli.writers import Row, open_writer
 from tests.conftest import (
     Loev,
@@ -45,7 +45,7 @@ def heard(library: Path, bundle: Bundle, tmp_path: Path, loev: Loev) -> Path:
 def test_every_format_says_the_same(emb: Path, loev: Loev, tmp_path: Path) -> None:
     library = open_library(emb)
     weights = {"invariant": 1.0, "pitch": -0.3}
-    hits = search(library, library.of_row(7), Query(weights, k=5, where="not silent"))
+    hits = library.search(library.of_row(7), Query(weights, k=5, where="not silent"))
     asked = ["search", emb, "a/007.wav", "--weights", "invariant=1,pitch=-0.3", "-k", "5"]
     asked += ["--where", "not silent"]
 

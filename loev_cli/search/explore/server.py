@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import uvicorn
-from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -40,9 +39,7 @@ from loev_cli.search.explore.files import TYPES, AudioFiles, NotServedError, is_
 from loev_cli.search.explore.guard import Access, Guard
 from loev_cli.search.explore.preview import Previews
 from loev_cli.search.explore.tracks import Tracks
-from loev_cli.search.library import Library
-from loev_cli.search.query import Query, default_weights, parse_weights, search
-from loev_cli.search.where import parse_where
+from loev_cli.search.library import Library, Query, default_weights, parse_weights
 from loev_cli.writers import FOLDERS
 
 _PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -108,9 +105,7 @@ class Explorer:
         return self._tracks.colouring(name).values.astype("<f4").tobytes()
 
     def where(self, text: str) -> bytes:
-        columns = self._library.columns
-        mask: NDArray[np.bool_] = parse_where(text, columns).mask(columns, len(self._library))
-        return mask.astype(np.uint8).tobytes()
+        return self._library.mask(text).astype(np.uint8).tobytes()
 
     def tracks(self, rows: list[int]) -> list[dict[str, Any]]:
         return [self._tracks.describe(self._checked(row)) for row in rows]
@@ -125,7 +120,7 @@ class Explorer:
         query = Query(parse_weights(weights), min(k, _MAX_K), where or None)
         with self._loading:  # subspaces are loaded on first access
             vectors = self._library.of_row(row)
-        found = search(self._library, vectors, replace(query, k=query.k + 1))
+        found = self._library.search(vectors, replace(query, k=query.k + 1))
         hits = [hit for hit in found if hit.row != row][: query.k]
         return {
             "query": self._tracks.describe(row),
