@@ -27,16 +27,13 @@ from tests.conftest import (
     add_bad_files,
     command,
     environment,
+    feed,
     in_process_of_its_own,
     write_audio,
     write_config,
 )
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="signals and pipes of POSIX")
-
-
-def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
 # ---------------------------------------------------------------- embed
@@ -546,7 +543,7 @@ def test_idle_workers_do_not_keep_a_process_that_used_arrow() -> None:
     program = (
         "import time, pyarrow, joblib\n"
         "from loev_cli.cli._boundary import leave\n"
-        "joblib.Parallel(n_jobs=2)(joblib.delayed(time.sleep)(0.2) for _ in range(20))\n"
+        "joblib.Parallel(n_jobs=2)(joblib.delayed(time.sleep)(0.01) for _ in range(4))\n"
         "leave(7)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], env=environment(), timeout=120)

@@ -27,7 +27,7 @@ ROWS = [
     ["embed"],
     ["api"],
     ["evaluate", "search", "export", "train", "hear"],
-    ["experiments"],
+    ["experiments", "explore"],
     ["cli"],
 ]
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}

@@ -14,7 +14,7 @@ from loev_cli.cli._console import on_terminal, plural, say, show
 from loev_cli.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
-    from loev_cli.search.explore import AudioFiles
+    from loev_cli.explore import AudioFiles
 
 _serving = options.panel("Serving")
 
@@ -53,15 +53,14 @@ def explore(
     Example: loev explore emb.npz --audio ~/Music
     """
     with needs_extra("loev explore", "explore"):
-        import loev_cli.search.explore as page
-        from loev_cli.search.explore.files import guess_root
+        import loev_cli.explore as page
     from loev_cli.search.library import open_library
 
     options.refuse_repeats(context)
     if audio is not None and not audio.is_dir():
         raise UsageError(f"--audio {audio}: no such folder")
     library = open_library(emb)
-    files = page.AudioFiles(audio or guess_root(emb, library.paths), library.paths)
+    files = page.AudioFiles(audio or page.guess_root(emb, library.paths), library.paths)
     with page.listen(host, port) as listener:
         token = None if page.is_loopback(listener) else page.new_token()
         app = page.make_app(library, files, page.Access(token, host))

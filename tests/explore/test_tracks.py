@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from loev_cli.errors import UsageError
-from loev_cli.search.explore.files import AudioFiles
-from loev_cli.search.explore.tracks import FOLDER, N_CLASSES, Tracks
+from loev_cli.explore.audio_files import AudioFiles
+from loev_cli.explore.tracks import FOLDER, N_CLASSES, Tracks
 from loev_cli.search.library import open_library
-from tests.search.explore.common import HOSTILE, PLAIN, Place, write_embedding
+from tests.explore.common import HOSTILE, PLAIN, Place, write_embedding
 
 
 def tracks_of(place: Place) -> Tracks:

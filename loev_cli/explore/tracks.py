@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.explore.audio_files import AudioFiles, NotServedError, is_playable
 from loev_cli.music_keys import KEYS, fifths, is_minor, parse_key
-from loev_cli.search.explore.files import AudioFiles, NotServedError, is_playable
 from loev_cli.search.library import Library
 
 FOLDER = "folder"  # derived from the paths, not a column of the file

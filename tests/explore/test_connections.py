@@ -11,12 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loev_cli.search.explore import Access, new_token
-from loev_cli.search.explore import connections as bounds
-from tests.search.explore.common import Place, Site, make_place, served
+from loev_cli.explore import Access, new_token, security
+from tests.explore.common import Place, Site, make_place, served
 
 PATIENCE_S = 60
 HALF = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
+
+
+@pytest.fixture
+def impatient(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(security, "SEND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(security, "_CHECK_EVERY_S", 0.05)
+    monkeypatch.setattr(site.server.config, "timeout_keep_alive", 0.5)
 
 
 @pytest.fixture
@@ -65,8 +72,8 @@ def test_connections_that_are_silent_keep_nobody_out(site: Site) -> None:
         b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nbody",
     ],
 )
-def test_a_request_has_to_come(site: Site, monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
-    monkeypatch.setattr(bounds, "REQUEST_TIMEOUT_S", 0.5)
+@pytest.mark.usefixtures("impatient")
+def test_a_request_has_to_come(site: Site, first: bytes) -> None:
     with connected(site, first) as client:
         answer = b""
         with contextlib.suppress(ConnectionError):
@@ -75,11 +82,11 @@ def test_a_request_has_to_come(site: Site, monkeypatch: pytest.MonkeyPatch, firs
         assert answer == b"" or b"Content-Length" in first  # that one is answered before
 
 
-def test_a_byte_now_and_then_is_no_request(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "REQUEST_TIMEOUT_S", 1.0)
+@pytest.mark.usefixtures("impatient")
+def test_a_byte_now_and_then_is_no_request(site: Site) -> None:
     with connected(site, HALF) as client:
         deadline = time.monotonic() + PATIENCE_S
-        client.settimeout(0.1)
+        client.settimeout(0.05)
         while True:
             assert time.monotonic() < deadline
             try:
@@ -92,8 +99,8 @@ def test_a_byte_now_and_then_is_no_request(site: Site, monkeypatch: pytest.Monke
                 break
 
 
-def test_the_second_request_has_to_come_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "REQUEST_TIMEOUT_S", 1.0)
+@pytest.mark.usefixtures("impatient")
+def test_the_second_request_has_to_come_too(site: Site) -> None:
     whole = b"GET /style.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with connected(site, whole + HALF) as client:
         answer = b""
@@ -104,8 +111,8 @@ def test_the_second_request_has_to_come_too(site: Site, monkeypatch: pytest.Monk
         assert answer.count(b"HTTP/1.1") == 1
 
 
-def test_an_answer_that_nobody_takes_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "SEND_TIMEOUT_S", 0.5)
+@pytest.mark.usefixtures("impatient")
+def test_an_answer_that_nobody_takes_ends(tmp_path: Path) -> None:
     place = make_place(tmp_path)
     large = place.music / "plain" / "00.wav"
     with large.open("ab") as stream:

@@ -33,12 +33,10 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from loev_cli.errors import InputError, LoevError, StoppedError, UsageError
-from loev_cli.search.explore import maps
-from loev_cli.search.explore.connections import BoundedProtocol
-from loev_cli.search.explore.files import TYPES, AudioFiles, NotServedError, is_playable
-from loev_cli.search.explore.guard import Access, Guard
-from loev_cli.search.explore.preview import Previews
-from loev_cli.search.explore.tracks import Tracks
+from loev_cli.explore.audio_files import TYPES, AudioFiles, NotServedError, Previews, is_playable
+from loev_cli.explore.layout import NEIGHBOURS, components, layouts, neighbours
+from loev_cli.explore.security import Access, BoundedProtocol, Guard
+from loev_cli.explore.tracks import Tracks
 from loev_cli.search.library import Library, Query, default_weights, parse_weights
 from loev_cli.writers import FOLDERS
 
@@ -76,7 +74,7 @@ class Explorer:
             "name": library.source.name,
             "n_tracks": len(library),
             "subspaces": list(library.subspaces),
-            "layouts": maps.layouts(len(library)),
+            "layouts": layouts(len(library)),
             "weights": default_weights(library.subspaces),
             "columns": self._tracks.colour_names,
             "model": str(meta["model"]),
@@ -88,11 +86,11 @@ class Explorer:
     def map(self, subspace: str, layout: str) -> bytes:
         """(N, 2) places. The layout by neighbors is slow and does not block searches."""
         known = subspace in self._library.subspaces
-        if not known or layout not in maps.layouts(len(self._library)):
+        if not known or layout not in layouts(len(self._library)):
             raise _NothingThereError
         with self._loading:
             vectors = self._library.vectors[subspace]
-        draw = maps.neighbours if layout == maps.NEIGHBOURS else maps.components
+        draw = neighbours if layout == NEIGHBOURS else components
         with self._drawing:
             if (subspace, layout) not in self._maps:
                 self._maps[subspace, layout] = draw(vectors).astype("<f4").tobytes()
@@ -216,7 +214,7 @@ def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
 def _page() -> dict[str, tuple[bytes, str]]:
     """URL -> content and type, of the files in ``page/`` and no others."""
     page = {}
-    for file in (resources.files("loev_cli.search.explore") / "page").iterdir():
+    for file in (resources.files("loev_cli.explore") / "page").iterdir():
         extension = file.name[file.name.rfind(".") :]
         if extension in _PAGE_TYPES:
             url = "/" if file.name == "index.html" else f"/{file.name}"
