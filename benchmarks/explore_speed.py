@@ -91,9 +91,9 @@ def write_synthetic(out: Path, n: int) -> None:
     rng = np.random.default_rng(0)
     vectors = {}
     for name in META["subspaces"]:
-        centres = rng.standard_normal((200, DIM))
+        centers = rng.standard_normal((200, DIM))
         noise = rng.standard_normal((n, DIM), np.float32)
-        vectors[name] = (centres[rng.integers(0, 200, n)] + 0.8 * noise).astype(np.float32)
+        vectors[name] = (centers[rng.integers(0, 200, n)] + 0.8 * noise).astype(np.float32)
     with open_writer(str(out), META) as writer:
         for i in range(n):
             row = {name: x[i] for name, x in vectors.items()}
@@ -162,7 +162,7 @@ def main() -> None:
             thread.join()
         from loev_cli.explore import layout
 
-        for name in ("components", "neighbours"):
+        for name in ("components", "neighbors"):
             began, cpu = time.perf_counter(), time.process_time()
             getattr(layout, name)(library.vectors["pitch"])
             print(

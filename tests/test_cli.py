@@ -21,6 +21,7 @@ from loev_cli.backends.machine import CudaDriver
 from loev_cli.bundle import FORMAT_VERSION, ONNX_FILE, Bundle
 from loev_cli.cli import COMMANDS, build_app, main
 from loev_cli.cli._boundary import signals_raise
+from loev_cli.embed import dry_run
 from loev_cli.writers import read
 from tests.conftest import (
     Loev,
@@ -129,7 +130,10 @@ def test_json_lines_of_a_list_come_in_its_order(
     assert paths == [file for file in files if file != "gone.wav"]
 
 
-def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> None:
+def test_dry_run(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[dry_run.__module__], "_TRIAL_S", 0.05)
     out = tmp_path / "x.npz"
     done = loev("embed", library, "--out", out, "--model", bundle.path, "--dry-run")
     assert done.code == 0

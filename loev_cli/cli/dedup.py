@@ -10,6 +10,7 @@ from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import plural, say
 from loev_cli.cli._progress import Bars
+from loev_cli.defaults import DUPLICATE_DISTANCE, INVARIANT
 
 
 def dedup(
@@ -21,10 +22,10 @@ def dedup(
             help="Cosine distance up to which two tracks are the same; see docs/search.md.",
             metavar="D",
         ),
-    ] = 0.15,
+    ] = DUPLICATE_DISTANCE,
     by: Annotated[
         str, options.searching(help="The subspace that is compared.", metavar="SUBSPACE")
-    ] = "invariant",
+    ] = INVARIANT,
     where: options.Where = None,
     list_format: lists.Format = None,
     out: lists.Out = lists.STDOUT,

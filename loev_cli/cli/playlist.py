@@ -9,6 +9,7 @@ import typer
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import clock, plural, say
+from loev_cli.defaults import INVARIANT
 from loev_cli.errors import UsageError
 
 
@@ -33,7 +34,7 @@ def playlist(
             help="The subspace in which the playlist gradually moves away from the seed.",
             metavar="SUBSPACE",
         ),
-    ] = "invariant",
+    ] = INVARIANT,
     where: options.Where = None,
     list_format: lists.Format = None,
     out: lists.Out = lists.STDOUT,

@@ -10,6 +10,7 @@ import typer
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import plural, say, stdin_bytes
+from loev_cli.defaults import N_HITS
 from loev_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, LoevError, UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def search(
     ] = None,
     k: Annotated[
         int, options.searching("-k", min=1, help="Number of results per query.", metavar="K")
-    ] = 10,
+    ] = N_HITS,
     where: options.Where = None,
     like_but: Annotated[
         str | None,

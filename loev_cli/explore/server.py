@@ -34,7 +34,7 @@ from starlette.routing import Route
 
 from loev_cli.errors import InputError, LoevError, StoppedError, UsageError
 from loev_cli.explore.audio_files import TYPES, AudioFiles, NotServedError, Previews, is_playable
-from loev_cli.explore.layout import NEIGHBOURS, components, layouts, neighbours
+from loev_cli.explore.layout import NEIGHBORS, components, layouts, neighbors
 from loev_cli.explore.security import Access, BoundedProtocol, Guard
 from loev_cli.explore.tracks import Tracks
 from loev_cli.search.library import Library, Query, default_weights, parse_weights
@@ -76,7 +76,7 @@ class Explorer:
             "subspaces": list(library.subspaces),
             "layouts": layouts(len(library)),
             "weights": default_weights(library.subspaces),
-            "columns": self._tracks.colour_names,
+            "columns": self._tracks.color_names,
             "model": str(meta["model"]),
             "audio_folder": str(self._files.root),
             "audio_found": found,
@@ -90,17 +90,17 @@ class Explorer:
             raise _NothingThereError
         with self._loading:
             vectors = self._library.vectors[subspace]
-        draw = neighbours if layout == NEIGHBOURS else components
+        draw = neighbors if layout == NEIGHBORS else components
         with self._drawing:
             if (subspace, layout) not in self._maps:
                 self._maps[subspace, layout] = draw(vectors).astype("<f4").tobytes()
             return self._maps[subspace, layout]
 
     def column(self, name: str) -> dict[str, Any]:
-        return self._tracks.colouring(name).head
+        return self._tracks.coloring(name).head
 
     def column_values(self, name: str) -> bytes:
-        return self._tracks.colouring(name).values.astype("<f4").tobytes()
+        return self._tracks.coloring(name).values.astype("<f4").tobytes()
 
     def where(self, text: str) -> bytes:
         return self._library.mask(text).astype(np.uint8).tobytes()

@@ -39,7 +39,7 @@ with needs_extra("a database", "db"):
 
 TABLE = "tracks"
 DIGEST_COLUMN = "loev_digest"
-META_KEY, CENTRES_KEY = b"loev", b"loev_centres"
+META_KEY, CENTERS_KEY = b"loev", b"loev_centres"
 INDEX_FROM_N_ROWS = 50_000
 
 # Candidates from the index per requested result, and the minimum.
@@ -94,7 +94,7 @@ class Database:
     Attributes:
         source: its folder.
         meta: of the embedding file it was made from.
-        centres: subspace -> (D,), subtracted from the vectors.
+        centers: subspace -> (D,), subtracted from the vectors.
         columns: name -> (0,) array of the column's type, for filters.
         names: of the columns and the subspaces.
         n_rows: how many tracks it has.
@@ -110,24 +110,24 @@ class Database:
         with lance_errors(folder):
             self.table = lance.dataset(str(table_of(folder)))
             metadata = self.table.schema.metadata or {}
-            if META_KEY not in metadata or CENTRES_KEY not in metadata:
+            if META_KEY not in metadata or CENTERS_KEY not in metadata:
                 raise not_ours(str(folder))
             self.meta: Meta = from_json(metadata[META_KEY], name=str(folder))
-            self.centres = centres_of(metadata[CENTRES_KEY])
+            self.centers = centers_of(metadata[CENTERS_KEY])
             self.n_rows: int = self.table.count_rows()
             self.indexed = {index.name for index in self.table.describe_indices()}
-        vectors = set(self.centres)
+        vectors = set(self.centers)
         self.columns: dict[str, NDArray[Any]] = {
             field.name: _example(field.type)
             for field in self.table.schema
             if field.name not in vectors and field.name != DIGEST_COLUMN
         }
-        self.names = (*self.columns, *self.centres)
+        self.names = (*self.columns, *self.centers)
 
     @property
     def is_indexed(self) -> bool:
         """Whether every subspace has an index."""
-        return all(vector_index_name(name) in self.indexed for name in self.centres)
+        return all(vector_index_name(name) in self.indexed for name in self.centers)
 
     @property
     def note(self) -> str:
@@ -138,9 +138,9 @@ class Database:
         """A column (N,), or a subspace (N, D) as the model gave it."""
         with lance_errors(self.source):
             table = self.table.to_table(columns=[name])
-            if name in self.centres:
+            if name in self.centers:
                 x = matrix(table, name)[self._order]
-                x += self.centres[name]
+                x += self.centers[name]
                 return x
             column = table[name].combine_chunks()
             if pa.types.is_string(column.type):
@@ -156,12 +156,12 @@ class Database:
 
     def query_of(self, found: RowQuery) -> dict[str, Vectors]:
         """Subspace -> (D,) of a row, for :meth:`search`."""
-        row = self._row_at(found.path, list(self.centres))
-        return {name: matrix(row, name)[0] for name in self.centres}
+        row = self._row_at(found.path, list(self.centers))
+        return {name: matrix(row, name)[0] for name in self.centers}
 
     def raw_of(self, found: RowQuery) -> dict[str, Vectors]:
         """The same as the model gave it."""
-        return {name: x + self.centres[name] for name, x in self.query_of(found).items()}
+        return {name: x + self.centers[name] for name, x in self.query_of(found).items()}
 
     def value(self, found: RowQuery, column: str) -> Any:
         """The value of a column for a row; None if there is no such column."""
@@ -171,7 +171,7 @@ class Database:
 
     def ready(self, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
         """Subspace -> (D,) as the model gives it -> for :meth:`search`."""
-        return {name: np.asarray(x - self.centres[name], np.float32) for name, x in vectors.items()}
+        return {name: np.asarray(x - self.centers[name], np.float32) for name, x in vectors.items()}
 
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> list[Hit]:
         """The best candidates of the indexes, ranked exactly.
@@ -183,7 +183,7 @@ class Database:
             UsageError: an unknown subspace or column, or a filter that does not parse.
         """
         for name in query.weights:
-            check_subspace(name, self.centres, self.source)
+            check_subspace(name, self.centers, self.source)
         where = None
         if query.where is not None:
             where = parse_where(query.where, self.columns).sql
@@ -192,7 +192,7 @@ class Database:
                 return self._mixed(vectors, query, where)
             name, weight = next(iter(query.weights.items()))
             n = max(_CANDIDATES_PER_HIT * query.k, _FEWEST_CANDIDATES) + len(query.exclude)
-            columns = ["path", "duration_s", *self.centres]
+            columns = ["path", "duration_s", *self.centers]
             return self._ranked(
                 self._nearest(name, np.sign(weight) * vectors[name], n, where, columns),
                 vectors,
@@ -257,7 +257,7 @@ class Database:
 
     def _take(self, ids: NDArray[np.uint64]) -> pa.Table:
         # The public take() wants positions, which cost a scan to find.
-        return self.table._take_rows(ids.tolist(), columns=["path", "duration_s", *self.centres])
+        return self.table._take_rows(ids.tolist(), columns=["path", "duration_s", *self.centers])
 
     def _n_partitions(self, name: str) -> int:
         if name not in self._partitions:
@@ -299,17 +299,17 @@ def matrix(table: pa.Table, name: str) -> Vectors:
     return np.array(column.flatten(), np.float32).reshape(len(table), column.type.list_size)
 
 
-def centres_of(text: bytes) -> dict[str, Vectors]:
+def centers_of(text: bytes) -> dict[str, Vectors]:
     """The means from a table's metadata."""
     return {name: np.array(values, np.float32) for name, values in parse_json(text).items()}
 
 
-def centres_text(centres: Mapping[str, Vectors]) -> bytes:
+def centers_text(centers: Mapping[str, Vectors]) -> bytes:
     """The means for a table's metadata."""
-    return json.dumps({name: centre.tolist() for name, centre in centres.items()}).encode()
+    return json.dumps({name: center.tolist() for name, center in centers.items()}).encode()
 
 
-def centre_of(total: NDArray[np.float64], n_rows: int, distinct: Distinct) -> Vectors:
+def center_of(total: NDArray[np.float64], n_rows: int, distinct: Distinct) -> Vectors:
     """The mean of rows by their sum (D,); as in :mod:`loev_cli.search.library`."""
     if not distinct.enough_for_a_mean:
         return np.zeros(len(total), np.float32)

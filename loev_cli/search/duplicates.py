@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.defaults import DUPLICATE_DISTANCE
 from loev_cli.errors import UsageError
 from loev_cli.search.library import Library, Vectors
 
-# Measured in docs/search.md.
-DEFAULT_THRESHOLD = 0.15
 _BLOCK_N_ROWS = 2048
 _MAX_N_PAIRS = 1_000_000
 _ROUNDING = 1e-6  # error of a float32 dot product
@@ -48,7 +47,7 @@ def find_duplicates(
     library: Library,
     *,
     by: str,
-    threshold: float = DEFAULT_THRESHOLD,
+    threshold: float = DUPLICATE_DISTANCE,
     where: str | None = None,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Member]:

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.defaults import INVARIANT, N_HITS
 from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.search.filters import Mask, parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
@@ -38,8 +39,6 @@ from loev_cli.writers import FOLDERS, Columns, Meta, keeps_windows, open_columns
 
 Vectors = NDArray[np.float32]
 
-DEFAULT_K = 10
-INVARIANT = "invariant"  # also in loev_cli.model, but importing that would import torch
 # The mean of a few tracks is a poor estimate, and the model has already subtracted the mean of its
 # training data. Copies count once: centering nothing but copies of one track would leave noise.
 _FEWEST_FOR_A_MEAN = 10
@@ -59,21 +58,21 @@ class Subspace:
     Attributes:
         vectors: (N, D) float32, of length 1, or 0 where a row lies at the center.
         lengths: (N,) float32, the distance of each row from the center.
-        centre: (D,) float32.
+        center: (D,) float32.
     """
 
     vectors: Vectors
     lengths: Vectors
-    centre: Vectors
+    center: Vectors
 
     def ready(self, x: Vectors) -> Vectors:
         """Model outputs (D,) or (n, D) -> centered unit vectors as in :attr:`vectors`."""
-        return _unit(np.atleast_2d(x), self.centre)[0].reshape(x.shape)
+        return _unit(np.atleast_2d(x), self.center)[0].reshape(x.shape)
 
     def raw(self, rows: Any) -> Vectors:
         """Rows (n,), or one row, as stored in the file: (n, D), or (D,)."""
         lengths = np.asarray(self.lengths[rows])
-        return np.asarray(self.vectors[rows] * lengths[..., None] + self.centre, np.float32)
+        return np.asarray(self.vectors[rows] * lengths[..., None] + self.center, np.float32)
 
 
 class _Lazy(Mapping[str, Any]):
@@ -113,7 +112,7 @@ class Query:
     """
 
     weights: Mapping[str, float]
-    k: int = DEFAULT_K
+    k: int = N_HITS
     where: str | None = None
     exclude: frozenset[str] = field(default_factory=frozenset)
 
@@ -341,20 +340,20 @@ def library_of(source: Path, columns: Columns) -> Library:
     )
 
 
-def subspace_of(x: Vectors, name: str, centre: Vectors | None = None) -> Subspace:
+def subspace_of(x: Vectors, name: str, center: Vectors | None = None) -> Subspace:
     """Vectors (N, D) as the file has them -> ready for search.
 
     Args:
         name: for the error.
-        centre: (D,); default as the module's text says.
+        center: (D,); default as the module's text says.
 
     Raises:
         UsageError: they hold NaN or infinite values.
     """
-    if centre is None:
+    if center is None:
         with np.errstate(invalid="ignore", over="ignore"):
-            centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-        if not np.isfinite(centre).all():
+            center = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+        if not np.isfinite(center).all():
             raise UsageError(f"{name} holds NaN or infinite values")
         distinct = Distinct()
         for start in range(0, len(x), _BLOCK_N_ROWS):
@@ -362,11 +361,11 @@ def subspace_of(x: Vectors, name: str, centre: Vectors | None = None) -> Subspac
                 break
             distinct.add(x[start : start + _BLOCK_N_ROWS])
         if not distinct.enough_for_a_mean:
-            centre = np.zeros_like(centre)
-    vectors, lengths = _unit(x, centre)
+            center = np.zeros_like(center)
+    vectors, lengths = _unit(x, center)
     if not np.isfinite(lengths).all():
         raise UsageError(f"{name} holds NaN or infinite values")
-    return Subspace(vectors, lengths, centre)
+    return Subspace(vectors, lengths, center)
 
 
 class Distinct:
@@ -391,13 +390,13 @@ class Distinct:
             rest = rest[rest @ rest[0] < 1 - _SAME]
 
 
-def _unit(x: Vectors, centre: Vectors) -> tuple[Vectors, Vectors]:
-    """(N, D), (D,) -> (x - centre) at length 1, and the lengths (N,)."""
+def _unit(x: Vectors, center: Vectors) -> tuple[Vectors, Vectors]:
+    """(N, D), (D,) -> (x - center) at length 1, and the lengths (N,)."""
     vectors = np.empty(x.shape, np.float32)
     lengths = np.empty(len(x), np.float32)
     for start in range(0, len(x), _BLOCK_N_ROWS):  # blocks fit in the CPU cache
         block = slice(start, start + _BLOCK_N_ROWS)
-        moved = x[block] - centre
+        moved = x[block] - center
         length = np.sqrt(np.einsum("nd,nd->n", moved, moved))
         scale = np.divide(1, length, out=np.zeros_like(length), where=length > _SHORTEST)
         vectors[block] = moved * scale[:, None]

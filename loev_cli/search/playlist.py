@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.defaults import DUPLICATE_DISTANCE, INVARIANT
 from loev_cli.errors import UsageError
-from loev_cli.search.duplicates import DEFAULT_THRESHOLD
-from loev_cli.search.library import INVARIANT, Library
+from loev_cli.search.library import Library
 
 _POOL_SHARE = 3.0
 _DECIMALS = 6
@@ -163,7 +163,7 @@ def _leave_out_alike(
 ) -> None:
     if INVARIANT in library.vectors:
         x = library.vectors[INVARIANT]
-        free &= x[pool] @ x[row] < 1 - DEFAULT_THRESHOLD
+        free &= x[pool] @ x[row] < 1 - DUPLICATE_DISTANCE
 
 
 def _arc(start: NDArray[np.float64], end: NDArray[np.float64], share: float) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Places on the plane: principal components, and neighbours that stay neighbours."""
+"""Places on the plane: principal components, and neighbors that stay neighbors."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def clusters(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rng = np.random.default_rng(3)
     which = rng.integers(0, n_clusters, n)
-    centres = rng.standard_normal((n_clusters, dim))
-    return unit(centres[which] + 0.2 * rng.standard_normal((n, dim))), which
+    centers = rng.standard_normal((n_clusters, dim))
+    return unit(centers[which] + 0.2 * rng.standard_normal((n, dim))), which
 
 
 def test_components_are_those_of_a_decomposition() -> None:
@@ -43,8 +43,8 @@ def test_few_rows_or_columns(shape: tuple[int, int]) -> None:
 def test_tracks_that_are_all_the_same() -> None:
     x = unit(np.ones((20, 8)))
     assert np.abs(layout.components(x)).max() < 1e-5
-    assert np.isfinite(layout.neighbours(x)).all()
-    assert np.isfinite(layout.neighbours(np.zeros((20, 8), np.float32))).all()
+    assert np.isfinite(layout.neighbors(x)).all()
+    assert np.isfinite(layout.neighbors(np.zeros((20, 8), np.float32))).all()
 
 
 def test_clusters_stay_together_where_components_mix_them() -> None:
@@ -55,8 +55,8 @@ def test_clusters_stay_together_where_components_mix_them() -> None:
         np.fill_diagonal(squared, np.inf)
         return float((which[np.argsort(squared, axis=1)[:, :10]] == which[:, None]).mean())
 
-    assert purity(layout.neighbours(x)) > 0.95 > 0.8 > purity(layout.components(x))
-    assert np.array_equal(layout.neighbours(x), layout.neighbours(x))
+    assert purity(layout.neighbors(x)) > 0.95 > 0.8 > purity(layout.components(x))
+    assert np.array_equal(layout.neighbors(x), layout.neighbors(x))
 
 
 def test_nearest_by_clusters_finds_almost_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,5 +78,5 @@ def test_nearest_by_clusters_finds_almost_all(monkeypatch: pytest.MonkeyPatch) -
 
 def test_layouts_that_are_affordable() -> None:
     assert layout.layouts(3) == [layout.COMPONENTS]
-    assert layout.layouts(50_000) == [layout.COMPONENTS, layout.NEIGHBOURS]
+    assert layout.layouts(50_000) == [layout.COMPONENTS, layout.NEIGHBORS]
     assert layout.layouts(10_000_000) == [layout.COMPONENTS]

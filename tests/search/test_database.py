@@ -122,9 +122,9 @@ def test_what_cannot_be_indexed(tmp_path: Path) -> None:
 def clustered(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
     """Rows as those of a trained model lie: in groups, with few directions that matter."""
     scale = np.arange(1, dim + 1) ** -0.5
-    centres = rng.standard_normal((40, dim)) * scale
+    centers = rng.standard_normal((40, dim)) * scale
     noise = rng.standard_normal((n, dim)) * scale
-    return (centres[rng.integers(40, size=n)] + 0.6 * noise).astype(np.float32)
+    return (centers[rng.integers(40, size=n)] + 0.6 * noise).astype(np.float32)
 
 
 @pytest.fixture(scope="module")

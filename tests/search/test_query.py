@@ -108,7 +108,7 @@ def test_large_libraries_are_searched_block_by_block(tmp_path: Path) -> None:
         assert [h.row for h in hits] == np.argsort(-(unit @ unit[row]))[:20].tolist()
 
 
-def test_a_row_at_the_centre_is_like_nothing() -> None:
+def test_a_row_at_the_center_is_like_nothing() -> None:
     x = np.concatenate(
         [np.eye(5, dtype=np.float32), -np.eye(5, dtype=np.float32), np.zeros((1, 5))]
     )
