@@ -122,13 +122,13 @@ class _Parser:
 
     def _expression(self) -> Condition:
         parts = [self._term()]
-        while self._take_keyword("or"):
+        while self._take("or"):
             parts.append(self._term())
         return _joined("OR", parts)
 
     def _term(self) -> Condition:
         parts = [self._factor()]
-        while self._take_keyword("and"):
+        while self._take("and"):
             parts.append(self._factor())
         return _joined("AND", parts)
 
@@ -136,11 +136,11 @@ class _Parser:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             self._fail(f"is nested more than {_MAX_DEPTH} deep")
-        if self._take_keyword("not"):
+        if self._take("not"):
             condition = _not(self._factor())
-        elif self._take_sign("("):
+        elif self._take("("):
             condition = self._expression()
-            if not self._take_sign(")"):
+            if not self._take(")"):
                 self._fail_here("')'")
         else:
             condition = self._condition()
@@ -154,7 +154,7 @@ class _Parser:
             self._next += 1
             sign = _SPELLED.get(token.text, token.text)
             return self._compare(column, sign)
-        negated = self._take_keyword("not")
+        negated = self._take("not")
         condition = self._named_condition(column)
         if condition is None:
             if negated or self._kind_of(column) != "truth":
@@ -164,22 +164,22 @@ class _Parser:
 
     def _named_condition(self, column: str) -> Condition | None:
         """A condition that begins with a keyword, or None."""
-        if self._take_keyword("between"):
+        if self._take("between"):
             low = self._compare(column, ">=")
-            if not self._take_keyword("and"):
+            if not self._take("and"):
                 self._fail_here("'and'")
             return _joined("AND", [low, self._compare(column, "<=")])
-        if self._take_keyword("in"):
-            if not self._take_sign("("):
+        if self._take("in"):
+            if not self._take("("):
                 self._fail_here("'('")
             parts = [self._compare(column, "=")]
-            while self._take_sign(","):
+            while self._take(","):
                 parts.append(self._compare(column, "="))
-            if not self._take_sign(")"):
+            if not self._take(")"):
                 self._fail_here("',' or ')'")
             return _joined("OR", parts)
         for keyword, condition in (("like", _like), ("contains", _contains)):
-            if self._take_keyword(keyword):
+            if self._take(keyword):
                 if self._kind_of(column) != "text":
                     self._fail(
                         f"asks for '{column} {keyword}', but {column} is not text",
@@ -187,7 +187,9 @@ class _Parser:
                     )
                 if self._token.kind != "text":
                     self._fail_here("a text in quotes")
-                return condition(column, self._columns[column], self._take_text())
+                text = _unquoted(self._token.text)
+                self._next += 1
+                return condition(column, self._columns[column], text)
         return None
 
     def _compare(self, column: str, sign: str) -> Condition:
@@ -249,19 +251,10 @@ class _Parser:
     def _token(self) -> _Token:
         return self._tokens[self._next]
 
-    def _take_text(self) -> str:
-        text = _unquoted(self._token.text)
-        self._next += 1
-        return text
-
-    def _take_keyword(self, keyword: str) -> bool:
-        return self._take("keyword", keyword)
-
-    def _take_sign(self, sign: str) -> bool:
-        return self._take("sign", sign)
-
-    def _take(self, kind: str, text: str) -> bool:
-        taken = self._token.kind == kind and self._token.text.lower() == text
+    def _take(self, text: str) -> bool:
+        """Go past a keyword or a sign, if it is this one."""
+        token = self._token
+        taken = token.kind in ("keyword", "sign") and token.text.lower() == text
         self._next += taken
         return taken
 
