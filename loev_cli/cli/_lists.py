@@ -7,9 +7,8 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import UNPRINTABLE, say, show, stdout_bytes, stdout_is_terminal, table
@@ -25,19 +24,13 @@ _FORMULA = ("=", "+", "-", "@", "\t")
 _N_BYTES_LOOKED_AT = 1 << 16
 
 
-class ListFormat(StrEnum):
-    TABLE = "table"
-    JSONL = "jsonl"
-    CSV = "csv"
-    M3U = "m3u"
-
-
-_OF_EXTENSION = {
-    ".txt": ListFormat.TABLE,
-    ".jsonl": ListFormat.JSONL,
-    ".csv": ListFormat.CSV,
-    ".m3u": ListFormat.M3U,
-    ".m3u8": ListFormat.M3U,
+ListFormat = Literal["table", "jsonl", "csv", "m3u"]
+_OF_EXTENSION: dict[str, ListFormat] = {
+    ".txt": "table",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".m3u": "m3u",
+    ".m3u8": "m3u",
 }
 
 # What the lists of a command have in common, in this order. The first column is the first of a
@@ -88,7 +81,7 @@ def format_of(asked: ListFormat | None, out: str, inputs: Iterable[str | Path]) 
         check_no_input(Path(out), inputs)  # a clearer error than one about the extension
     suffix = "" if out == STDOUT else Path(out).suffix
     if not suffix:
-        return asked or ListFormat.TABLE
+        return asked or "table"
     found = _OF_EXTENSION.get(suffix.lower())
     if found is None:
         raise UsageError(
@@ -96,7 +89,7 @@ def format_of(asked: ListFormat | None, out: str, inputs: Iterable[str | Path]) 
             hint=f"{', '.join(_OF_EXTENSION)}, or - for stdout",
         )
     if asked is not None and asked != found:
-        raise UsageError(f"{out}: --format {asked.value} does not match the extension '{suffix}'")
+        raise UsageError(f"{out}: --format {asked} does not match the extension '{suffix}'")
     return found
 
 
@@ -188,25 +181,25 @@ class ListWriter:
     def add(self, record: Record, duration_s: float) -> None:
         """One track; its record has a ``path``, and the keys of the records before."""
         match self._format:
-            case ListFormat.TABLE:
+            case "table":
                 self._records.append(record)
-            case ListFormat.JSONL:
+            case "jsonl":
                 self._write(json.dumps(record, ensure_ascii=False, allow_nan=False))
-            case ListFormat.CSV:
+            case "csv":
                 self._begin(list(record))
                 self._write(csv_line(list(record.values()), safe=self._csv_safe))
-            case ListFormat.M3U:
+            case "m3u":
                 self._begin([])
                 self._write_entry(str(record["path"]), duration_s)
 
     def finish(self) -> None:
         """All tracks are there: the file appears."""
-        if self._format is ListFormat.TABLE and self._records:
+        if self._format == "table" and self._records:
             drawn = self._file is None and stdout_is_terminal()
             self._write(table(*self._as_table(self._records), drawn=drawn), is_safe=True)
-        elif self._format is ListFormat.CSV:
+        elif self._format == "csv":
             self._begin(self._header)
-        elif self._format is ListFormat.M3U:
+        elif self._format == "m3u":
             self._begin([])
             self._write(_marker(self._command))
         if self._file is not None:
@@ -218,7 +211,7 @@ class ListWriter:
         if self._begun:
             return
         self._begun = True
-        self._write("#EXTM3U" if self._format is ListFormat.M3U else csv_line(header, safe=False))
+        self._write("#EXTM3U" if self._format == "m3u" else csv_line(header, safe=False))
 
     def _write_entry(self, row_name: str, duration_s: float) -> None:
         """An entry of an extended M3U. A path with a line break in it cannot be listed."""
@@ -236,7 +229,7 @@ class ListWriter:
             with _writing(self._file.name):
                 self._file.stream.write(_encoded(text))
         elif is_safe or stdout_is_terminal():
-            if self._format is ListFormat.JSONL:  # escapes that JSON knows
+            if self._format == "jsonl":  # escapes that JSON knows
                 text = UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text)
             show(text, raw=is_safe)
         elif (stream := stdout_bytes()) is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,19 +27,6 @@ output = panel(OUTPUT)
 running = panel(RUNNING)
 searching = panel("Searching")
 reporting = panel("Reporting")
-
-
-class BackendName(StrEnum):
-    AUTO = "auto"
-    ONNX = "onnx"
-    TORCH = "torch"
-
-
-class PrecisionName(StrEnum):
-    AUTO = "auto"
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
 
 
 Emb = Annotated[
@@ -72,9 +58,11 @@ Device = Annotated[
         metavar="auto|cpu|cuda|cuda:N|cuda:all",
     ),
 ]
-Backend = Annotated[BackendName, running(help="auto is onnx; torch needs the train extra.")]
+Backend = Annotated[
+    Literal["auto", "onnx", "torch"], running(help="auto is onnx; torch needs the train extra.")
+]
 Precision = Annotated[
-    PrecisionName,
+    Literal["auto", "fp32", "fp16", "bf16"],
     running(help="auto is fp32; fp16 and bf16 need --backend torch and a CUDA device."),
 ]
 Cache = Annotated[

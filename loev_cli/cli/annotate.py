@@ -37,8 +37,8 @@ def annotate(
         ),
     ] = False,
     device: options.Device = "auto",
-    backend: options.Backend = options.BackendName.AUTO,
-    precision: options.Precision = options.PrecisionName.AUTO,
+    backend: options.Backend = "auto",
+    precision: options.Precision = "auto",
     workers: options.Workers = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -51,14 +51,14 @@ def annotate(
     from loev_cli.cli import _embed_report as tell
 
     chosen = lists.format_of(list_format, out, [each for each in inputs if not Path(each).is_dir()])
-    lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
+    lists.check_root(root, unused=chosen != "m3u")
     request = job.Request(
         inputs=inputs,
         out=None if out == lists.STDOUT else out,
         model=model,
         device=device,
-        backend=backend.value,
-        precision=precision.value,
+        backend=backend,
+        precision=precision,
         workers=workers,
         strict=strict,
         null=null,

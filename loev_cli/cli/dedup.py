@@ -44,7 +44,7 @@ def dedup(
 
     options.refuse_repeats(context)
     chosen = lists.format_of(list_format, out, [emb])
-    lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
+    lists.check_root(root, unused=chosen != "m3u")
     library = open_library(emb)
     with lists.ListWriter(
         "dedup",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,13 +14,6 @@ from loev_cli.cli._console import (
     stdout_bytes,
 )
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, StoppedError
-
-
-class EngineName(StrEnum):
-    """What can do the work."""
-
-    LOCAL = "local"
-    RAY = "ray"
 
 
 def embed(
@@ -114,8 +106,8 @@ def embed(
         ),
     ] = False,
     device: options.Device = "auto",
-    backend: options.Backend = options.BackendName.AUTO,
-    precision: options.Precision = options.PrecisionName.AUTO,
+    backend: options.Backend = "auto",
+    precision: options.Precision = "auto",
     batch_size: Annotated[
         int | None,
         options.running(
@@ -127,12 +119,12 @@ def embed(
     ] = None,
     workers: options.Workers = None,
     engine: Annotated[
-        EngineName,
+        Literal["local", "ray"],
         options.running(
             help="local, or ray: the cluster at RAY_ADDRESS, or this machine if RAY_ADDRESS is not "
             "set; --workers is then the number of Ray workers."
         ),
-    ] = EngineName.LOCAL,
+    ] = "local",
     file_timeout_s: Annotated[
         float,
         options.running(
@@ -186,11 +178,11 @@ def embed(
         annotate=annotate,
         hop_s=hop_s,
         device=device,
-        backend=backend.value,
-        precision=precision.value,
+        backend=backend,
+        precision=precision,
         batch_size=batch_size,
         workers=workers,
-        engine=engine.value,
+        engine=engine,
         file_timeout_s=file_timeout_s,
         download_limits=Limits(round(max_download_gb * 1e9), download_timeout_s),
         shard=None if shard is None else job.parse_shard(shard, os.environ),

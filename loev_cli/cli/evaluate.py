@@ -76,8 +76,8 @@ def evaluate(
         int, options.running(min=0, help="Seed of folds, intervals and probes.", metavar="S")
     ] = 0,
     device: options.Device = "auto",
-    backend: options.Backend = options.BackendName.AUTO,
-    precision: options.Precision = options.PrecisionName.AUTO,
+    backend: options.Backend = "auto",
+    precision: options.Precision = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -102,8 +102,8 @@ def evaluate(
         map_method=map_method,
         seed=seed,
         device=device,
-        backend=backend.value,
-        precision=precision.value,
+        backend=backend,
+        precision=precision,
         command=shlex.join(["loev", *context.obj]),
     )
     try:

@@ -100,7 +100,7 @@ def search(
     if by is not None and weights is not None:
         raise UsageError("--by and --weights exclude each other", hint="--by x is --weights x=1")
     chosen = lists.format_of(list_format, out, [emb, *queries])
-    lists.check_root(root, unused=chosen != lists.ListFormat.M3U and like_but is None)
+    lists.check_root(root, unused=chosen != "m3u" and like_but is None)
     parsed = None if weights is None else parse_weights(weights)
     session = Session(
         emb,
