@@ -9,7 +9,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from functools import cache
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -103,11 +104,17 @@ def _forget_useless_width() -> None:
         os.environ.pop("COLUMNS", None)
 
 
+@cache
+def _command() -> Any:
+    # Kept, since a notebook or a test may run many command lines in one process.
+    return typer.main.get_command(build_app())
+
+
 def _invoke(argv: list[str]) -> None:
     if not {"--help", "-h", "--version"} & set(argv):
         check_working_folder()
     # Not app(): it would answer interrupts, broken pipes and usage errors in its own way.
-    command = typer.main.get_command(build_app())
+    command = _command()
     # A command that writes down how it was called finds the words in the context's obj.
     with command.make_context("loev", argv or ["--help"], obj=tuple(argv)) as context:
         command.invoke(context)
