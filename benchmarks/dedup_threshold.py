@@ -24,7 +24,7 @@ from loev_cli.audio import find, load
 from loev_cli.embed import Request, embed
 from loev_cli.evaluate.equivariance import STRETCH_RATE_HZ, Rubberband
 from loev_cli.search import open_library
-from loev_cli.search.audio_query import FileEmbedder
+from loev_cli.search.session import model_of
 
 RATE_HZ = STRETCH_RATE_HZ
 POOR_RATE_HZ = 16000  # at 44.1 kHz MP3 has no fewer than 32 kbit/s
@@ -94,7 +94,7 @@ def main() -> None:
         space = library.subspaces["invariant"]
         sources = {source.path: source.file for source in find(folders)}
         chosen = np.linspace(0, len(library) - 1, min(arguments.n, len(library))).round()
-        embedder = FileEmbedder(library.meta, model=arguments.model)
+        model = model_of(library.meta, model=arguments.model)
 
         other = 1 - x @ x.T
         pairs = other[np.triu_indices(len(x), 1)]
@@ -105,7 +105,8 @@ def main() -> None:
             distances = []
             for row in chosen.astype(int).tolist():
                 waveform = load(sources[library.paths[row]], RATE_HZ)
-                vector = embedder.vectors(change(waveform, Path(scratch)))["invariant"]
+                file = change(waveform, Path(scratch))
+                vector = model.embed_file(file, hop_s=library.meta["hop_s"])["invariant"]
                 distances.append(float(1 - space.ready(vector) @ x[row]))
             d = np.array(distances)
             shares = "".join(f" {np.mean(d <= t):.2f} |" for t in THRESHOLDS)

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-from loev_cli.search.explore import Access, AudioFiles, listen, make_app
-from loev_cli.search.explore.server import make_server
+from loev_cli.explore import Access, AudioFiles, listen, make_app
+from loev_cli.explore.server import make_server
 from loev_cli.search.library import open_library
 from loev_cli.writers import Row, open_writer
 
@@ -91,9 +91,9 @@ def write_synthetic(out: Path, n: int) -> None:
     rng = np.random.default_rng(0)
     vectors = {}
     for name in META["subspaces"]:
-        centres = rng.standard_normal((200, DIM))
+        centers = rng.standard_normal((200, DIM))
         noise = rng.standard_normal((n, DIM), np.float32)
-        vectors[name] = (centres[rng.integers(0, 200, n)] + 0.8 * noise).astype(np.float32)
+        vectors[name] = (centers[rng.integers(0, 200, n)] + 0.8 * noise).astype(np.float32)
     with open_writer(str(out), META) as writer:
         for i in range(n):
             row = {name: x[i] for name, x in vectors.items()}
@@ -160,11 +160,11 @@ def main() -> None:
             measure(f"http://127.0.0.1:{listener.getsockname()[1]}/", options.chromium)
             server.should_exit = True
             thread.join()
-        from loev_cli.search.explore import maps
+        from loev_cli.explore import layout
 
-        for name in ("components", "neighbours"):
+        for name in ("components", "neighbors"):
             began, cpu = time.perf_counter(), time.process_time()
-            getattr(maps, name)(library.vectors["pitch"])
+            getattr(layout, name)(library.vectors["pitch"])
             print(
                 f"map by {name}: {time.perf_counter() - began:.1f} s by the clock, "
                 f"{time.process_time() - cpu:.1f} s of CPU time"

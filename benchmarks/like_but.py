@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -25,26 +22,11 @@ from loev_cli.audio import find, load
 from loev_cli.embed import Request, embed
 from loev_cli.evaluate.equivariance import STRETCH_RATE_HZ, Rubberband
 from loev_cli.search import open_library
-from loev_cli.search.audio_query import FileEmbedder
 from loev_cli.search.library import Subspace, Vectors
-from loev_cli.search.like_but import Change, move, parse_change
-from loev_cli.writers import Meta
+from loev_cli.search.session import model_of
+from loev_cli.search.shifted_query import Asked, Change, move, parse_change
 
 CHANGES = ("pitch=+2", "pitch=-3", "pitch=+5", "tempo=+10%", "tempo=-15%", "tempo=+25%")
-
-
-@dataclass(frozen=True)
-class Query:
-    """A track that no annotation is known of."""
-
-    meta: Meta
-    vectors: Mapping[str, Vectors]
-
-    def raw(self) -> Mapping[str, Vectors]:
-        return self.vectors
-
-    def value(self, column: str) -> Any:
-        return None
 
 
 def changed(source: Path, change: Change, folder: Path) -> Path:
@@ -74,30 +56,31 @@ def main() -> None:
         folders = [str(folder) for folder in arguments.folders]
         embed(Request(folders, str(out)))
         library = open_library(out)
-        embedder = FileEmbedder(library.meta)
+        model = model_of(library.meta)
+
+        def listen(file: Path, speed: float = 1.0) -> dict[str, Vectors]:
+            return model.embed_file(file, hop_s=library.meta["hop_s"], speed=speed)
+
         files = {source.path: source.file for source in find(folders)}
         chosen = np.linspace(0, len(library) - 1, min(arguments.n, len(library))).round()
         sources = [files[library.paths[row]] for row in chosen.astype(int).tolist()]
-        queries = [Query(library.meta, embedder.vectors(source)) for source in sources]
+        queries = [listen(source) for source in sources]
 
         print(f"{len(library)} tracks and {len(sources)} changed ones: cosine, nearest\n")
         print("| change | unmoved | by rotating | by embedding |\n|---|---|---|---|")
         for text in CHANGES:
             change = parse_change(text)
             name, space = change.attribute, library.subspaces[change.attribute]
-            vectors = [
-                embedder.vectors(changed(source, change, Path(scratch)))[name] for source in sources
-            ]
+            vectors = [listen(changed(source, change, Path(scratch)))[name] for source in sources]
             truth = np.stack([space.ready(vector) for vector in vectors])
             gallery = np.concatenate([truth, library.vectors[name]])
-            ways: dict[str, list[Vectors]] = {"unmoved": [q.vectors[name] for q in queries]}
+            ways: dict[str, list[Vectors]] = {"unmoved": [query[name] for query in queries]}
             if name == "pitch":
-                turned = [move(change, q, None, embedder.vectors) for q in queries]
+                turned = [
+                    move(change, Asked(library.meta, None, query.copy), listen) for query in queries
+                ]
                 ways["by rotating"] = [moved.vectors[name] for moved in turned]
-            played = [
-                move(change, query, source, embedder.vectors)
-                for query, source in zip(queries, sources, strict=True)
-            ]
+            played = [move(change, Asked(library.meta, source), listen) for source in sources]
             ways["by embedding"] = [moved.vectors[name] for moved in played]
             cells = [
                 cell(ways[way], space, gallery) if way in ways else ""

@@ -3,7 +3,7 @@
     python benchmarks/search_scale.py [--n 1000000] [--dir FOLDER] [--queries 200]
 
 Makes a library of N rows x 3 subspaces x 256 that lie as embeddings do and not as noise: groups of
-unequal size (2,000, Zipf with exponent 0.7), spread 0.6 of that of their centres, and in both a
+unequal size (2,000, Zipf with exponent 0.7), spread 0.6 of that of their centers, and in both a
 variance that falls along the axes as i ** -1.65, the slope measured on `tempo` of the shipped model
 over 206 clips; those of the other two subspaces fall faster, and are easier. Nearly all queries
 have their answers in their own group. Then runs `loev index`, and in a process of its own asks for
@@ -30,7 +30,8 @@ import numpy as np
 import pyarrow as pa
 
 from loev_cli.search.database import Database
-from loev_cli.search.query import Query
+from loev_cli.search.find import RowQuery
+from loev_cli.search.library import Query
 from loev_cli.writers.tables import schema_of
 
 DIM = 256
@@ -64,7 +65,7 @@ class Source:
         self.seed = seed
         self.scale = (np.arange(1, DIM + 1) ** (-SLOPE / 2)).astype(np.float32)
         self.rotation = np.linalg.qr(rng.standard_normal((DIM, DIM)))[0].astype(np.float32)
-        self.centres = rng.standard_normal((N_GROUPS, DIM), np.float32) * self.scale
+        self.centers = rng.standard_normal((N_GROUPS, DIM), np.float32) * self.scale
         share = np.arange(1, N_GROUPS + 1) ** -0.7
         self.share = share / share.sum()
 
@@ -72,7 +73,7 @@ class Source:
         rng = np.random.default_rng([self.seed, number])
         group = rng.choice(N_GROUPS, n, p=self.share)
         noise = rng.standard_normal((n, DIM), np.float32) * self.scale
-        return (self.centres[group] + SPREAD * noise) @ self.rotation
+        return (self.centers[group] + SPREAD * noise) @ self.rotation
 
 
 def path_of(row: int) -> str:
@@ -144,7 +145,7 @@ def ask(folder: Path, paths: list[str]) -> dict[str, Any]:
         for path in [*paths[:20], *paths]:  # the first 20 to warm up
             began, cpu_began = time.perf_counter(), time.process_time()
             query = Query(weights, K, exclude=frozenset({path}))
-            hits, _ = database.search(database.of_path(path), query)
+            hits = database.search(database.query_of(RowQuery(path, -1)), query)
             taken.append(1000 * (time.perf_counter() - began))
             cpu.append(1000 * (time.process_time() - cpu_began))
             answers.append([hit.path for hit in hits])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -179,6 +180,11 @@ def loev(capsys: pytest.CaptureFixture[str]) -> Loev:
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    """What :func:`loev` finds on standard input."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
 def command(*arguments: str | Path, python: Sequence[str] = ()) -> list[str]:

@@ -21,22 +21,20 @@ from loev_cli.backends.machine import CudaDriver
 from loev_cli.bundle import FORMAT_VERSION, ONNX_FILE, Bundle
 from loev_cli.cli import COMMANDS, build_app, main
 from loev_cli.cli._boundary import signals_raise
+from loev_cli.embed import dry_run
 from loev_cli.writers import read
 from tests.conftest import (
     Loev,
     add_bad_files,
     command,
     environment,
+    feed,
     in_process_of_its_own,
     write_audio,
     write_config,
 )
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="signals and pipes of POSIX")
-
-
-def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
 # ---------------------------------------------------------------- embed
@@ -132,7 +130,10 @@ def test_json_lines_of_a_list_come_in_its_order(
     assert paths == [file for file in files if file != "gone.wav"]
 
 
-def test_dry_run(loev: Loev, bundle: Bundle, library: Path, tmp_path: Path) -> None:
+def test_dry_run(
+    loev: Loev, bundle: Bundle, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[dry_run.__module__], "_TRIAL_S", 0.05)
     out = tmp_path / "x.npz"
     done = loev("embed", library, "--out", out, "--model", bundle.path, "--dry-run")
     assert done.code == 0
@@ -371,8 +372,8 @@ def test_the_c_libraries_are_not_heard(bundle: Bundle, tmp_path: Path) -> None:
 
 @posix_only
 def test_a_broken_pipe_ends_quietly(bundle: Bundle, tmp_path: Path) -> None:
-    for i in range(300):  # three times what a pipe holds: nobody can write it all and leave
-        write_audio(tmp_path / f"{i:03}.wav", 0.3)
+    for i in range(8):  # more than a pipe holds: nobody can write it all and leave
+        write_audio(tmp_path / f"{i:03}.wav", 1.0)
     options = ["--out", "-", "--model", str(bundle.path), "--hop-s", "0.001", "--per-window"]
     process = subprocess.Popen(
         command("embed", tmp_path, *options),
@@ -546,7 +547,7 @@ def test_idle_workers_do_not_keep_a_process_that_used_arrow() -> None:
     program = (
         "import time, pyarrow, joblib\n"
         "from loev_cli.cli._boundary import leave\n"
-        "joblib.Parallel(n_jobs=2)(joblib.delayed(time.sleep)(0.2) for _ in range(20))\n"
+        "joblib.Parallel(n_jobs=2)(joblib.delayed(time.sleep)(0.01) for _ in range(4))\n"
         "leave(7)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], env=environment(), timeout=120)

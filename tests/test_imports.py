@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Rows from the bottom up; a module imports from rows below its own, or from its own part.
 ROWS = [
-    ["errors", "interrupts"],
+    ["defaults", "errors", "interrupts"],
     ["files"],
     ["bundle", "manifest", "remote"],
     ["annotations"],
@@ -27,7 +27,7 @@ ROWS = [
     ["embed"],
     ["api"],
     ["evaluate", "search", "export", "train", "hear"],
-    ["experiments"],
+    ["experiments", "explore"],
     ["cli"],
 ]
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from loev_cli.bundle import Bundle
-from loev_cli.cli._lists import ListFormat, ListWriter, is_list_of
+from loev_cli.cli._lists import ListWriter, is_list_of
 from loev_cli.embed.merge import merge
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.export import check_out as check_bundle_out
@@ -342,7 +342,7 @@ def test_a_list_that_fails_leaves_nothing(tmp_path: Path) -> None:
     out.parent.mkdir()
     with (
         pytest.raises(OutputError, match=r"x\.csv"),
-        ListWriter("search", ListFormat.CSV, str(out), inputs=[], overwrite=False) as listed,
+        ListWriter("search", "csv", str(out), inputs=[], overwrite=False) as listed,
     ):
         listed.add({"rank": 1, "path": "a", "score": 1.0}, 1.0)
         for file in out.parent.iterdir():

@@ -13,8 +13,8 @@ import pytest
 
 from loev_cli.audio import find
 from loev_cli.bundle import Bundle
+from loev_cli.explore.audio_files import AudioFiles
 from loev_cli.row_names import path_of_row, row_name
-from loev_cli.search.explore.files import AudioFiles
 from loev_cli.search.find import RowQuery, find_query
 from tests.conftest import Loev, environment, write_audio
 from tests.conftest import command as words

@@ -9,14 +9,20 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from functools import cache
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from loev_cli import __version__
-from loev_cli.cli._boundary import check_working_folder, exit_code_of, leave, signals_raise
-from loev_cli.cli._console import stop_logging
-from loev_cli.cli._streams import standard_streams
+from loev_cli.cli._boundary import (
+    check_working_folder,
+    exit_code_of,
+    leave,
+    signals_raise,
+    standard_streams,
+)
+from loev_cli.cli._console import log_to_stderr, stop_logging
 
 _COLUMNS = range(20, 10_000)
 
@@ -81,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     _forget_useless_width()
+    if debug:
+        log_to_stderr()
     with standard_streams(silence_libraries=not debug), signals_raise():
         code = exit_code_of(lambda: _invoke(argv), debug=debug)
     stop_logging()
@@ -96,11 +104,17 @@ def _forget_useless_width() -> None:
         os.environ.pop("COLUMNS", None)
 
 
+@cache
+def _command() -> Any:
+    # Kept, since a notebook or a test may run many command lines in one process.
+    return typer.main.get_command(build_app())
+
+
 def _invoke(argv: list[str]) -> None:
     if not {"--help", "-h", "--version"} & set(argv):
         check_working_folder()
     # Not app(): it would answer interrupts, broken pipes and usage errors in its own way.
-    command = typer.main.get_command(build_app())
+    command = _command()
     # A command that writes down how it was called finds the words in the context's obj.
     with command.make_context("loev", argv or ["--help"], obj=tuple(argv)) as context:
         command.invoke(context)

@@ -3,12 +3,11 @@ With ``--log-json`` each of these is an event."""
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
-from typing import Self
 
-from loev_cli.cli._console import clock, on_terminal, plural, say, show, size, tell
+from loev_cli.cli._console import clock, plural, say, show, size, tell
+from loev_cli.cli._progress import Bars
 from loev_cli.embed import (
     FAILURES_SUFFIX,
     JOURNAL_SUFFIX,
@@ -28,13 +27,13 @@ from loev_cli.writers import STDOUT
 _TELL_EVERY_S = 5.0
 
 
-class Progress:
-    """Takes the run's events; a context manager that clears its bar in the end."""
+class Progress(Bars):
+    """Takes the run's events."""
 
     def __init__(self, *, quiet: bool, log_json: bool) -> None:
+        super().__init__(shown=not quiet and not log_json)
         self._quiet = quiet
         self._log_json = log_json
-        self._bar = None if quiet or log_json or not on_terminal() else _Bar()
         self._n_tracks = 0
         self._n_kept = 0
         self._n_done = 0
@@ -43,11 +42,11 @@ class Progress:
         self._began = self._told = time.monotonic()
 
     def take(self, event: Event) -> None:
+        """Show it."""
         match event:
             case RunStarted():
                 self._n_tracks, self._n_kept = event.n_tracks, event.n_kept
-                if self._bar:
-                    self._bar.start(event.n_tracks)
+                self.update("embedding", 0, event.n_tracks)
                 if self._log_json:
                     tell("started", **asdict(event))
                 elif event.n_kept and not self._quiet:
@@ -55,8 +54,7 @@ class Progress:
             case TrackDone():
                 self._n_done += 1
                 self._audio_s += event.duration_s
-                if self._bar:
-                    self._bar.advance(event.duration_s)
+                self._advance()
                 for text in event.warnings:
                     if self._log_json:
                         tell("warning", path=event.path, text=text)
@@ -70,11 +68,15 @@ class Progress:
                     tell("failed", **asdict(event))
                 else:
                     say(f"loev: failed ({event.stage}): {event.message}")
-                if self._bar:
-                    self._bar.advance(0.0)
+                self._advance()
             case Notice():
                 if not self._quiet:
                     say(f"loev: warning: {event.text}")
+
+    def _advance(self) -> None:
+        speed = self._audio_s / max(time.monotonic() - self._began, 1e-3)
+        n_ended = self._n_done + self._n_failed
+        self.update("embedding", n_ended, self._n_tracks, f"{speed:.0f} x real time")
 
     def how_to_go_on(self, out: str) -> str:
         """After an interruption: what is kept, and what to do."""
@@ -98,13 +100,6 @@ class Progress:
             audio_s=round(self._audio_s, 1),
             wall_s=round(self._told - self._began, 1),
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar:
-            self._bar.stop()
 
 
 def report(result: Report, request: Request, *, quiet: bool, stats: bool, log_json: bool) -> None:
@@ -193,55 +188,16 @@ def _stats_lines(stats: Stats) -> list[str]:
 
 def _figures(result: Report) -> dict[str, object]:
     stats = result.stats
+    counts = ("n_done", "n_rows", "n_orphans", "n_missing", "n_pruned", "n_out_of_sight", "n_stale")
+    times_s = ("decode_s", "encode_s", "write_s", "waiting_s")
     return {
-        "n_done": result.n_done,
-        "n_rows": result.n_rows,
-        "n_orphans": result.n_orphans,
-        "n_missing": result.n_missing,
-        "n_pruned": result.n_pruned,
-        "n_out_of_sight": result.n_out_of_sight,
-        "n_stale": result.n_stale,
+        **{name: getattr(result, name) for name in counts},
         "passed_over": dict(result.passed_over),
         "audio_s": round(result.audio_s, 3),
         "wall_s": round(result.wall_s, 3),
         "audio_s_per_s": round(result.audio_s / max(result.wall_s, 1e-9), 1),
-        "decode_s": round(stats.decode_s, 3),
-        "encode_s": round(stats.encode_s, 3),
-        "write_s": round(stats.write_s, 3),
-        "waiting_s": round(stats.waiting_s, 3),
+        **{name: round(getattr(stats, name), 3) for name in times_s},
         "n_decoders": stats.n_decoders,
         "n_encoders": stats.n_encoders,
         "limit": stats.limit if stats.wall_s else None,
     }
-
-
-class _Bar:
-    def __init__(self) -> None:
-        # rich's own imports take a tenth of a second; pipes do not need them.
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as TimeLeft
-
-        self._bar = Progress(
-            TextColumn("embedding"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[audio]}"),
-            TimeLeft(),
-            console=Console(file=sys.stderr),
-            transient=True,
-        )
-        self._task = self._bar.add_task("embed", total=None, audio="")
-        self._audio_s = 0.0
-
-    def start(self, n_tracks: int) -> None:
-        self._bar.update(self._task, total=n_tracks)
-        self._bar.start()
-
-    def advance(self, audio_s: float) -> None:
-        self._audio_s += audio_s
-        speed = self._audio_s / max(self._bar.tasks[0].elapsed or 0.0, 1e-3)
-        self._bar.update(self._task, advance=1, audio=f"{speed:.0f} x real time")
-
-    def stop(self) -> None:
-        self._bar.stop()

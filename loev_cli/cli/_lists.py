@@ -7,14 +7,11 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import UNPRINTABLE, say, show, stdout_bytes, stdout_is_terminal
+from loev_cli.cli._console import UNPRINTABLE, say, show, stdout_bytes, stdout_is_terminal, table
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.row_names import path_of_row
 
@@ -27,19 +24,13 @@ _FORMULA = ("=", "+", "-", "@", "\t")
 _N_BYTES_LOOKED_AT = 1 << 16
 
 
-class ListFormat(StrEnum):
-    TABLE = "table"
-    JSONL = "jsonl"
-    CSV = "csv"
-    M3U = "m3u"
-
-
-_OF_EXTENSION = {
-    ".txt": ListFormat.TABLE,
-    ".jsonl": ListFormat.JSONL,
-    ".csv": ListFormat.CSV,
-    ".m3u": ListFormat.M3U,
-    ".m3u8": ListFormat.M3U,
+ListFormat = Literal["table", "jsonl", "csv", "m3u"]
+_OF_EXTENSION: dict[str, ListFormat] = {
+    ".txt": "table",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".m3u": "m3u",
+    ".m3u8": "m3u",
 }
 
 # What the lists of a command have in common, in this order. The first column is the first of a
@@ -52,36 +43,25 @@ _COLUMNS = {
 
 Format = Annotated[
     ListFormat | None,
-    typer.Option(
+    options.output(
         "--format",
         help="Default: inferred from the extension of --out (.txt is a table); a table on stdout.",
-        show_default=False,
-        rich_help_panel=options.OUTPUT,
     ),
 ]
 Out = Annotated[
     str,
-    typer.Option(
-        help="A .txt, .csv, .jsonl, .m3u or .m3u8 file; - is stdout.",
-        metavar="FILE",
-        rich_help_panel=options.OUTPUT,
-    ),
+    options.output(help="A .txt, .csv, .jsonl, .m3u or .m3u8 file; - is stdout.", metavar="FILE"),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option(
-        "--overwrite",
-        help="Replace --out even if this command did not create it.",
-        rich_help_panel=options.OUTPUT,
-    ),
+    options.output("--overwrite", help="Replace --out even if this command did not create it."),
 ]
 CsvSafe = Annotated[
     bool,
-    typer.Option(
+    options.output(
         "--csv-safe",
         help="Put an apostrophe before CSV cells that a spreadsheet would evaluate as formulas: "
         "text that begins with =, +, -, @ or a tab.",
-        rich_help_panel=options.OUTPUT,
     ),
 ]
 
@@ -101,7 +81,7 @@ def format_of(asked: ListFormat | None, out: str, inputs: Iterable[str | Path]) 
         check_no_input(Path(out), inputs)  # a clearer error than one about the extension
     suffix = "" if out == STDOUT else Path(out).suffix
     if not suffix:
-        return asked or ListFormat.TABLE
+        return asked or "table"
     found = _OF_EXTENSION.get(suffix.lower())
     if found is None:
         raise UsageError(
@@ -109,7 +89,7 @@ def format_of(asked: ListFormat | None, out: str, inputs: Iterable[str | Path]) 
             hint=f"{', '.join(_OF_EXTENSION)}, or - for stdout",
         )
     if asked is not None and asked != found:
-        raise UsageError(f"{out}: --format {asked.value} does not match the extension '{suffix}'")
+        raise UsageError(f"{out}: --format {asked} does not match the extension '{suffix}'")
     return found
 
 
@@ -121,6 +101,18 @@ def check_root(root: Path | None, *, unused: bool) -> None:
         raise UsageError("--root is for playlists and --like-but", hint="add --format m3u")
     if not root.is_dir():
         raise UsageError(f"--root {root}: no such folder")
+
+
+def default_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; ``path`` comes last, where its length disturbs nothing."""
+    names = [name for name in records[0] if name != "path"] + ["path"]
+    return names, [[_cell(record.get(name)) for name in names] for record in records]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.{_N_DECIMALS}f}"
+    return "" if value is None else str(value)
 
 
 class ListWriter:
@@ -137,7 +129,7 @@ class ListWriter:
         header: of a CSV without any track.
         root: folder that goes before paths in a playlist.
         csv_safe: cells of a CSV that look like formulas get an apostrophe.
-        table: records -> a table's header and rows.
+        as_table: records -> a table's header and rows.
 
     Raises:
         UsageError, OutputError: nothing may or can be written to ``out``.
@@ -154,14 +146,14 @@ class ListWriter:
         header: Sequence[str] = (),
         root: Path | None = None,
         csv_safe: bool = False,
-        table: Callable[[Sequence[Record]], tuple[list[str], list[list[str]]]] | None = None,
+        as_table: Callable[[Sequence[Record]], tuple[list[str], list[list[str]]]] = default_table,
     ) -> None:
         self._command = command
         self._format = chosen
         self._header: Sequence[str] = header
         self._root = root
         self._csv_safe = csv_safe
-        self._as_table = table or as_table
+        self._as_table = as_table
         self._records: list[Record] = []
         self._begun = False
         self._file: AtomicFile | None = None
@@ -189,27 +181,25 @@ class ListWriter:
     def add(self, record: Record, duration_s: float) -> None:
         """One track; its record has a ``path``, and the keys of the records before."""
         match self._format:
-            case ListFormat.TABLE:
+            case "table":
                 self._records.append(record)
-            case ListFormat.JSONL:
+            case "jsonl":
                 self._write(json.dumps(record, ensure_ascii=False, allow_nan=False))
-            case ListFormat.CSV:
+            case "csv":
                 self._begin(list(record))
                 self._write(csv_line(list(record.values()), safe=self._csv_safe))
-            case ListFormat.M3U:
+            case "m3u":
                 self._begin([])
                 self._write_entry(str(record["path"]), duration_s)
 
     def finish(self) -> None:
         """All tracks are there: the file appears."""
-        if self._format is ListFormat.TABLE and self._records:
-            from loev_cli.cli._table import table
-
+        if self._format == "table" and self._records:
             drawn = self._file is None and stdout_is_terminal()
             self._write(table(*self._as_table(self._records), drawn=drawn), is_safe=True)
-        elif self._format is ListFormat.CSV:
+        elif self._format == "csv":
             self._begin(self._header)
-        elif self._format is ListFormat.M3U:
+        elif self._format == "m3u":
             self._begin([])
             self._write(_marker(self._command))
         if self._file is not None:
@@ -221,7 +211,7 @@ class ListWriter:
         if self._begun:
             return
         self._begun = True
-        self._write("#EXTM3U" if self._format is ListFormat.M3U else csv_line(header, safe=False))
+        self._write("#EXTM3U" if self._format == "m3u" else csv_line(header, safe=False))
 
     def _write_entry(self, row_name: str, duration_s: float) -> None:
         """An entry of an extended M3U. A path with a line break in it cannot be listed."""
@@ -239,7 +229,7 @@ class ListWriter:
             with _writing(self._file.name):
                 self._file.stream.write(_encoded(text))
         elif is_safe or stdout_is_terminal():
-            if self._format is ListFormat.JSONL:  # escapes that JSON knows
+            if self._format == "jsonl":  # escapes that JSON knows
                 text = UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text)
             show(text, raw=is_safe)
         elif (stream := stdout_bytes()) is not None:
@@ -266,18 +256,6 @@ def csv_line(values: Sequence[Any], *, safe: bool) -> str:
     # Before Python 3.13 a lone \r is quoted only where it is part of the line's end.
     csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue().removesuffix("\r\n")
-
-
-def as_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; ``path`` comes last, where its length disturbs nothing."""
-    names = [name for name in records[0] if name != "path"] + ["path"]
-    return names, [[_cell(record.get(name)) for name in names] for record in records]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.{_N_DECIMALS}f}"
-    return "" if value is None else str(value)
 
 
 def is_list_of(command: str, file: Path) -> bool:

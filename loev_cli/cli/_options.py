@@ -1,112 +1,126 @@
-"""Options that several commands have, spelled the same in every one."""
+"""Options that several commands have, spelled the same in every one, and what they say together."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from loev_cli.errors import UsageError
 
-MODEL = "Model"
+if TYPE_CHECKING:
+    from loev_cli.train.config import TrainConfig
+
 OUTPUT = "Output"
 RUNNING = "Running"
-SEARCHING = "Searching"
-REPORTING = "Reporting"
 
 
-class BackendName(StrEnum):
-    AUTO = "auto"
-    ONNX = "onnx"
-    TORCH = "torch"
+def panel(title: str) -> partial[Any]:
+    """What makes an option that ``--help`` lists under a title; called as ``typer.Option`` is."""
+    return partial(typer.Option, rich_help_panel=title)
 
 
-class PrecisionName(StrEnum):
-    AUTO = "auto"
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
+model = panel("Model")
+output = panel(OUTPUT)
+running = panel(RUNNING)
+searching = panel("Searching")
+reporting = panel("Reporting")
 
 
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="Only errors on stderr.", rich_help_panel=REPORTING),
+Emb = Annotated[
+    Path,
+    typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
 ]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug",
-        help="Show tracebacks and library log messages.",
-        rich_help_panel=REPORTING,
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Audio files, folders (searched recursively), s3:// and other URLs of them, or "
+        "- for a list of paths on stdin.",
     ),
 ]
+Quiet = Annotated[bool, reporting("--quiet", "-q", help="Only errors on stderr.")]
+Debug = Annotated[bool, reporting("--debug", help="Show tracebacks and library log messages.")]
 LogJson = Annotated[
-    bool,
-    typer.Option(
-        "--log-json",
-        help="Log to stderr as JSON lines, each with an event.",
-        rich_help_panel=REPORTING,
-    ),
+    bool, reporting("--log-json", help="Log to stderr as JSON lines, each with an event.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.", rich_help_panel=REPORTING)]
+Json = Annotated[bool, reporting("--json", help="JSON on stdout.")]
 Model = Annotated[
-    str,
-    typer.Option(
-        help="Name of a shipped model, or a bundle folder.",
-        metavar="NAME|FOLDER",
-        rich_help_panel=MODEL,
-    ),
+    str, model(help="Name of a shipped model, or a bundle folder.", metavar="NAME|FOLDER")
 ]
 Device = Annotated[
     str,
-    typer.Option(
+    running(
         help="auto uses the first CUDA device if it works, otherwise the CPU; cuda:all uses every "
         "CUDA device.",
         metavar="auto|cpu|cuda|cuda:N|cuda:all",
-        rich_help_panel=RUNNING,
     ),
 ]
 Backend = Annotated[
-    BackendName,
-    typer.Option(help="auto is onnx; torch needs the train extra.", rich_help_panel=RUNNING),
+    Literal["auto", "onnx", "torch"], running(help="auto is onnx; torch needs the train extra.")
 ]
 Precision = Annotated[
-    PrecisionName,
-    typer.Option(
-        help="auto is fp32; fp16 and bf16 need --backend torch and a CUDA device.",
-        rich_help_panel=RUNNING,
-    ),
+    Literal["auto", "fp32", "fp16", "bf16"],
+    running(help="auto is fp32; fp16 and bf16 need --backend torch and a CUDA device."),
 ]
 Cache = Annotated[
     Path | None,
-    typer.Option(
-        help="Cache folder of decoded tracks; default ~/.cache/loev/features.",
-        metavar="FOLDER",
-        rich_help_panel=RUNNING,
+    running(
+        help="Cache folder of decoded tracks; default ~/.cache/loev/features.", metavar="FOLDER"
     ),
 ]
 Where = Annotated[
     str | None,
-    typer.Option(
+    searching(
         help="Keep only tracks matching this filter, such as 'duration_s > 60 and not silent'; "
         "see docs/search.md.",
         metavar="EXPR",
-        show_default=False,
-        rich_help_panel=SEARCHING,
     ),
 ]
 Root = Annotated[
     Path | None,
-    typer.Option(
+    output(
         help="Folder that the tracks' paths are relative to; prepended to them in playlists, and "
         "used to read the audio for --like-but.",
         metavar="FOLDER",
-        show_default=False,
-        rich_help_panel=OUTPUT,
     ),
 ]
+Null = Annotated[
+    bool,
+    running("--null", "-0", help="The list on stdin is NUL-separated, as written by find -print0."),
+]
+Workers = Annotated[
+    int | None,
+    running(
+        min=1, help="Processes that decode audio; default depends on the machine.", metavar="N"
+    ),
+]
+
+# Options that stand in different panels: Annotated[int | None, panel(**FOLDS)].
+CONFIG: dict[str, Any] = {
+    "help": "TOML file of settings, or a built-in one: paper, laptop, loevpp-small. "
+    "Options override it.",
+    "metavar": "FILE|NAME",
+}
+SET: dict[str, Any] = {
+    "help": "Any setting of the config, such as augmentations.eq.gain_db=3.",
+    "metavar": "KEY=VALUE",
+}
+FOLDS: dict[str, Any] = {
+    "help": "Cross-validate over groups and ignore the manifest's split; default 5 if it has none.",
+    "metavar": "N",
+}
+CHANGED: dict[str, Any] = {
+    "min": 2,
+    "help": "Number of tracks to transform in pitch, tempo, level and noise.",
+    "metavar": "N",
+}
+STRETCHER: dict[str, Any] = {
+    "help": "auto is rubberband if that command is installed.",
+    "metavar": "auto|rubberband|signalsmith",
+}
 
 
 def refuse_repeats(context: typer.Context) -> None:
@@ -146,3 +160,33 @@ def names(text: str, option: str) -> list[str]:
     if not all(parts):
         raise UsageError(f"{option} '{text}' has an empty name", hint=f"as in {option} a,b")
     return parts
+
+
+def settings_of(
+    config_file: str | None, assignments: list[str], named: dict[str, Any]
+) -> TrainConfig:
+    """Defaults, then the file, then --set, then the named options."""
+    from loev_cli.train.config import TrainConfig, from_mapping, parse_assignment, read_toml
+
+    raw = read_toml(config_file) if config_file else {}
+    for assignment in assignments:
+        keys, value = parse_assignment(assignment)
+        table = raw
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise UsageError(f"--set {assignment}: '{key}' is a value, not a table")
+        table[keys[-1]] = value
+    if named["steps"] is not None or named["minutes"] is not None:
+        raw.pop("steps", None)
+        raw.pop("minutes", None)
+    raw.update({key: value for key, value in named.items() if value is not None})
+    return from_mapping(TrainConfig, raw)
+
+
+def check_budget(steps: int | None, minutes: float | None) -> None:
+    """Raises UsageError if both are given, or ``minutes`` is not positive."""
+    if steps is not None and minutes is not None:
+        raise UsageError("--steps and --minutes exclude each other", hint="give one of them")
+    if minutes is not None and minutes <= 0:
+        raise UsageError(f"--minutes is {minutes:g}, must be above 0")

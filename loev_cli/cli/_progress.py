@@ -1,15 +1,15 @@
-"""Progress of evaluations: a bar per stage on a terminal, otherwise a line per stage."""
+"""Progress on stderr: bars on a terminal, otherwise a line per stage or run."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from loev_cli.cli._console import escaped, on_terminal, say
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
     from loev_cli.evaluate.job import Event
     from loev_cli.experiments.runs import RunEvent
@@ -17,33 +17,57 @@ if TYPE_CHECKING:
 _LINE_EVERY_S = 60.0
 
 
-class StageDisplay:
-    """Stages of judging; and a line per bad file."""
+class Bars:
+    """Bars with a name each; a context manager that clears them in the end.
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bar: Progress | None = None
+    Args:
+        shown: if False, or if stderr is no terminal, nothing is drawn.
+    """
+
+    def __init__(self, *, shown: bool) -> None:
+        self.are_shown = shown and on_terminal()
         self._tasks: dict[str, TaskID] = {}
-        self._begun: set[str] = set()
+        if not self.are_shown:
+            return
+        # rich's own imports take a tenth of a second; pipes do not need them.
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
 
-    def __enter__(self) -> StageDisplay:
-        if not self._quiet and on_terminal():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            TimeLeft(),
+            console=Console(file=sys.stderr),
+            transient=True,
+        )
 
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                console=Console(file=sys.stderr),
-                transient=True,
-            )
-            self._bar.start()
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar:
-            self._bar.stop()
+        if self._tasks:
+            self._progress.stop()
+
+    def update(self, name: str, done: int, total: int | None, note: str = "") -> None:
+        """Draw the bar of this name, which may be a new one."""
+        if not self.are_shown:
+            return
+        if name not in self._tasks:
+            self._progress.start()
+            self._tasks[name] = self._progress.add_task(escaped(name), total=total, note=note)
+        self._progress.update(self._tasks[name], completed=done, total=total, note=note)
+
+
+class StageDisplay(Bars):
+    """Stages of an evaluation; and a line per bad file."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        super().__init__(shown=not quiet)
+        self._quiet = quiet
+        self._begun: set[str] = set()
 
     def take(self, event: Event) -> None:
         """Show it."""
@@ -51,17 +75,11 @@ class StageDisplay:
 
         if isinstance(event, Skipped):
             say(f"loev: skipped: {event.message}")
-        else:
-            self._stage(event.name, event.done, event.total)
-
-    def _stage(self, name: str, done: int, total: int | None) -> None:
-        if self._bar:
-            if name not in self._tasks:
-                self._tasks[name] = self._bar.add_task(escaped(name), total=total)
-            self._bar.update(self._tasks[name], completed=done)
-        elif not self._quiet and name not in self._begun:
-            self._begun.add(name)
-            say(f"{name} ...")
+            return
+        self.update(event.name, event.done, event.total)
+        if not self.are_shown and not self._quiet and event.name not in self._begun:
+            self._begun.add(event.name)
+            say(f"{event.name} ...")
 
 
 class RunsDisplay(StageDisplay):
@@ -71,10 +89,6 @@ class RunsDisplay(StageDisplay):
         super().__init__(quiet=quiet)
         self._said_at: dict[str, float] = {}
 
-    def __enter__(self) -> RunsDisplay:
-        super().__enter__()
-        return self
-
     def take(self, event: Event | RunEvent) -> None:
         """Show it."""
         from loev_cli.experiments.runs import RunEvent
@@ -83,8 +97,8 @@ class RunsDisplay(StageDisplay):
             super().take(event)
         elif event.state == "failed":
             say(f"loev: failed: {event.name}: {event.message}")
-        elif self._bar:
-            self._stage(event.name, event.step, event.n_steps)
+        elif self.are_shown:
+            self.update(event.name, event.step, event.n_steps)
         elif not self._quiet and self._is_due(event):
             of = f" of {event.n_steps}" if event.n_steps else ""
             say(f"{event.name} {event.state}: step {event.step}{of}")

@@ -11,168 +11,117 @@ import typer
 
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say, show
+from loev_cli.cli._console import plural, say, show, table
 from loev_cli.cli._progress import RunsDisplay
-from loev_cli.cli._settings import check_budget, settings_of
 from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
 if TYPE_CHECKING:
     from loev_cli.experiments.advise import Advice
     from loev_cli.train.config import TrainConfig
 
-_DATA = "Data"
-_TRAINING = "Training, the same for all models"
-_JUDGING = "Evaluation"
+_data = options.panel("Data")
+_training = options.panel("Training, the same for all models")
+_judging = options.panel("Evaluation")
 
 
 def advise(
     context: typer.Context,
     data: Annotated[
         str,
-        typer.Option(
+        _data(
             help="Music to train on: a folder, a list of paths (.txt), or a manifest (.csv, "
             ".parquet), which may also contain the labels.",
             metavar="DATA",
-            show_default=False,
-            rich_help_panel=_DATA,
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option(
+        options.output(
             help="Folder for advise.html, results.json, advise.md, PNGs, and the models in runs/. "
             "Existing models are reused, so other labels need no training.",
             metavar="FOLDER",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
         ),
     ],
     labels: Annotated[
         list[Path] | None,
-        typer.Option(
+        _data(
             help="A CSV or Parquet with a path column (relative to it, or to the folder of "
             "--data), labels, and optionally split and group; several are concatenated. Default: "
             "--data, if it is a manifest.",
             metavar="MANIFEST",
-            show_default=False,
-            rich_help_panel=_DATA,
         ),
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(
+        _data(
             help="A column to advise for; may be given several times. Kinds: key, tempo, class, "
             "multilabel (a;b), number. Default: every column that can be used.",
             metavar="COLUMN[:KIND]",
-            show_default=False,
-            rich_help_panel=_DATA,
         ),
     ] = None,
     augs: Annotated[
         str,
-        typer.Option(
-            help="Candidates: augmentations that may get a subspace of their own.",
-            metavar="A,B",
-            rich_help_panel=_TRAINING,
+        _training(
+            help="Candidates: augmentations that may get a subspace of their own.", metavar="A,B"
         ),
     ] = "pitch,tempo",
     seeds: Annotated[
         int,
-        typer.Option(
-            min=1,
-            help="Models of each kind; with one seed, seed variance is unknown.",
-            metavar="N",
-            rich_help_panel=_TRAINING,
+        _training(
+            min=1, help="Models of each kind; with one seed, seed variance is unknown.", metavar="N"
         ),
     ] = 3,
     steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Steps of each model; default 150.", metavar="N", rich_help_panel=_TRAINING
-        ),
+        int | None, _training(min=1, help="Steps of each model; default 150.", metavar="N")
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(
+        _training(
             help="Minutes of training for all models together, instead of --steps; a few steps "
             "are timed first.",
             metavar="M",
-            rich_help_panel=_TRAINING,
         ),
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(help="Tracks per step; default 32.", metavar="N", rich_help_panel=_TRAINING),
+        int | None, _training(help="Tracks per step; default 32.", metavar="N")
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            help="TOML file of settings, or a built-in one: paper, laptop, loevpp-small. "
-            "Options override it.",
-            metavar="FILE|NAME",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting of the config, such as augmentations.eq.gain_db=3.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
+    config: Annotated[str | None, _training(**options.CONFIG)] = None,
+    set_: Annotated[list[str] | None, _training("--set", **options.SET)] = None,
     model: Annotated[
         str,
-        typer.Option(
+        _judging(
             help="Shipped model or bundle folder; embeds the original and the augmented tracks.",
             metavar="NAME|FOLDER",
-            rich_help_panel=_JUDGING,
         ),
     ] = DEFAULT_MODEL,
     tolerance: Annotated[
         float,
-        typer.Option(
+        _judging(
             help="Share of the label information that may be lost without a subspace; 0 to 1.",
             metavar="SHARE",
-            rich_help_panel=_JUDGING,
         ),
     ] = 0.2,
-    folds: Annotated[
-        int | None,
-        typer.Option(
-            help="Cross-validate over groups and ignore the manifest's split; default 5 if it "
-            "has none.",
-            metavar="N",
-            show_default=False,
-            rich_help_panel=_JUDGING,
-        ),
-    ] = None,
+    folds: Annotated[int | None, _judging(**options.FOLDS)] = None,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite",
-            help="Discard models in --out that were trained with different settings.",
-            rich_help_panel=options.OUTPUT,
+        options.output(
+            "--overwrite", help="Discard models in --out that were trained with different settings."
         ),
     ] = False,
     seed: Annotated[
         int,
-        typer.Option(
+        options.running(
             min=0,
             help="Seed of augmentations, folds and intervals; models use their own seeds, from 0.",
             metavar="S",
-            rich_help_panel=options.RUNNING,
         ),
     ] = 0,
     jobs: Annotated[
         int | None,
-        typer.Option(
+        options.running(
             min=1,
             help="Models trained in parallel; default one per core, one on a GPU.",
             metavar="N",
-            show_default=False,
-            rich_help_panel=options.RUNNING,
         ),
     ] = None,
     cache: options.Cache = None,
@@ -190,9 +139,7 @@ def advise(
         from loev_cli.experiments import advise as job
         from loev_cli.experiments import advise_report as report
 
-    if debug:
-        log_to_stderr()
-    check_budget(steps, minutes)
+    options.check_budget(steps, minutes)
     report.check_out(out, inputs=[data, *(labels or [])], overwrite=overwrite)
     request = job.Request(
         data=data,
@@ -233,7 +180,7 @@ def _settings(
     from loev_cli.train.config import read_toml
 
     named = {"steps": steps, "minutes": None, "batch_size": batch_size}
-    settings = settings_of(config, assignments, named)
+    settings = options.settings_of(config, assignments, named)
     said = set(read_toml(config)) if config else set()
     said |= {assignment.partition("=")[0].strip() for assignment in assignments}
     if "batch_size" not in said and batch_size is None:
@@ -249,7 +196,6 @@ def _settings(
 
 def _say(advice: Advice, html: Path, *, quiet: bool) -> None:
     """The table and the options on stdout, the rest on stderr."""
-    from loev_cli.cli._table import table
     from loev_cli.experiments import advise_report as report
 
     show(table(report.HEADER, report.rows(advice.verdicts)), raw=True)

@@ -12,7 +12,7 @@ import typer
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import clock, log_to_stderr, plural, say, stdin_bytes
+from loev_cli.cli._console import clock, plural, say, stdin_bytes
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED
 
 if TYPE_CHECKING:
@@ -20,52 +20,26 @@ if TYPE_CHECKING:
 
 
 def annotate(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Audio files, folders (searched recursively), s3:// and other URLs of them, or "
-            "- for a list of paths on stdin.",
-            show_default=False,
-        ),
-    ],
+    inputs: options.Inputs,
     list_format: lists.Format = None,
     out: lists.Out = lists.STDOUT,
     overwrite: lists.Overwrite = False,
     csv_safe: lists.CsvSafe = False,
     root: options.Root = None,
     model: options.Model = DEFAULT_MODEL,
-    null: Annotated[
-        bool,
-        typer.Option(
-            "--null",
-            "-0",
-            help="The list on stdin is NUL-separated, as written by find -print0.",
-            rich_help_panel=options.RUNNING,
-        ),
-    ] = False,
+    null: options.Null = False,
     strict: Annotated[
         bool,
-        typer.Option(
+        options.running(
             "--strict",
             help="Stop at the first bad file; otherwise failures are reported and processing "
             "continues.",
-            rich_help_panel=options.RUNNING,
         ),
     ] = False,
     device: options.Device = "auto",
-    backend: options.Backend = options.BackendName.AUTO,
-    precision: options.Precision = options.PrecisionName.AUTO,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes that decode audio; default depends on the machine.",
-            metavar="N",
-            show_default=False,
-            rich_help_panel=options.RUNNING,
-        ),
-    ] = None,
+    backend: options.Backend = "auto",
+    precision: options.Precision = "auto",
+    workers: options.Workers = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -76,17 +50,15 @@ def annotate(
     import loev_cli.embed as job
     from loev_cli.cli import _embed_report as tell
 
-    if debug:
-        log_to_stderr()
     chosen = lists.format_of(list_format, out, [each for each in inputs if not Path(each).is_dir()])
-    lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
+    lists.check_root(root, unused=chosen != "m3u")
     request = job.Request(
         inputs=inputs,
         out=None if out == lists.STDOUT else out,
         model=model,
         device=device,
-        backend=backend.value,
-        precision=precision.value,
+        backend=backend,
+        precision=precision,
         workers=workers,
         strict=strict,
         null=null,
@@ -99,7 +71,7 @@ def annotate(
         overwrite=overwrite,
         root=root,
         csv_safe=csv_safe,
-        table=_table,
+        as_table=_table,
     )
     with listed, tell.Progress(quiet=quiet, log_json=False) as progress:
         report = job.annotate(

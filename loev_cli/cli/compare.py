@@ -10,182 +10,113 @@ from typing import Annotated
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.cli._console import plural, say
 from loev_cli.cli._progress import RunsDisplay
-from loev_cli.cli._settings import check_budget, settings_of
 from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
-_DATA = "Data"
-_TRAINING = "Training, the same for all"
-_JUDGING = "Evaluation"
+_data = options.panel("Data")
+_training = options.panel("Training, the same for all")
+_judging = options.panel("Evaluation")
 
 
 def compare(
     context: typer.Context,
     data: Annotated[
         list[Path],
-        typer.Option(
+        _data(
             help="A CSV or Parquet with a path column, labels, and optionally split and group; "
             "several are concatenated. Models are pretrained on its train rows.",
             metavar="MANIFEST",
-            show_default=False,
-            rich_help_panel=_DATA,
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option(
+        options.output(
             help="Folder for runs, embeddings, report.html, results.json, compare.md and PNGs. "
             "Existing results are reused.",
             metavar="FOLDER",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
         ),
     ],
     methods: Annotated[
-        str,
-        typer.Option(help="Methods to compare.", metavar="A,B", rich_help_panel=_TRAINING),
+        str, _training(help="Methods to compare.", metavar="A,B")
     ] = "loev++,loev,looc,cl",
-    seeds: Annotated[
-        int,
-        typer.Option(min=1, help="Runs of each method.", metavar="N", rich_help_panel=_TRAINING),
-    ] = 3,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps of each run.", metavar="N", rich_help_panel=_TRAINING),
-    ] = None,
+    seeds: Annotated[int, _training(min=1, help="Runs of each method.", metavar="N")] = 3,
+    steps: Annotated[int | None, _training(min=1, help="Steps of each run.", metavar="N")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(
+        _training(
             help="Minutes of training for all runs together, instead of --steps; a few steps are "
             "timed first.",
             metavar="M",
-            rich_help_panel=_TRAINING,
         ),
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(help="Tracks per step; default 64.", metavar="N", rich_help_panel=_TRAINING),
+        int | None, _training(help="Tracks per step; default 64.", metavar="N")
     ] = None,
     augs: Annotated[
         str | None,
-        typer.Option(
+        _training(
             help="Augmentations that get a subspace of their own; default pitch,tempo.",
             metavar="A,B",
-            rich_help_panel=_TRAINING,
         ),
     ] = None,
     encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="small (default) or sf-nfnet-f0.", metavar="NAME", rich_help_panel=_TRAINING
-        ),
+        str | None, _training(help="small (default) or sf-nfnet-f0.", metavar="NAME")
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            help="TOML file of settings, or a built-in one: paper, laptop, loevpp-small. "
-            "Options override it.",
-            metavar="FILE|NAME",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting of the config, such as augmentations.eq.gain_db=3.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
+    config: Annotated[str | None, _training(**options.CONFIG)] = None,
+    set_: Annotated[list[str] | None, _training("--set", **options.SET)] = None,
     against: Annotated[
         list[Path] | None,
-        typer.Option(
+        _judging(
             help="Embeddings from another tool, evaluated alongside: a file of 'loev embed', or "
             ".npz or .parquet with paths and a vector for each; may be given several times.",
             metavar="FILE",
-            show_default=False,
-            rich_help_panel=_JUDGING,
         ),
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(
+        _judging(
             help="A column to evaluate on; may be given several times. Kinds: key, tempo, class, "
             "multilabel (a;b), number. Default: every column that can be used. Each is tested, "
             "so name those that matter.",
             metavar="COLUMN[:KIND]",
-            show_default=False,
-            rich_help_panel=_JUDGING,
         ),
     ] = None,
-    folds: Annotated[
-        int | None,
-        typer.Option(
-            help="Cross-validate over groups and ignore the manifest's split; default 5 if it "
-            "has none.",
-            metavar="N",
-            show_default=False,
-            rich_help_panel=_JUDGING,
-        ),
-    ] = None,
+    folds: Annotated[int | None, _judging(**options.FOLDS)] = None,
     probes: Annotated[
         str,
-        typer.Option(
-            help="linear, mlp (one hidden layer), or both; the first is tested.",
-            metavar="A,B",
-            rich_help_panel=_JUDGING,
+        _judging(
+            help="linear, mlp (one hidden layer), or both; the first is tested.", metavar="A,B"
         ),
     ] = "linear",
-    changed: Annotated[
-        int,
-        typer.Option(
-            min=2,
-            help="Number of tracks to transform in pitch, tempo, level and noise.",
-            metavar="N",
-            rich_help_panel=_JUDGING,
-        ),
-    ] = 16,
-    stretcher: Annotated[
-        str,
-        typer.Option(
-            help="auto is rubberband if that command is installed.",
-            metavar="auto|rubberband|signalsmith",
-            rich_help_panel=_JUDGING,
-        ),
-    ] = "auto",
+    changed: Annotated[int, _judging(**options.CHANGED)] = 16,
+    stretcher: Annotated[str, _judging(**options.STRETCHER)] = "auto",
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite",
-            help="Discard runs in --out that were trained with different settings.",
-            rich_help_panel=options.OUTPUT,
+        options.output(
+            "--overwrite", help="Discard runs in --out that were trained with different settings."
         ),
     ] = False,
     seed: Annotated[
         int,
-        typer.Option(
+        options.running(
             min=0,
             help="Seed of folds, intervals and probes; runs use their own seeds, from 0.",
             metavar="S",
-            rich_help_panel=options.RUNNING,
         ),
     ] = 0,
     jobs: Annotated[
         int | None,
-        typer.Option(
+        options.running(
             min=1,
             help="Runs, and probes, in parallel; default one per core, one on a GPU.",
             metavar="N",
-            show_default=False,
-            rich_help_panel=options.RUNNING,
         ),
     ] = None,
     cache: options.Cache = None,
     device: options.Device = "auto",
-    backend: options.Backend = options.BackendName.AUTO,
-    precision: options.Precision = options.PrecisionName.AUTO,
+    backend: options.Backend = "auto",
+    precision: options.Precision = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -197,9 +128,7 @@ def compare(
         from loev_cli.experiments import compare as job
         from loev_cli.experiments import report
 
-    if debug:
-        log_to_stderr()
-    check_budget(steps, minutes)
+    options.check_budget(steps, minutes)
     report.check_out(out, inputs=[*data, *(against or [])], overwrite=overwrite)
     named = {
         "steps": steps,
@@ -208,7 +137,7 @@ def compare(
         "augs": options.names(augs, "--augs") if augs is not None else None,
         "encoder": encoder,
     }
-    settings = settings_of(config, set_ or [], named)
+    settings = options.settings_of(config, set_ or [], named)
     request = job.Request(
         data=data,
         out=out,
@@ -225,8 +154,8 @@ def compare(
         seed=seed,
         n_parallel=jobs,
         device=device,
-        backend=backend.value,
-        precision=precision.value,
+        backend=backend,
+        precision=precision,
         cache=cache,
         overwrite=overwrite,
         command=shlex.join(["loev", *context.obj]),

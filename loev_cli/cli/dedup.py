@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, on_terminal, plural, say
+from loev_cli.cli._console import plural, say
+from loev_cli.cli._progress import Bars
+from loev_cli.defaults import DUPLICATE_DISTANCE, INVARIANT
 
 
 def dedup(
     context: typer.Context,
-    emb: Annotated[
-        Path,
-        typer.Argument(
-            metavar="EMB",
-            help="A file of 'loev embed', or a folder of 'loev index'.",
-            show_default=False,
-        ),
-    ],
+    emb: options.Emb,
     threshold: Annotated[
         float,
-        typer.Option(
+        options.searching(
             help="Cosine distance up to which two tracks are the same; see docs/search.md.",
             metavar="D",
-            rich_help_panel=options.SEARCHING,
         ),
-    ] = 0.15,
+    ] = DUPLICATE_DISTANCE,
     by: Annotated[
-        str,
-        typer.Option(
-            help="The subspace that is compared.",
-            metavar="SUBSPACE",
-            rich_help_panel=options.SEARCHING,
-        ),
-    ] = "invariant",
+        str, options.searching(help="The subspace that is compared.", metavar="SUBSPACE")
+    ] = INVARIANT,
     where: options.Where = None,
     list_format: lists.Format = None,
     out: lists.Out = lists.STDOUT,
@@ -57,11 +42,9 @@ def dedup(
     from loev_cli.search import open_library
     from loev_cli.search.duplicates import find_duplicates
 
-    if debug:
-        log_to_stderr()
     options.refuse_repeats(context)
     chosen = lists.format_of(list_format, out, [emb])
-    lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
+    lists.check_root(root, unused=chosen != "m3u")
     library = open_library(emb)
     with lists.ListWriter(
         "dedup",
@@ -73,9 +56,13 @@ def dedup(
         root=root,
         csv_safe=csv_safe,
     ) as listed:
-        with _progress(quiet=quiet) as on_rows:
+        with Bars(shown=not quiet) as bars:
             members = find_duplicates(
-                library, by=by, threshold=threshold, where=where, on_rows=on_rows
+                library,
+                by=by,
+                threshold=threshold,
+                where=where,
+                on_rows=lambda done, total: bars.update("comparing", done, total),
             )
         for member in members:
             record: dict[str, Any] = {
@@ -93,17 +80,3 @@ def dedup(
             f"{plural(n_groups, 'group')} of {plural(len(members), 'track')} within {threshold:g} "
             f"by {by}, of {plural(len(library), 'track')}{target}"
         )
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    if quiet or not on_terminal():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("comparing", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

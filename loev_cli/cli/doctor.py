@@ -12,7 +12,7 @@ import typer
 
 from loev_cli import __version__
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import plural, show
+from loev_cli.cli._console import plural, show, table
 from loev_cli.errors import EXIT_FAILED, LoevError
 
 _PACKAGES = [
@@ -42,8 +42,6 @@ def doctor(
     if as_json:
         show(json.dumps([asdict(finding) for finding in findings], indent=2), raw=True)
     else:
-        from loev_cli.cli._table import table
-
         marks = {True: "ok", False: "FAULT", None: "-"}
         show(
             table(

@@ -10,138 +10,74 @@ import typer
 
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.cli._console import plural, say
 from loev_cli.cli._progress import StageDisplay
 from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
-_DATA = "Data"
-_JUDGING = "Judging"
+_data = options.panel("Data")
+_judging = options.panel("Judging")
 
 
 def evaluate(
     context: typer.Context,
     data: Annotated[
         list[Path],
-        typer.Option(
+        _data(
             help="A CSV or Parquet with a path column and labels (key, tempo, your own), and "
             "optionally split and group; several are concatenated.",
             metavar="MANIFEST",
-            show_default=False,
-            rich_help_panel=_DATA,
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            help="Folder for report.html, results.json and PNGs.",
-            metavar="FOLDER",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
+        options.output(help="Folder for report.html, results.json and PNGs.", metavar="FOLDER"),
     ],
     model: Annotated[
         str | None,
-        typer.Option(
+        options.model(
             help=f"Name of a shipped model, or a bundle folder; default {DEFAULT_MODEL}. With "
             "--embeddings, the model that made them, for the transformed tracks.",
             metavar="NAME|FOLDER",
-            show_default=False,
-            rich_help_panel=options.MODEL,
         ),
     ] = None,
     embeddings: Annotated[
         list[Path] | None,
-        typer.Option(
+        options.model(
             help="A file of 'loev embed' with the manifest's tracks, instead of embedding them; "
             "may be given several times.",
             metavar="FILE",
-            show_default=False,
-            rich_help_panel=options.MODEL,
         ),
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(
+        _data(
             help="A column to evaluate on; may be given several times. Kinds: key, tempo, class, "
             "multilabel (a;b), number. Default: every column that can be used, its kind inferred "
             "from its cells.",
             metavar="COLUMN[:KIND]",
-            show_default=False,
-            rich_help_panel=_DATA,
         ),
     ] = None,
-    folds: Annotated[
-        int | None,
-        typer.Option(
-            help="Cross-validate over groups and ignore the manifest's split; default 5 if it "
-            "has none.",
-            metavar="N",
-            show_default=False,
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
+    folds: Annotated[int | None, _data(**options.FOLDS)] = None,
     parts: Annotated[
-        str,
-        typer.Option(
-            help="Evaluations to run.",
-            metavar="A,B",
-            rich_help_panel=_JUDGING,
-        ),
+        str, _judging(help="Evaluations to run.", metavar="A,B")
     ] = "probes,equivariance,retrieval,geometry",
     probes: Annotated[
-        str,
-        typer.Option(
-            help="linear, mlp (one hidden layer), or both.",
-            metavar="A,B",
-            rich_help_panel=_JUDGING,
-        ),
+        str, _judging(help="linear, mlp (one hidden layer), or both.", metavar="A,B")
     ] = "linear,mlp",
-    changed: Annotated[
-        int,
-        typer.Option(
-            min=2,
-            help="Number of tracks to transform in pitch, tempo, level and noise.",
-            metavar="N",
-            rich_help_panel=_JUDGING,
-        ),
-    ] = 16,
-    stretcher: Annotated[
-        str,
-        typer.Option(
-            help="auto is rubberband if that command is installed.",
-            metavar="auto|rubberband|signalsmith",
-            rich_help_panel=_JUDGING,
-        ),
-    ] = "auto",
+    changed: Annotated[int, _judging(**options.CHANGED)] = 16,
+    stretcher: Annotated[str, _judging(**options.STRETCHER)] = "auto",
     map_method: Annotated[
-        str,
-        typer.Option(
-            "--map",
-            help="Projection used for the maps.",
-            metavar="pca|tsne",
-            rich_help_panel=options.OUTPUT,
-        ),
+        str, options.output("--map", help="Projection used for the maps.", metavar="pca|tsne")
     ] = "pca",
     overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace an existing report in --out.",
-            rich_help_panel=options.OUTPUT,
-        ),
+        bool, options.output("--overwrite", help="Replace an existing report in --out.")
     ] = False,
     seed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Seed of folds, intervals and probes.",
-            metavar="S",
-            rich_help_panel=options.RUNNING,
-        ),
+        int, options.running(min=0, help="Seed of folds, intervals and probes.", metavar="S")
     ] = 0,
     device: options.Device = "auto",
-    backend: options.Backend = options.BackendName.AUTO,
-    precision: options.Precision = options.PrecisionName.AUTO,
+    backend: options.Backend = "auto",
+    precision: options.Precision = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -152,8 +88,6 @@ def evaluate(
     with needs_extra("loev evaluate", "eval"):
         from loev_cli.evaluate import job, report
 
-    if debug:
-        log_to_stderr()
     report.check_out(out, overwrite=overwrite, inputs=[*data, *(embeddings or [])])
     request = job.Request(
         data=data,
@@ -168,8 +102,8 @@ def evaluate(
         map_method=map_method,
         seed=seed,
         device=device,
-        backend=backend.value,
-        precision=precision.value,
+        backend=backend,
+        precision=precision,
         command=shlex.join(["loev", *context.obj]),
     )
     try:

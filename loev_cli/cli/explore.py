@@ -10,62 +10,40 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, on_terminal, plural, say, show
+from loev_cli.cli._console import on_terminal, plural, say, show
 from loev_cli.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
-    from loev_cli.search.explore import AudioFiles
+    from loev_cli.explore import AudioFiles
 
-_SERVING = "Serving"
+_serving = options.panel("Serving")
 
 
 def explore(
     context: typer.Context,
-    emb: Annotated[
-        Path,
-        typer.Argument(
-            metavar="EMB",
-            help="A file of 'loev embed', or a folder of 'loev index'.",
-            show_default=False,
-        ),
-    ],
+    emb: options.Emb,
     audio: Annotated[
         Path | None,
-        typer.Option(
+        _serving(
             help="Folder that the tracks' paths are relative to, to listen to them; nothing "
             "outside it is served. Default: EMB's folder or the current one, whichever has more "
             "of the tracks.",
             metavar="FOLDER",
-            show_default=False,
-            rich_help_panel=_SERVING,
         ),
     ] = None,
     host: Annotated[
         str,
-        typer.Option(
+        _serving(
             help="Address to listen on. From other machines the page needs the token in the "
             "printed address.",
             metavar="ADDRESS",
-            rich_help_panel=_SERVING,
         ),
     ] = "127.0.0.1",
     port: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="TCP port; 0 picks a free one.",
-            metavar="P",
-            rich_help_panel=_SERVING,
-        ),
+        int, _serving(min=0, max=65535, help="TCP port; 0 picks a free one.", metavar="P")
     ] = 8765,
     no_browser: Annotated[
-        bool,
-        typer.Option(
-            "--no-browser",
-            help="Only print the address; do not open it in a browser.",
-            rich_help_panel=_SERVING,
-        ),
+        bool, _serving("--no-browser", help="Only print the address; do not open it in a browser.")
     ] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -75,17 +53,14 @@ def explore(
     Example: loev explore emb.npz --audio ~/Music
     """
     with needs_extra("loev explore", "explore"):
-        import loev_cli.search.explore as page
-        from loev_cli.search.explore.files import guess_root
+        import loev_cli.explore as page
     from loev_cli.search.library import open_library
 
-    if debug:
-        log_to_stderr()
     options.refuse_repeats(context)
     if audio is not None and not audio.is_dir():
         raise UsageError(f"--audio {audio}: no such folder")
     library = open_library(emb)
-    files = page.AudioFiles(audio or guess_root(emb, library.paths), library.paths)
+    files = page.AudioFiles(audio or page.guess_root(emb, library.paths), library.paths)
     with page.listen(host, port) as listener:
         token = None if page.is_loopback(listener) else page.new_token()
         app = page.make_app(library, files, page.Access(token, host))

@@ -8,33 +8,23 @@ from typing import Annotated
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.cli._console import plural, say
 from loev_cli.errors import needs_extra
 
 
 def index(
     context: typer.Context,
-    emb: Annotated[
-        Path,
-        typer.Argument(metavar="EMB", help="A file of 'loev embed'.", show_default=False),
-    ],
+    emb: Annotated[Path, typer.Argument(metavar="EMB", help="A file of 'loev embed'.")],
     db: Annotated[
         Path,
-        typer.Option(
+        options.output(
             help="Folder of the database. An existing one is updated: new and changed rows are "
             "written, removed ones dropped.",
             metavar="DIR",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
         ),
     ],
     overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Rebuild the database, whatever it contains.",
-            rich_help_panel=options.OUTPUT,
-        ),
+        bool, options.output("--overwrite", help="Rebuild the database, whatever it contains.")
     ] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -46,8 +36,6 @@ def index(
     with needs_extra("loev index", "db"):
         from loev_cli.search import indexing
 
-    if debug:
-        log_to_stderr()
     options.refuse_repeats(context)
     try:
         done = indexing.index(

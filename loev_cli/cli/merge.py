@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say
+from loev_cli.cli._console import plural, say
 
 
 def merge(
@@ -16,44 +16,26 @@ def merge(
         typer.Argument(
             metavar="PART",
             help="Embedding files of any format, made by the same model with the same settings.",
-            show_default=False,
         ),
     ],
     out: Annotated[
-        str,
-        typer.Option(
-            help="A .npz, .parquet, .lance or .jsonl file.",
-            metavar="FILE",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
+        str, options.output(help="A .npz, .parquet, .lance or .jsonl file.", metavar="FILE")
     ],
     shards: Annotated[
         int | None,
-        typer.Option(
+        options.running(
             min=1,
             help="Expected number of parts; each must be given once. Parts made with --shard "
             "record this themselves.",
             metavar="N",
-            show_default=False,
-            rich_help_panel=options.RUNNING,
         ),
     ] = None,
     allow_missing: Annotated[
         bool,
-        typer.Option(
-            "--allow-missing",
-            help="Merge even if parts of an array job are missing.",
-            rich_help_panel=options.RUNNING,
-        ),
+        options.running("--allow-missing", help="Merge even if parts of an array job are missing."),
     ] = False,
     overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace an --out that exists.",
-            rich_help_panel=options.OUTPUT,
-        ),
+        bool, options.output("--overwrite", help="Replace an --out that exists.")
     ] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -64,8 +46,6 @@ def merge(
     """
     import loev_cli.embed as job
 
-    if debug:
-        log_to_stderr()
     merged = job.merge(parts, out, shards=shards, allow_missing=allow_missing, overwrite=overwrite)
     if quiet:
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import show, size
+from loev_cli.cli._console import show, size, table
 
 if TYPE_CHECKING:
     from loev_cli.bundle import Bundle
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 def models(
     name: Annotated[
-        str | None,
-        typer.Argument(help="Show this model's card.", metavar="NAME|FOLDER", show_default=False),
+        str | None, typer.Argument(help="Show this model's card.", metavar="NAME|FOLDER")
     ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -60,8 +59,6 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def _table(described: list[dict[str, Any]]) -> str:
-    from loev_cli.cli._table import table
-
     if not described:
         return "this installation ships no models"
     return table(

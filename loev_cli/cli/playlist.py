@@ -2,60 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import clock, log_to_stderr, plural, say
+from loev_cli.cli._console import clock, plural, say
+from loev_cli.defaults import INVARIANT
 from loev_cli.errors import UsageError
 
 
 def playlist(
     context: typer.Context,
-    emb: Annotated[
-        Path,
-        typer.Argument(
-            metavar="EMB",
-            help="A file of 'loev embed', or a folder of 'loev index'.",
-            show_default=False,
-        ),
-    ],
+    emb: options.Emb,
     seed: Annotated[
         str,
-        typer.Option(
-            help="The first track: its path in EMB, or the end of that path.",
-            metavar="TRACK",
-            show_default=False,
-            rich_help_panel=options.SEARCHING,
+        options.searching(
+            help="The first track: its path in EMB, or the end of that path.", metavar="TRACK"
         ),
     ],
     minutes: Annotated[
-        float,
-        typer.Option(
-            help="Length of the playlist in minutes.",
-            metavar="M",
-            rich_help_panel=options.SEARCHING,
-        ),
+        float, options.searching(help="Length of the playlist in minutes.", metavar="M")
     ] = 60.0,
     keep: Annotated[
-        str,
-        typer.Option(
-            help="Subspaces to keep close to the seed.",
-            metavar="A,B",
-            rich_help_panel=options.SEARCHING,
-        ),
+        str, options.searching(help="Subspaces to keep close to the seed.", metavar="A,B")
     ] = "tempo",
     drift: Annotated[
         str,
-        typer.Option(
+        options.searching(
             help="The subspace in which the playlist gradually moves away from the seed.",
             metavar="SUBSPACE",
-            rich_help_panel=options.SEARCHING,
         ),
-    ] = "invariant",
+    ] = INVARIANT,
     where: options.Where = None,
     list_format: lists.Format = None,
     out: lists.Out = lists.STDOUT,
@@ -70,16 +49,14 @@ def playlist(
     Example: loev playlist emb.npz --seed song.mp3 --minutes 60 --keep tempo --out set.m3u
     """
     from loev_cli.search import open_library
-    from loev_cli.search.find import RowQuery, find_query
+    from loev_cli.search.find import RowQuery
     from loev_cli.search.playlist import build_playlist
 
-    if debug:
-        log_to_stderr()
     options.refuse_repeats(context)
     chosen = lists.format_of(list_format, out, [emb])
-    lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
+    lists.check_root(root, unused=chosen != "m3u")
     library = open_library(emb)
-    found = find_query(seed, library.paths, emb)
+    found = library.find(seed)
     if not isinstance(found, RowQuery):
         raise UsageError(f"--seed {seed} is not among the tracks of {emb}", hint="embed it first")
     kept = [name.strip() for name in keep.split(",")]

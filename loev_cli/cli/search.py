@@ -3,103 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import log_to_stderr, plural, say, stdin_bytes
+from loev_cli.cli._console import plural, say, stdin_bytes
+from loev_cli.defaults import N_HITS
 from loev_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, LoevError, UsageError
 
 if TYPE_CHECKING:
-    from loev_cli.search.ask import Answer, Asker
+    from loev_cli.search.library import Hit
+    from loev_cli.search.session import Session
 
 _STDIN = "-"
 
 
 def search(
     context: typer.Context,
-    emb: Annotated[
-        Path,
-        typer.Argument(
-            metavar="EMB",
-            help="A file of 'loev embed', or a folder of 'loev index'.",
-            show_default=False,
-        ),
-    ],
+    emb: options.Emb,
     queries: Annotated[
         list[str],
         typer.Argument(
             metavar="QUERY...",
             help="A track of EMB by its path or the end of it, or an audio file; - reads them "
             "from stdin, one a line.",
-            show_default=False,
         ),
     ],
     by: Annotated[
         str | None,
-        typer.Option(
-            help="Similar in this subspace; default invariant.",
-            metavar="SUBSPACE",
-            show_default=False,
-            rich_help_panel=options.SEARCHING,
-        ),
+        options.searching(help="Similar in this subspace; default invariant.", metavar="SUBSPACE"),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(
+        options.searching(
             help="Alike in several subspaces, as invariant=1,tempo=0.5,pitch=-0.3; below 0: "
             "unlike in that.",
             metavar="A=W,B=W",
-            show_default=False,
-            rich_help_panel=options.SEARCHING,
         ),
     ] = None,
     k: Annotated[
-        int,
-        typer.Option(
-            "-k",
-            min=1,
-            help="Number of results per query.",
-            metavar="K",
-            rich_help_panel=options.SEARCHING,
-        ),
-    ] = 10,
+        int, options.searching("-k", min=1, help="Number of results per query.", metavar="K")
+    ] = N_HITS,
     where: options.Where = None,
     like_but: Annotated[
         str | None,
-        typer.Option(
+        options.searching(
             help="Like the query but shifted in one attribute: tempo=+10%, tempo=-5%, pitch=+2 "
             "(semitones). Similar in all subspaces unless --by or --weights says otherwise.",
             metavar="ATTRIBUTE=CHANGE",
-            show_default=False,
-            rich_help_panel=options.SEARCHING,
         ),
     ] = None,
     exclude_same_file: Annotated[
         bool,
-        typer.Option(
-            "--exclude-same-file",
-            help="Exclude the query track from the results.",
-            rich_help_panel=options.SEARCHING,
-        ),
+        options.searching("--exclude-same-file", help="Exclude the query track from the results."),
     ] = False,
     null: Annotated[
         bool,
-        typer.Option(
-            "--null",
-            help="Queries on stdin are NUL-terminated instead of newline-terminated.",
-            rich_help_panel=options.SEARCHING,
+        options.searching(
+            "--null", help="Queries on stdin are NUL-terminated instead of newline-terminated."
         ),
     ] = False,
     exact: Annotated[
         bool,
-        typer.Option(
-            "--exact",
-            help="Compare with every row of a database, whatever its size.",
-            rich_help_panel=options.SEARCHING,
+        options.searching(
+            "--exact", help="Compare with every row of a database, whatever its size."
         ),
     ] = False,
     list_format: lists.Format = None,
@@ -109,12 +78,10 @@ def search(
     root: options.Root = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        options.model(
             help="Model used to embed EMB; needed for audio-file queries; default the shipped "
             "model of that name.",
             metavar="NAME|FOLDER",
-            show_default=False,
-            rich_help_panel=options.MODEL,
         ),
     ] = None,
     device: options.Device = "auto",
@@ -125,19 +92,17 @@ def search(
 
     Example: loev search emb.npz song.mp3 --by tempo
     """
-    from loev_cli.search.ask import open_asker
-    from loev_cli.search.query import parse_weights
+    from loev_cli.search.library import parse_weights
+    from loev_cli.search.session import Session
     from loev_cli.writers.replacing import read_inputs
 
-    if debug:
-        log_to_stderr()
     options.refuse_repeats(context)
     if by is not None and weights is not None:
         raise UsageError("--by and --weights exclude each other", hint="--by x is --weights x=1")
     chosen = lists.format_of(list_format, out, [emb, *queries])
-    lists.check_root(root, unused=chosen != lists.ListFormat.M3U and like_but is None)
+    lists.check_root(root, unused=chosen != "m3u" and like_but is None)
     parsed = None if weights is None else parse_weights(weights)
-    asker = open_asker(
+    session = Session(
         emb,
         weights={by: 1.0} if by is not None else parsed,
         k=k,
@@ -162,29 +127,29 @@ def search(
             *([] if root is None else [root / text for text in asked]),
         ],
         overwrite=overwrite,
-        header=[*(["query"] if several else []), "rank", "path", "score", *asker.subspaces],
+        header=[*(["query"] if several else []), "rank", "path", "score", *session.subspaces],
         root=root,
         csv_safe=csv_safe,
     ) as listed:
-        answers, n_failed = _ask(asker, asked)
+        answers, n_failed = _ask(session, asked)
         if not answers:
             raise typer.Exit(EXIT_FAILED)
-        for answer in answers:
-            for hit, duration_s in zip(answer.hits, answer.durations_s, strict=True):
+        for query, hits in answers:
+            for hit in hits:
                 record: dict[str, Any] = {
-                    **({"query": answer.query} if several else {}),
+                    **({"query": query} if several else {}),
                     "rank": hit.rank,
                     "path": hit.path,
                     "score": hit.score,
                     **hit.distances,
                 }
-                listed.add(record, duration_s)
+                listed.add(record, hit.duration_s)
         listed.finish()
     if not quiet:
-        for note in asker.notes:
+        for note in session.notes:
             say(note)
         if out != lists.STDOUT:
-            n_hits = sum(len(answer.hits) for answer in answers)
+            n_hits = sum(len(hits) for _, hits in answers)
             say(f"{plural(n_hits, 'track')} -> {out}")
     if n_failed:
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -203,16 +168,16 @@ def _queries(words: list[str], *, null: bool) -> Iterator[str]:
                 yield text.decode("utf-8", "surrogateescape")
 
 
-def _ask(asker: Asker, asked: list[str]) -> tuple[list[Answer], int]:
+def _ask(session: Session, asked: list[str]) -> tuple[list[tuple[str, list[Hit]]], int]:
     """The answers, and how many queries could not be answered; of several one may fail alone."""
     if len(asked) == 1:
-        return [asker.ask(asked[0])], 0
+        return [(asked[0], session.ask(asked[0]))], 0
     answers, n_failed = [], 0
     for text in asked:
         try:
-            answers.append(asker.ask(text))
+            answers.append((text, session.ask(text)))
         except LoevError as error:
-            if not asker.can_go_on(error):
+            if not session.can_go_on(error):
                 raise
             n_failed += 1
             say(f"loev: error: {error}")

@@ -11,7 +11,6 @@ import typer
 
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import log_to_stderr, say
-from loev_cli.cli._settings import settings_of
 from loev_cli.cli.export import export_trained
 from loev_cli.errors import UsageError, needs_extra
 
@@ -191,7 +190,7 @@ def train(
     named = {key: value for key, value in context.params.items() if key in known}
     if augs is not None:
         named["augs"] = [aug.strip() for aug in augs.split(",") if aug.strip()]
-    settings = settings_of(config, set_ or [], named)
+    settings = options.settings_of(config, set_ or [], named)
     if not settings.data:
         raise UsageError("missing argument: DATA", hint="a folder of audio, for example")
     if dry_run:

@@ -9,7 +9,7 @@ The means c are stored in the table's metadata, next to the ``meta`` of the embe
 of a file with windows are the means of its tracks' windows. From :data:`INDEX_FROM_N_ROWS` rows on
 every subspace has an index: IVF with 8-bit scalar quantization, by cosine. A search queries the
 index of each weighted subspace for many more candidates than results, reads their vectors, and
-ranks them exactly as :mod:`loev_cli.search.query` does. Only the choice of the candidates is
+ranks them exactly as :mod:`loev_cli.search.library` does. Only the choice of the candidates is
 approximate.
 """
 
@@ -29,10 +29,9 @@ from numpy.typing import NDArray
 
 from loev_cli.errors import LoevError, needs_extra
 from loev_cli.files.bounded import DATA_ERRORS, parse_json
+from loev_cli.search.filters import parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
-from loev_cli.search.library import Distinct, Vectors, check_subspace
-from loev_cli.search.query import Hit, Query, ranked
-from loev_cli.search.where import parse_where
+from loev_cli.search.library import Distinct, Hit, Query, Vectors, check_subspace, ranked
 from loev_cli.writers.meta import Meta, damaged, from_json, not_ours
 
 with needs_extra("a database", "db"):
@@ -40,7 +39,7 @@ with needs_extra("a database", "db"):
 
 TABLE = "tracks"
 DIGEST_COLUMN = "loev_digest"
-META_KEY, CENTRES_KEY = b"loev", b"loev_centres"
+META_KEY, CENTERS_KEY = b"loev", b"loev_centres"
 INDEX_FROM_N_ROWS = 50_000
 
 # Candidates from the index per requested result, and the minimum.
@@ -89,13 +88,15 @@ def vector_index_name(subspace: str) -> str:
 
 
 class Database:
-    """A searchable database.
+    """A searchable database, and its columns as those of an embedding file, in order of the paths
+    (see :class:`loev_cli.writers.Columns`).
 
     Attributes:
         source: its folder.
         meta: of the embedding file it was made from.
-        centres: subspace -> (D,), subtracted from the vectors.
+        centers: subspace -> (D,), subtracted from the vectors.
         columns: name -> (0,) array of the column's type, for filters.
+        names: of the columns and the subspaces.
         n_rows: how many tracks it has.
 
     Raises:
@@ -109,79 +110,96 @@ class Database:
         with lance_errors(folder):
             self.table = lance.dataset(str(table_of(folder)))
             metadata = self.table.schema.metadata or {}
-            if META_KEY not in metadata or CENTRES_KEY not in metadata:
+            if META_KEY not in metadata or CENTERS_KEY not in metadata:
                 raise not_ours(str(folder))
             self.meta: Meta = from_json(metadata[META_KEY], name=str(folder))
-            self.centres = centres_of(metadata[CENTRES_KEY])
+            self.centers = centers_of(metadata[CENTERS_KEY])
             self.n_rows: int = self.table.count_rows()
             self.indexed = {index.name for index in self.table.describe_indices()}
-        vectors = set(self.centres)
+        vectors = set(self.centers)
         self.columns: dict[str, NDArray[Any]] = {
             field.name: _example(field.type)
             for field in self.table.schema
             if field.name not in vectors and field.name != DIGEST_COLUMN
         }
-
-    @property
-    def subspaces(self) -> dict[str, Vectors]:
-        """Names of the subspaces, in the model's order."""
-        return self.centres
+        self.names = (*self.columns, *self.centers)
 
     @property
     def is_indexed(self) -> bool:
         """Whether every subspace has an index."""
-        return all(vector_index_name(name) in self.indexed for name in self.centres)
+        return all(vector_index_name(name) in self.indexed for name in self.centers)
+
+    @property
+    def note(self) -> str:
+        """How it is searched."""
+        return f"approximate, by the index of {self.n_rows} tracks; --exact compares all"
+
+    def load(self, name: str) -> NDArray[Any]:
+        """A column (N,), or a subspace (N, D) as the model gave it."""
+        with lance_errors(self.source):
+            table = self.table.to_table(columns=[name])
+            if name in self.centers:
+                x = matrix(table, name)[self._order]
+                x += self.centers[name]
+                return x
+            column = table[name].combine_chunks()
+            if pa.types.is_string(column.type):
+                column = column.fill_null("")
+            values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+            return values[self._order]
 
     def find(self, text: str) -> RowQuery | FileQuery:
         """Resolve a query; see :func:`find_query`."""
-        if self._rows_at([text], ["path"]).num_rows:
-            return RowQuery(text, 0)
-        return find_query(text, self._paths, self.source)
+        if self._row_at(text, ["path"]).num_rows:
+            return RowQuery(text, -1)
+        return find_query(text, sorted(self._paths), self.source)
 
-    def of_path(self, path: str) -> dict[str, Vectors]:
+    def query_of(self, found: RowQuery) -> dict[str, Vectors]:
         """Subspace -> (D,) of a row, for :meth:`search`."""
-        row = self._rows_at([path], list(self.centres))
-        return {name: matrix(row, name)[0] for name in self.centres}
+        row = self._row_at(found.path, list(self.centers))
+        return {name: matrix(row, name)[0] for name in self.centers}
 
-    def value(self, path: str, column: str) -> Any:
+    def raw_of(self, found: RowQuery) -> dict[str, Vectors]:
+        """The same as the model gave it."""
+        return {name: x + self.centers[name] for name, x in self.query_of(found).items()}
+
+    def value(self, found: RowQuery, column: str) -> Any:
         """The value of a column for a row; None if there is no such column."""
         if column not in self.columns:
             return None
-        return self._rows_at([path], [column])[column][0].as_py()
+        return self._row_at(found.path, [column])[column][0].as_py()
 
     def ready(self, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
         """Subspace -> (D,) as the model gives it -> for :meth:`search`."""
-        return {name: np.asarray(x - self.centres[name], np.float32) for name, x in vectors.items()}
+        return {name: np.asarray(x - self.centers[name], np.float32) for name, x in vectors.items()}
 
-    def search(self, vectors: Mapping[str, Vectors], query: Query) -> tuple[list[Hit], list[float]]:
-        """The best candidates of the indexes, ranked exactly, and the durations of their tracks.
+    def search(self, vectors: Mapping[str, Vectors], query: Query) -> list[Hit]:
+        """The best candidates of the indexes, ranked exactly.
 
         Args:
-            vectors: subspace -> (D,), from :meth:`of_path` or :meth:`ready`.
+            vectors: subspace -> (D,), from :meth:`query_of` or :meth:`ready`.
 
         Raises:
             UsageError: an unknown subspace or column, or a filter that does not parse.
         """
         for name in query.weights:
-            check_subspace(name, self.centres, self.source)
+            check_subspace(name, self.centers, self.source)
         where = None
         if query.where is not None:
-            where = parse_where(query.where, self.columns).sql(self.columns)
+            where = parse_where(query.where, self.columns).sql
         with lance_errors(self.source):
             if len(query.weights) > 1:
                 return self._mixed(vectors, query, where)
             name, weight = next(iter(query.weights.items()))
             n = max(_CANDIDATES_PER_HIT * query.k, _FEWEST_CANDIDATES) + len(query.exclude)
-            columns = ["path", "duration_s", *self.centres]
+            columns = ["path", "duration_s", *self.centers]
             return self._ranked(
                 self._nearest(name, np.sign(weight) * vectors[name], n, where, columns),
                 vectors,
                 query,
             )
 
-    def _mixed(
-        self, vectors: Mapping[str, Vectors], query: Query, where: str | None
-    ) -> tuple[list[Hit], list[float]]:
+    def _mixed(self, vectors: Mapping[str, Vectors], query: Query, where: str | None) -> list[Hit]:
         """Several weights: the best sum may be far down in every subspace's own list.
 
         The threshold algorithm (Fagin, Lotem & Naor, 2003): of a row that one list has and another
@@ -203,25 +221,21 @@ class Database:
         order = np.argsort(-bounds, kind="stable")[:_MAX_N_READ]
         found = self._take(ids[order[:_READ_AT_ONCE]])
         for start in range(_READ_AT_ONCE, len(order), _READ_AT_ONCE):
-            hits, _ = self._ranked(found, vectors, query)
+            hits = self._ranked(found, vectors, query)
             if len(hits) == query.k and hits[-1].score >= bounds[order[start]] + _INDEX_ERROR:
                 break
             more = self._take(ids[order[start : start + _READ_AT_ONCE]])
             found = pa.concat_tables([found, more])
         return self._ranked(found, vectors, query)
 
-    def _ranked(
-        self, found: pa.Table, vectors: Mapping[str, Vectors], query: Query
-    ) -> tuple[list[Hit], list[float]]:
-        """The best of some rows of the table, and their durations."""
+    def _ranked(self, found: pa.Table, vectors: Mapping[str, Vectors], query: Query) -> list[Hit]:
+        """The best of some rows of the table."""
         allowed = [path not in query.exclude for path in found["path"].to_pylist()]
         found = found.filter(pa.array(allowed, pa.bool_()))
+        paths, seconds = found["path"].to_pylist(), found["duration_s"].to_numpy()
         matrices = {name: matrix(found, name) for name in vectors}
-        rows = np.arange(found.num_rows)
-        hits = ranked(found["path"].to_pylist(), matrices, vectors, query, rows)
-        seconds = found["duration_s"].to_numpy()
-        durations_s = [float(seconds[hit.row]) for hit in hits]
-        return [replace(hit, row=-1) for hit in hits], durations_s
+        hits = ranked(paths, seconds, matrices, vectors, query, np.arange(found.num_rows))
+        return [replace(hit, row=-1) for hit in hits]
 
     def _nearest(
         self, name: str, vector: Vectors, n: int, where: str | None, columns: list[str]
@@ -243,7 +257,7 @@ class Database:
 
     def _take(self, ids: NDArray[np.uint64]) -> pa.Table:
         # The public take() wants positions, which cost a scan to find.
-        return self.table._take_rows(ids.tolist(), columns=["path", "duration_s", *self.centres])
+        return self.table._take_rows(ids.tolist(), columns=["path", "duration_s", *self.centers])
 
     def _n_partitions(self, name: str) -> int:
         if name not in self._partitions:
@@ -257,41 +271,20 @@ class Database:
     def _partitions(self) -> dict[str, int]:
         return {}
 
-    def _rows_at(self, paths: Sequence[str], columns: list[str]) -> pa.Table:
+    def _row_at(self, path: str, columns: list[str]) -> pa.Table:
         with lance_errors(self.source):
-            return self.table.to_table(columns=columns, filter=paths_filter(paths))
+            return self.table.to_table(columns=columns, filter=paths_filter([path]))
 
     @cached_property
     def _paths(self) -> list[str]:
         with lance_errors(self.source):
             paths: list[str] = self.table.to_table(columns=["path"])["path"].to_pylist()
-        return sorted(paths)
+        return paths
 
-
-class Columns:
-    """The columns of a database as those of an embedding file, in order of the paths; see
-    :class:`loev_cli.writers.Columns`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._database = Database(folder)
-        self.meta = self._database.meta
-        self.names = (*self._database.columns, *self._database.centres)
-        with lance_errors(folder):
-            paths = self._database.table.to_table(columns=["path"])["path"].to_pylist()
-        self._order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
-
-    def load(self, name: str) -> NDArray[Any]:
-        with lance_errors(self._database.source):
-            table = self._database.table.to_table(columns=[name])
-            if name in self._database.centres:
-                x = matrix(table, name)[self._order]
-                x += self._database.centres[name]
-                return x
-            column = table[name].combine_chunks()
-            if pa.types.is_string(column.type):
-                column = column.fill_null("")
-            values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-            return values[self._order]
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        paths = self._paths
+        return np.array(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
 
 
 def paths_filter(paths: Sequence[str]) -> str:
@@ -306,17 +299,17 @@ def matrix(table: pa.Table, name: str) -> Vectors:
     return np.array(column.flatten(), np.float32).reshape(len(table), column.type.list_size)
 
 
-def centres_of(text: bytes) -> dict[str, Vectors]:
+def centers_of(text: bytes) -> dict[str, Vectors]:
     """The means from a table's metadata."""
     return {name: np.array(values, np.float32) for name, values in parse_json(text).items()}
 
 
-def centres_text(centres: Mapping[str, Vectors]) -> bytes:
+def centers_text(centers: Mapping[str, Vectors]) -> bytes:
     """The means for a table's metadata."""
-    return json.dumps({name: centre.tolist() for name, centre in centres.items()}).encode()
+    return json.dumps({name: center.tolist() for name, center in centers.items()}).encode()
 
 
-def centre_of(total: NDArray[np.float64], n_rows: int, distinct: Distinct) -> Vectors:
+def center_of(total: NDArray[np.float64], n_rows: int, distinct: Distinct) -> Vectors:
     """The mean of rows by their sum (D,); as in :mod:`loev_cli.search.library`."""
     if not distinct.enough_for_a_mean:
         return np.zeros(len(total), np.float32)

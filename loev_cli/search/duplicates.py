@@ -8,18 +8,16 @@ pair of rows is compared, in blocks: quadratic time, constant memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.defaults import DUPLICATE_DISTANCE
 from loev_cli.errors import UsageError
 from loev_cli.search.library import Library, Vectors
-from loev_cli.search.where import parse_where
 
-# Measured in docs/search.md.
-DEFAULT_THRESHOLD = 0.15
 _BLOCK_N_ROWS = 2048
 _MAX_N_PAIRS = 1_000_000
 _ROUNDING = 1e-6  # error of a float32 dot product
@@ -49,7 +47,7 @@ def find_duplicates(
     library: Library,
     *,
     by: str,
-    threshold: float = DEFAULT_THRESHOLD,
+    threshold: float = DUPLICATE_DISTANCE,
     where: str | None = None,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Member]:
@@ -70,9 +68,7 @@ def find_duplicates(
         raise UsageError(
             f"a threshold of {threshold:g} is out of range", hint="use 0 <= threshold < 1"
         )
-    rows = np.arange(len(library))
-    if where is not None:
-        rows = rows[parse_where(where, library.columns).mask(library.columns, len(library))]
+    rows = np.flatnonzero(library.mask(where))
     # A track at the center, such as silence in some models, has no direction; skip it.
     rows = rows[library.subspaces[by].lengths[rows] > 0]
     pairs = _pairs(library.vectors[by][rows], threshold, on_rows)
@@ -81,7 +77,9 @@ def find_duplicates(
     for number, group in enumerate(_groups(len(rows), pairs), start=1):
         found = rows[group]
         for row in found.tolist():
-            distances = _distances(library.vectors, int(found[0]), row)
+            distances = {
+                name: library.distance(name, int(found[0]), row) for name in library.vectors
+            }
             path, duration_s = library.paths[row], float(seconds[row])
             members.append(Member(number, path, row, duration_s, distances))
     return members
@@ -132,15 +130,3 @@ def _groups(n: int, pairs: list[tuple[float, int, int]]) -> list[NDArray[np.int6
             group_of[member] = first
     unique = {id(group): sorted(group) for group in group_of.values() if len(group) > 1}
     return [np.array(group) for group in sorted(unique.values())]
-
-
-def _distances(vectors: Mapping[str, Vectors], first: int, row: int) -> dict[str, float]:
-    return {
-        name: round(
-            float(
-                np.clip(1 - np.dot(x[first].astype(np.float64), x[row].astype(np.float64)), 0, 2)
-            ),
-            6,
-        )
-        for name, x in vectors.items()
-    }

@@ -66,7 +66,7 @@ class _Survey:
     """The first reading: path -> digest, and per subspace the mean and the typical length."""
 
     digests: dict[str, int]
-    centres: dict[str, Vectors]
+    centers: dict[str, Vectors]
     lengths: dict[str, float]
 
 
@@ -115,10 +115,10 @@ def _bring_up_to_date(
     changed = [p for p, digest in kept.items() if survey.digests.get(p, digest) != digest]
     n_added = len(survey.digests) - (len(kept) - len(gone))
     n_new = n_added + len(changed)
-    is_new = old is None or _drifted(old.centres, survey) or len(gone) == len(kept)
+    is_new = old is None or _drifted(old.centers, survey) or len(gone) == len(kept)
     if is_new or old is None:
         on_step(f"writing {len(survey.digests)} rows")
-        written = _tables(emb, meta, survey, survey.centres, set(survey.digests))
+        written = _tables(emb, meta, survey, survey.centers, set(survey.digests))
         lance.write_dataset(written, uri, mode="overwrite")
     elif gone or n_new:
         on_step(f"dropping {len(gone)} rows, writing {n_new}")
@@ -127,12 +127,12 @@ def _bring_up_to_date(
             old.table.delete(db.paths_filter(outdated[start : start + _PATHS_AT_ONCE]))
         if n_new:
             fresh = {path for path, digest in survey.digests.items() if kept.get(path) != digest}
-            written = _tables(emb, meta, survey, old.centres, fresh)
+            written = _tables(emb, meta, survey, old.centers, fresh)
             lance.write_dataset(written, uri, mode="append")
     share = (n_new + len(gone)) / max(1, len(kept))
     _index(folder, retrain=is_new or share > _MAX_CHANGED, on_step=on_step)
     now = db.Database(folder)
-    indexed = [name for name in now.centres if db.vector_index_name(name) in now.indexed]
+    indexed = [name for name in now.centers if db.vector_index_name(name) in now.indexed]
     return Indexed(now.n_rows, n_added, len(changed), len(gone), indexed, is_new)
 
 
@@ -142,7 +142,7 @@ def _index(folder: Path, *, retrain: bool, on_step: Progress) -> None:
     table.optimize.compact_files()
     existing = {index.name for index in table.describe_indices()}
     n_rows = table.count_rows()
-    wanted = {db.vector_index_name(name): name for name in db.Database(folder).centres}
+    wanted = {db.vector_index_name(name): name for name in db.Database(folder).centers}
     if n_rows < db.INDEX_FROM_N_ROWS:
         for name in existing & set(wanted):
             table.drop_index(name)
@@ -216,21 +216,21 @@ def _survey(emb: Path, meta: Meta) -> _Survey:
     for name, total in sums.items():
         if not np.isfinite(total).all():
             raise UsageError(f"{emb}: '{name}' holds NaN or infinite values")
-    centres = {
-        name: db.centre_of(total, len(digests), distinct[name]) for name, total in sums.items()
+    centers = {
+        name: db.center_of(total, len(digests), distinct[name]) for name, total in sums.items()
     }
     variances = {
         name: max(0.0, squares[name] / n - float(np.square(total / n).sum()))
         for name, total in sums.items()
     }
-    return _Survey(digests, centres, {name: float(np.sqrt(v)) for name, v in variances.items()})
+    return _Survey(digests, centers, {name: float(np.sqrt(v)) for name, v in variances.items()})
 
 
-def _drifted(centres: Mapping[str, Vectors], survey: _Survey) -> bool:
+def _drifted(centers: Mapping[str, Vectors], survey: _Survey) -> bool:
     """Whether the means have moved too far for the stored rows to be kept."""
     return any(
-        float(np.linalg.norm(centre - survey.centres[name])) > _MAX_DRIFT * survey.lengths[name]
-        for name, centre in centres.items()
+        float(np.linalg.norm(center - survey.centers[name])) > _MAX_DRIFT * survey.lengths[name]
+        for name, center in centers.items()
     )
 
 
@@ -257,12 +257,12 @@ def _digests(database: db.Database) -> dict[str, int]:
 
 
 def _tables(
-    emb: Path, meta: Meta, survey: _Survey, centres: Mapping[str, Vectors], wanted: set[str]
+    emb: Path, meta: Meta, survey: _Survey, centers: Mapping[str, Vectors], wanted: set[str]
 ) -> pa.RecordBatchReader:
     """The wanted rows of a file, as batches for Lance."""
     tabulator = Tabulator(meta)
     fields = [*tabulator.schema, pa.field(db.DIGEST_COLUMN, pa.int64())]
-    metadata = {db.META_KEY: to_json(meta), db.CENTRES_KEY: db.centres_text(centres)}
+    metadata = {db.META_KEY: to_json(meta), db.CENTERS_KEY: db.centers_text(centers)}
     schema = pa.schema(fields, metadata=metadata)
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -275,8 +275,8 @@ def _tables(
     def finished(table: pa.Table) -> Iterator[pa.RecordBatch]:
         columns: list[Any] = []
         for field in tabulator.schema:
-            if field.name in centres:
-                moved = db.matrix(table, field.name) - centres[field.name]
+            if field.name in centers:
+                moved = db.matrix(table, field.name) - centers[field.name]
                 flat: NDArray[np.float32] = moved.reshape(-1)
                 columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), moved.shape[1]))
             else:

@@ -7,22 +7,34 @@ Search uses the cosine similarity of centered vectors. For the stored vectors x 
     vector  (x - c) / |x - c|, which is what :attr:`Library.vectors` holds; 0 where x = c
 
 so the similarity of two tracks, the cosine about the mean, is the dot product of their vectors.
-A file with a vector per window is searched by the mean of each track's windows.
+A file with a vector per window is searched by the mean of each track's windows. In several
+subspaces,
+
+    score = sum of weight * similarity / sum of |weight|
+
+over those that have a weight: 1 is the same in all of them, 0 unrelated. A negative weight asks for
+dissimilar tracks in that subspace. Scores are rounded to 9 decimals, so that rounding errors do not
+affect the order; ties are sorted by path.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.defaults import INVARIANT, N_HITS
 from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.search.filters import Mask, parse_where
+from loev_cli.search.find import FileQuery, RowQuery, find_query
 from loev_cli.writers import FOLDERS, Columns, Meta, keeps_windows, open_columns
 
 Vectors = NDArray[np.float32]
@@ -34,6 +46,9 @@ _FEWEST_FOR_A_MEAN = 10
 _SAME = 1e-5
 _SHORTEST = 1e-12
 _BLOCK_N_ROWS = 8192
+_SCORED_N_ROWS = 16384  # at once
+_DECIMALS = 9
+_HINT_FROM_N_ROWS = 50_000  # to make an index
 
 
 @dataclass(frozen=True)
@@ -43,37 +58,34 @@ class Subspace:
     Attributes:
         vectors: (N, D) float32, of length 1, or 0 where a row lies at the center.
         lengths: (N,) float32, the distance of each row from the center.
-        centre: (D,) float32.
+        center: (D,) float32.
     """
 
     vectors: Vectors
     lengths: Vectors
-    centre: Vectors
+    center: Vectors
 
     def ready(self, x: Vectors) -> Vectors:
         """Model outputs (D,) or (n, D) -> centered unit vectors as in :attr:`vectors`."""
-        return _unit(np.atleast_2d(x), self.centre)[0].reshape(x.shape)
+        return _unit(np.atleast_2d(x), self.center)[0].reshape(x.shape)
 
     def raw(self, rows: Any) -> Vectors:
         """Rows (n,), or one row, as stored in the file: (n, D), or (D,)."""
         lengths = np.asarray(self.lengths[rows])
-        return np.asarray(self.vectors[rows] * lengths[..., None] + self.centre, np.float32)
+        return np.asarray(self.vectors[rows] * lengths[..., None] + self.center, np.float32)
 
 
 class _Lazy(Mapping[str, Any]):
     """A mapping whose values are loaded on first access."""
 
-    def __init__(self, names: tuple[str, ...], load: Callable[[str], Any]) -> None:
-        self._names = names
-        self._load = load
-        self._loaded: dict[str, Any] = {}
+    def __init__(self, names: Iterable[str], load: Callable[[str], Any]) -> None:
+        self._names = tuple(names)
+        self._load = cache(load)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(name)
-        if name not in self._loaded:
-            self._loaded[name] = self._load(name)
-        return self._loaded[name]
+        return self._load(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -86,6 +98,66 @@ class _Lazy(Mapping[str, Any]):
 
 
 @dataclass(frozen=True)
+class Query:
+    """The parameters of a search.
+
+    Attributes:
+        weights: subspace -> nonzero weight; negative: dissimilar.
+        k: maximum number of results.
+        where: a filter on columns, see :mod:`loev_cli.search.filters`.
+        exclude: paths to exclude from the results.
+
+    Raises:
+        UsageError: no weight, one that is 0 or not finite, or ``k`` below 1.
+    """
+
+    weights: Mapping[str, float]
+    k: int = N_HITS
+    where: str | None = None
+    exclude: frozenset[str] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UsageError(f"k must be at least 1, got {self.k}")
+        if not self.weights:
+            raise UsageError("no subspace selected", hint="for example --by tempo")
+        for name, weight in self.weights.items():
+            if not math.isfinite(weight) or weight == 0:
+                raise UsageError(
+                    f"the weight of '{name}' is {weight:g}",
+                    hint="weights must be finite and nonzero",
+                )
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Subspace -> weight / sum of |weight|."""
+        total = sum(abs(weight) for weight in self.weights.values())
+        return {name: weight / total for name, weight in self.weights.items()}
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Attributes:
+        rank: from 1 on.
+        path: its row name.
+        row: of the library; -1 in a database, which has only paths.
+        score: see the module's text, in [-1, 1].
+        distances: subspace -> cosine distance to the query, 1 - similarity: 0 the same direction,
+            1 unrelated, 2 opposite; for every subspace the query has a vector of.
+        duration_s: length of the track.
+    """
+
+    rank: int
+    path: str
+    row: int
+    score: float
+    distances: dict[str, float]
+    duration_s: float
+
+
+@dataclass(frozen=True)
 class Library:
     """N tracks to search in. Subspaces and columns are loaded on first access.
 
@@ -93,8 +165,6 @@ class Library:
         source: the embedding file or database.
         paths: N row names, sorted.
         subspaces: name -> :class:`Subspace`, in the model's order.
-        vectors: name -> (N, D) float32, rows of length 1 about the mean, or 0; the dot product of
-            two rows is their similarity.
         columns: name -> (N,): ``path``, ``duration_s``, ``silent``, tags as the file names them
             (``tag_title``), and further columns of the file (``bpm``, ``key``).
         meta: how it was made.
@@ -103,7 +173,6 @@ class Library:
     source: Path
     paths: list[str]
     subspaces: Mapping[str, Subspace]
-    vectors: Mapping[str, Vectors]
     columns: Mapping[str, NDArray[Any]]
     meta: Meta
 
@@ -111,24 +180,114 @@ class Library:
         return len(self.paths)
 
     @cached_property
+    def vectors(self) -> Mapping[str, Vectors]:
+        """Subspace -> (N, D) float32, rows of length 1 about the mean, or 0; the dot product of two
+        rows is their similarity."""
+        return _Lazy(self.subspaces, lambda name: self.subspaces[name].vectors)
+
+    @cached_property
     def row_of(self) -> dict[str, int]:
         """Path -> row."""
         return {path: row for row, path in enumerate(self.paths)}
 
-    def of_row(self, row: int) -> dict[str, Vectors]:
-        """Subspace -> vector (D,) of a row, as in :attr:`vectors`: a query."""
-        return {name: self.vectors[name][row] for name in self.vectors}
-
-    def ready(self, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
-        """Subspace -> (D,) as the model gives it -> as :attr:`vectors` holds rows: a query."""
-        return {name: self.subspaces[name].ready(x) for name, x in vectors.items()}
+    @property
+    def note(self) -> str:
+        """How it is searched."""
+        n = len(self)
+        faster = "; 'loev index' makes this faster" if n >= _HINT_FROM_N_ROWS else ""
+        return f"exact, all {n} tracks compared{faster}"
 
     def check_subspace(self, name: str) -> None:
         """Raises UsageError, naming the nearest, unless there is a subspace called ``name``."""
         check_subspace(name, self.subspaces, self.source)
 
+    def mask(self, where: str | None) -> Mask:
+        """(N,): which tracks match a filter; without one, all.
 
-def check_subspace(name: str, known: Mapping[str, Any], source: Path) -> None:
+        Raises:
+            UsageError: the filter does not parse.
+        """
+        if where is None:
+            return np.ones(len(self), np.bool_)
+        return parse_where(where, self.columns).mask()
+
+    def find(self, text: str) -> RowQuery | FileQuery:
+        """Resolve a query; see :func:`find_query`."""
+        return find_query(text, self.paths, self.source)
+
+    def of_row(self, row: int) -> dict[str, Vectors]:
+        """Subspace -> vector (D,) of a row, as in :attr:`vectors`: a query."""
+        return {name: self.vectors[name][row] for name in self.vectors}
+
+    def query_of(self, found: RowQuery) -> dict[str, Vectors]:
+        """The same of a row that was found."""
+        return self.of_row(found.row)
+
+    def raw_of(self, found: RowQuery) -> dict[str, Vectors]:
+        """Subspace -> (D,), as the model gave it."""
+        return {name: space.raw(found.row) for name, space in self.subspaces.items()}
+
+    def ready(self, vectors: Mapping[str, Vectors]) -> dict[str, Vectors]:
+        """Subspace -> (D,) as the model gives it -> as :attr:`vectors` holds rows: a query."""
+        return {name: self.subspaces[name].ready(x) for name, x in vectors.items()}
+
+    def value(self, found: RowQuery, column: str) -> Any:
+        """The value of a column for a row; None if there is no such column."""
+        return self.columns[column].tolist()[found.row] if column in self.columns else None
+
+    def distance(self, name: str, first: int, second: int) -> float:
+        """Cosine distance of two rows in a subspace, rounded to 6 decimals."""
+        x = self.vectors[name]
+        dot = float(np.dot(x[first].astype(np.float64), x[second].astype(np.float64)))
+        return round(float(np.clip(1 - dot, 0, 2)), 6)
+
+    def search(self, vectors: Mapping[str, Vectors], query: Query) -> list[Hit]:
+        """The ``query.k`` rows of highest score among those that pass the filter, best first.
+
+        Exact: the rows, and their order, of a loop over all of them in float64.
+
+        Args:
+            vectors: subspace -> (D,), the query vectors, prepared like :attr:`vectors`: a row of
+                it (:meth:`of_row`), or a prepared model output (:meth:`ready`). Subspaces without
+                a weight are only used for the distances.
+
+        Raises:
+            UsageError: an unknown subspace or column, or a filter that does not parse.
+        """
+        for name in (*query.weights, *vectors):
+            self.check_subspace(name)
+        missing = [name for name in query.weights if name not in vectors]
+        if missing:
+            raise UsageError(f"the query has no vector of '{missing[0]}'")
+        allowed = self.mask(query.where)
+        for path in query.exclude:
+            if path in self.row_of:
+                allowed[self.row_of[path]] = False
+        rows = self._candidates(vectors, query, np.flatnonzero(allowed))
+        return ranked(self.paths, self.columns["duration_s"], self.vectors, vectors, query, rows)
+
+    def _candidates(
+        self, vectors: Mapping[str, Vectors], query: Query, rows: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Rows that certainly include the best: by float32 scores, with an error margin."""
+        if len(rows) <= query.k:
+            return rows
+        everything = len(rows) == len(self)
+        scores = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), _SCORED_N_ROWS):
+            block = slice(start, start + _SCORED_N_ROWS)
+            some = block if everything else rows[block]
+            scores[block] = sum(
+                np.float32(share) * (self.vectors[name][some] @ vectors[name])
+                for name, share in query.shares.items()
+            )
+        longest = max(len(vectors[name]) for name in query.weights)
+        margin = 4 * longest * np.finfo(np.float32).eps
+        kth = np.partition(scores, len(scores) - query.k)[len(scores) - query.k]
+        return np.asarray(rows[scores >= kth - margin])
+
+
+def check_subspace(name: str, known: Iterable[str], source: Path) -> None:
     """Raises UsageError, naming the nearest, unless ``name`` is among the known subspaces."""
     if name not in known:
         raise UsageError(
@@ -148,9 +307,9 @@ def open_library(path: str | os.PathLike[str]) -> Library:
     """
     path = Path(path)
     if path.is_dir() and path.suffix.lower() not in FOLDERS:
-        from loev_cli.search.database import Columns as DatabaseColumns
+        from loev_cli.search.database import Database
 
-        return library_of(path, DatabaseColumns(path))
+        return library_of(path, Database(path))
     return library_of(path, open_columns(path))
 
 
@@ -169,33 +328,32 @@ def library_of(source: Path, columns: Columns) -> Library:
             raise UsageError(f"{source} is damaged: {name} has shape {x.shape}")
         return subspace_of(x, f"{source}: '{name}'")
 
-    subspaces: Mapping[str, Subspace] = _Lazy(tuple(columns.meta["subspaces"]), load_subspace)
+    subspaces: Mapping[str, Subspace] = _Lazy(columns.meta["subspaces"], load_subspace)
     not_of_tracks = {*subspaces, "track", "start_s"}
-    described = tuple(name for name in columns.names if name not in not_of_tracks)
+    described = [name for name in columns.names if name not in not_of_tracks]
     return Library(
         source=source,
         paths=paths,
         subspaces=subspaces,
-        vectors=_Lazy(tuple(subspaces), lambda name: subspaces[name].vectors),
         columns=_Lazy(described, columns.load),
         meta=columns.meta,
     )
 
 
-def subspace_of(x: Vectors, name: str, centre: Vectors | None = None) -> Subspace:
+def subspace_of(x: Vectors, name: str, center: Vectors | None = None) -> Subspace:
     """Vectors (N, D) as the file has them -> ready for search.
 
     Args:
         name: for the error.
-        centre: (D,); default as the module's text says.
+        center: (D,); default as the module's text says.
 
     Raises:
         UsageError: they hold NaN or infinite values.
     """
-    if centre is None:
+    if center is None:
         with np.errstate(invalid="ignore", over="ignore"):
-            centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-        if not np.isfinite(centre).all():
+            center = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+        if not np.isfinite(center).all():
             raise UsageError(f"{name} holds NaN or infinite values")
         distinct = Distinct()
         for start in range(0, len(x), _BLOCK_N_ROWS):
@@ -203,11 +361,11 @@ def subspace_of(x: Vectors, name: str, centre: Vectors | None = None) -> Subspac
                 break
             distinct.add(x[start : start + _BLOCK_N_ROWS])
         if not distinct.enough_for_a_mean:
-            centre = np.zeros_like(centre)
-    vectors, lengths = _unit(x, centre)
+            center = np.zeros_like(center)
+    vectors, lengths = _unit(x, center)
     if not np.isfinite(lengths).all():
         raise UsageError(f"{name} holds NaN or infinite values")
-    return Subspace(vectors, lengths, centre)
+    return Subspace(vectors, lengths, center)
 
 
 class Distinct:
@@ -232,13 +390,13 @@ class Distinct:
             rest = rest[rest @ rest[0] < 1 - _SAME]
 
 
-def _unit(x: Vectors, centre: Vectors) -> tuple[Vectors, Vectors]:
-    """(N, D), (D,) -> (x - centre) at length 1, and the lengths (N,)."""
+def _unit(x: Vectors, center: Vectors) -> tuple[Vectors, Vectors]:
+    """(N, D), (D,) -> (x - center) at length 1, and the lengths (N,)."""
     vectors = np.empty(x.shape, np.float32)
     lengths = np.empty(len(x), np.float32)
     for start in range(0, len(x), _BLOCK_N_ROWS):  # blocks fit in the CPU cache
         block = slice(start, start + _BLOCK_N_ROWS)
-        moved = x[block] - centre
+        moved = x[block] - center
         length = np.sqrt(np.einsum("nd,nd->n", moved, moved))
         scale = np.divide(1, length, out=np.zeros_like(length), where=length > _SHORTEST)
         vectors[block] = moved * scale[:, None]
@@ -252,3 +410,77 @@ def _track_means(x: Vectors, track: NDArray[np.int64], n_tracks: int) -> Vectors
     np.add.at(sums, track, x)
     counts = np.bincount(track, minlength=n_tracks)
     return (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+
+
+def ranked(
+    paths: Sequence[str],
+    durations_s: NDArray[Any],
+    matrices: Mapping[str, Vectors],
+    vectors: Mapping[str, Vectors],
+    query: Query,
+    rows: NDArray[np.int64],
+) -> list[Hit]:
+    """The best of some rows, scored in float64. ``matrices``: subspace -> (N, D)."""
+    similarity = {name: _cosine(matrices[name][rows], vector) for name, vector in vectors.items()}
+    weighted = np.zeros(len(rows))
+    for name, share in query.shares.items():
+        weighted += share * similarity[name]
+    scores = np.round(weighted, _DECIMALS) + 0.0  # no -0
+    indices = rows.tolist()
+    best = heapq.nsmallest(
+        query.k, range(len(indices)), key=lambda i: (-scores[i], paths[indices[i]])
+    )
+    return [
+        Hit(
+            rank=rank,
+            path=paths[indices[i]],
+            row=indices[i],
+            score=float(scores[i]),
+            distances={
+                name: float(np.round(np.clip(1 - s[i], 0, 2), _DECIMALS)) + 0.0
+                for name, s in similarity.items()
+            },
+            duration_s=float(durations_s[indices[i]]),
+        )
+        for rank, i in enumerate(best, start=1)
+    ]
+
+
+def _cosine(matrix: Vectors, vector: Vectors) -> NDArray[np.float64]:
+    """(n, D), (D,) -> (n,) in float64; 0 where one of the two is 0."""
+    x, y = matrix.astype(np.float64), vector.astype(np.float64)
+    lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y)
+    dots = np.einsum("nd,d->n", x, y)
+    return np.asarray(np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0))
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """``invariant=1,pitch=-0.3`` -> subspace -> weight.
+
+    Raises:
+        UsageError: invalid syntax, or a duplicate subspace.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        try:
+            weight = float(number)
+        except ValueError:
+            equals = ""
+            weight = 0.0
+        if not name or not equals:
+            raise UsageError(
+                f"weights '{text}': '{part.strip()}' is not SUBSPACE=NUMBER",
+                hint="for example --weights invariant=1,pitch=-0.3",
+            )
+        if name in weights:
+            raise UsageError(f"weights '{text}' name '{name}' twice")
+        weights[name] = weight
+    return weights
+
+
+def default_weights(subspaces: Iterable[str]) -> dict[str, float]:
+    """The default weights: ``invariant``, or the first subspace."""
+    names = list(subspaces)
+    name = INVARIANT if INVARIANT in names else names[0]
+    return {name: 1.0}

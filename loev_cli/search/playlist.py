@@ -22,11 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.defaults import DUPLICATE_DISTANCE, INVARIANT
 from loev_cli.errors import UsageError
-from loev_cli.search.duplicates import DEFAULT_THRESHOLD
-from loev_cli.search.library import Library, Vectors
-from loev_cli.search.query import INVARIANT
-from loev_cli.search.where import parse_where
+from loev_cli.search.library import Library
 
 _POOL_SHARE = 3.0
 _DECIMALS = 6
@@ -82,12 +80,12 @@ def build_playlist(
     """
     _check(library, minutes, keep, drift)
     durations_s = np.asarray(library.columns["duration_s"], np.float64)
-    usable = ~np.asarray(library.columns["silent"], np.bool_) & (durations_s > 0)
-    if where is not None:
-        usable &= parse_where(where, library.columns).mask(library.columns, len(library))
+    usable = library.mask(where) & ~np.asarray(library.columns["silent"], np.bool_)
+    usable &= durations_s > 0
     usable[seed] = True
     wanted_s = 60 * minutes
-    kept = np.mean([_similarity(library.vectors[name], seed) for name in keep], axis=0)
+    similarities = [library.vectors[name] @ library.vectors[name][seed] for name in keep]
+    kept = np.asarray(np.mean(similarities, axis=0, dtype=np.float64))
     pool = _pool(kept, durations_s, usable, seed, wanted_s)
     chosen = _walk(library, pool, seed, drift, durations_s, wanted_s)
     starts_s = np.concatenate([[0.0], np.cumsum(durations_s[chosen])])
@@ -98,9 +96,9 @@ def build_playlist(
             row=row,
             start_s=float(starts_s[i]),
             duration_s=float(durations_s[row]),
-            kept={name: _distance(library.vectors[name], seed, row) for name in keep},
-            drifted=_distance(library.vectors[drift], seed, row),
-            moved=_distance(library.vectors[drift], chosen[max(0, i - 1)], row),
+            kept={name: library.distance(name, seed, row) for name in keep},
+            drifted=library.distance(drift, seed, row),
+            moved=library.distance(drift, chosen[max(0, i - 1)], row),
         )
         for i, row in enumerate(chosen)
     ]
@@ -165,7 +163,7 @@ def _leave_out_alike(
 ) -> None:
     if INVARIANT in library.vectors:
         x = library.vectors[INVARIANT]
-        free &= x[pool] @ x[row] < 1 - DEFAULT_THRESHOLD
+        free &= x[pool] @ x[row] < 1 - DUPLICATE_DISTANCE
 
 
 def _arc(start: NDArray[np.float64], end: NDArray[np.float64], share: float) -> NDArray[np.float64]:
@@ -176,12 +174,3 @@ def _arc(start: NDArray[np.float64], end: NDArray[np.float64], share: float) -> 
     return np.asarray(
         (np.sin((1 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)
     )
-
-
-def _similarity(x: Vectors, row: int) -> NDArray[np.float64]:
-    return np.asarray(x @ x[row], np.float64)
-
-
-def _distance(x: Vectors, first: int, second: int) -> float:
-    dot = float(np.dot(x[first].astype(np.float64), x[second].astype(np.float64)))
-    return round(float(np.clip(1 - dot, 0, 2)), _DECIMALS)

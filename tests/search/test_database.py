@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from loev_cli.errors import UsageError
-from loev_cli.search import Query, open_library, parse_where, search
+from loev_cli.search import Query, open_library, parse_where
+from loev_cli.search.find import RowQuery
 from loev_cli.writers import Row, open_writer, read
 from tests.conftest import Loev
 from tests.search.common import DIMS, meta, write_library
@@ -44,8 +45,8 @@ def assert_holds(folder: Path, emb: Path) -> None:
         there = theirs.subspaces[name].raw(rows)
         np.testing.assert_allclose(ours.subspaces[name].raw(rows), there, atol=1e-5)
     query = Query({"pitch": 1.0, "tempo": -0.5}, k=20)
-    assert [h.path for h in search(ours, ours.of_row(3), query)] == [
-        h.path for h in search(theirs, theirs.of_row(3), query)
+    assert [h.path for h in ours.search(ours.of_row(3), query)] == [
+        h.path for h in theirs.search(theirs.of_row(3), query)
     ]
 
 
@@ -121,9 +122,9 @@ def test_what_cannot_be_indexed(tmp_path: Path) -> None:
 def clustered(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
     """Rows as those of a trained model lie: in groups, with few directions that matter."""
     scale = np.arange(1, dim + 1) ** -0.5
-    centres = rng.standard_normal((40, dim)) * scale
+    centers = rng.standard_normal((40, dim)) * scale
     noise = rng.standard_normal((n, dim)) * scale
-    return (centres[rng.integers(40, size=n)] + 0.6 * noise).astype(np.float32)
+    return (centers[rng.integers(40, size=n)] + 0.6 * noise).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -164,15 +165,16 @@ def test_the_index_finds_what_comparing_all_finds(
     for row in range(0, 6000, 300):
         path = library.paths[row]
         query = Query(weights, k=10, where=where, exclude=frozenset({path}))
-        exact = search(library, library.of_row(row), query)
-        hits, durations_s = database.search(database.of_path(path), query)
-        assert len(hits) == len(exact) == len(durations_s) == 10
+        exact = library.search(library.of_row(row), query)
+        hits = database.search(database.query_of(RowQuery(path, -1)), query)
+        assert len(hits) == len(exact) == 10
         assert path not in {hit.path for hit in hits}
         found += len({hit.path for hit in hits} & {hit.path for hit in exact})
         n += 10
         by_path = {hit.path: hit for hit in exact}
         for hit in hits:  # ranked exactly, as far as the means agree
             if hit.path in by_path:
+                assert hit.duration_s == by_path[hit.path].duration_s
                 assert hit.score == pytest.approx(by_path[hit.path].score, abs=1e-5)
                 assert hit.distances == pytest.approx(by_path[hit.path].distances, abs=1e-5)
     assert found / n >= 0.95
@@ -200,8 +202,8 @@ def test_the_index_finds_what_comparing_all_finds(
 )
 def test_sql_means_what_the_mask_means(large: Path, where: str) -> None:
     library, database = open_library(large / "db"), db.Database(large / "db")
-    mask = parse_where(where, library.columns).mask(library.columns, len(library))
-    sql = parse_where(where, database.columns).sql(database.columns)
+    mask = parse_where(where, library.columns).mask()
+    sql = parse_where(where, database.columns).sql
     paths = database.table.to_table(columns=["path"], filter=sql)["path"].to_pylist()
     assert sorted(paths) == [path for path, keep in zip(library.paths, mask, strict=True) if keep]
 
@@ -218,7 +220,8 @@ def test_new_rows_are_found_beside_the_index(large: Path, tmp_path: Path) -> Non
         assert_holds(tmp_path / "db", tmp_path / "rest.npz")
         database = db.Database(tmp_path / "db")
         for path in ("00/00060.wav", "59/05950.wav"):
-            hits, _ = database.search(database.of_path(path), Query({"tempo": 1.0}, k=1))
+            asked = database.query_of(RowQuery(path, -1))
+            hits = database.search(asked, Query({"tempo": 1.0}, k=1))
             assert hits[0].path == path
         rewrite(tmp_path / "few.npz", large / "x.npz", slice(0, 4000))
         assert index(tmp_path / "few.npz", tmp_path / "db").indexed == []

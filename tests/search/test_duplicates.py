@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 import json
 from pathlib import Path
@@ -11,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loev_cli.cli.dedup import dedup
 from loev_cli.errors import UsageError
-from loev_cli.search.duplicates import DEFAULT_THRESHOLD, find_duplicates
+from loev_cli.search.duplicates import find_duplicates
 from loev_cli.search.library import Library, open_library, subspace_of
 from loev_cli.writers import Row, open_writer
 from tests.conftest import Loev
@@ -25,7 +23,7 @@ def library_of(x: np.ndarray, n_blocks: int = 1) -> Library:
     space = subspace_of(x.astype(np.float32), "x", np.zeros(x.shape[1], np.float32))
     paths = [f"{i:04}" for i in range(len(x))]
     columns = {"duration_s": np.full(len(x), 60.0), "silent": np.zeros(len(x), np.bool_)}
-    return Library(Path("x"), paths, {"a": space}, {"a": space.vectors}, columns, {})
+    return Library(Path("x"), paths, {"a": space}, columns, {})
 
 
 def on_circle(*degrees: float) -> Library:
@@ -54,11 +52,6 @@ def test_no_chain_joins_what_is_far_apart() -> None:
     # 0 - 8 - 16 - 24: each is near the next; the nearest pairs are joined first.
     assert groups(on_circle(0, 7, 15, 22), STEP) == [[0, 1], [2, 3]]
     assert groups(on_circle(0, 3, 6, 40), STEP) == [[0, 1, 2]]
-
-
-def test_the_command_has_the_threshold_of_the_function() -> None:
-    # It is written twice: the command's module must not import numpy for its help.
-    assert inspect.signature(dedup).parameters["threshold"].default == DEFAULT_THRESHOLD
 
 
 def test_copies_are_found_at_threshold_0_and_distances_are_to_the_first() -> None:
@@ -158,8 +151,8 @@ def test_copies_are_found_among_nothing_but_copies(tmp_path: Path, n: int, noise
 def test_a_mean_takes_ten_distinct_tracks(tmp_path: Path) -> None:
     for n_distinct in (9, 10):
         write_library(tmp_path / "x.npz", 400, n_distinct=n_distinct)
-        centre = open_library(tmp_path / "x.npz").subspaces["invariant"].centre
-        assert centre.any() == (n_distinct == 10)
+        center = open_library(tmp_path / "x.npz").subspaces["invariant"].center
+        assert center.any() == (n_distinct == 10)
 
 
 def test_a_database_of_copies_is_centered_as_the_file_is(tmp_path: Path) -> None:

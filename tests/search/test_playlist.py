@@ -26,8 +26,7 @@ def library_of(tempo: np.ndarray, style: np.ndarray, **columns: np.ndarray) -> L
         x = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
         spaces[name] = subspace_of(x, name, np.zeros(2, np.float32))
     said = {"duration_s": np.full(n, 180.0), "silent": np.zeros(n, np.bool_), **columns}
-    vectors = {name: space.vectors for name, space in spaces.items()}
-    return Library(Path("x"), [f"{i:04}" for i in range(n)], spaces, vectors, said, {})
+    return Library(Path("x"), [f"{i:04}" for i in range(n)], spaces, said, {})
 
 
 @pytest.fixture(scope="module")

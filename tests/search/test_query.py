@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from loev_cli.errors import UsageError
-from loev_cli.search import Query, open_library, parse_weights, search
+from loev_cli.search import Query, open_library, parse_weights
 from loev_cli.search.library import Library, subspace_of
 from tests.search.common import DIMS, write_library
 
@@ -49,18 +49,18 @@ def test_exact_search_is_a_loop_over_all_rows(
     library = open_library(tmp_path / f"x{suffix}")
     for row in (0, 17, 59):
         query = Query(weights, k=60, exclude=frozenset({library.paths[3]}))
-        hits = search(library, library.of_row(row), query)
+        hits = library.search(library.of_row(row), query)
         assert [hit.path for hit in hits] == naive(library, raw, row, query)
         assert [hit.rank for hit in hits] == list(range(1, 60))
         assert [library.paths[hit.row] for hit in hits] == [hit.path for hit in hits]
         few = Query(weights, k=7, exclude=query.exclude)
-        assert search(library, library.of_row(row), few) == hits[:7]
+        assert library.search(library.of_row(row), few) == hits[:7]
 
 
 def test_scores_and_distances_are_of_the_definition(tmp_path: Path) -> None:
     raw = write_library(tmp_path / "x.npz", 40)
     library = open_library(tmp_path / "x.npz")
-    hit = search(library, library.of_row(5), Query({"pitch": 3.0, "tempo": -1.0}, k=1))[0]
+    hit = library.search(library.of_row(5), Query({"pitch": 3.0, "tempo": -1.0}, k=1))[0]
     cosine = {}
     for name, x in raw.items():
         x = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
@@ -74,27 +74,25 @@ def test_equal_rows_come_in_order_of_their_paths_whatever_k_is(tmp_path: Path) -
     write_library(tmp_path / "x.npz", 50, n_distinct=5)
     library = open_library(tmp_path / "x.npz")
     query = library.of_row(12)
-    everything = [hit.path for hit in search(library, query, Query({"tempo": 1.0}, k=50))]
+    everything = [hit.path for hit in library.search(query, Query({"tempo": 1.0}, k=50))]
     assert everything[:10] == sorted(everything[:10])
     assert len({library.vectors["tempo"][library.row_of[p]].tobytes() for p in everything[:10]}) < 2
     for k in range(1, 50):
-        assert [h.path for h in search(library, query, Query({"tempo": 1.0}, k=k))] == everything[
-            :k
-        ]
+        assert [h.path for h in library.search(query, Query({"tempo": 1.0}, k=k))] == everything[:k]
 
 
 def test_a_filter_leaves_rows_out(tmp_path: Path) -> None:
     write_library(tmp_path / "x.npz", 40)
     library = open_library(tmp_path / "x.npz")
     asked = library.of_row(2)
-    everything = search(library, asked, Query({"tempo": 1.0}, k=40))
+    everything = library.search(asked, Query({"tempo": 1.0}, k=40))
     longer = {
         p for p, s in zip(library.paths, library.columns["duration_s"], strict=True) if s > 80
     }
     assert 0 < len(longer) < 40
-    hits = search(library, asked, Query({"tempo": 1.0}, k=40, where="duration_s > 80"))
+    hits = library.search(asked, Query({"tempo": 1.0}, k=40, where="duration_s > 80"))
     assert [h.path for h in hits] == [h.path for h in everything if h.path in longer]
-    assert search(library, asked, Query({"tempo": 1.0}, where="duration_s < 0")) == []
+    assert library.search(asked, Query({"tempo": 1.0}, where="duration_s < 0")) == []
 
 
 def test_large_libraries_are_searched_block_by_block(tmp_path: Path) -> None:
@@ -102,21 +100,22 @@ def test_large_libraries_are_searched_block_by_block(tmp_path: Path) -> None:
     x = rng.standard_normal((40_000, 8)).astype(np.float32)
     space = subspace_of(x, "x")
     library = Library(
-        tmp_path, [f"{i:05}" for i in range(len(x))], {"a": space}, {"a": space.vectors}, {}, {}
+        tmp_path, [f"{i:05}" for i in range(len(x))], {"a": space}, {"duration_s": x[:, 0]}, {}
     )
     for row in (0, 39_999):
-        hits = search(library, {"a": space.vectors[row]}, Query({"a": 1.0}, k=20))
+        hits = library.search({"a": space.vectors[row]}, Query({"a": 1.0}, k=20))
         unit = (x - x.mean(axis=0)) / np.linalg.norm(x - x.mean(axis=0), axis=1, keepdims=True)
         assert [h.row for h in hits] == np.argsort(-(unit @ unit[row]))[:20].tolist()
 
 
-def test_a_row_at_the_centre_is_like_nothing() -> None:
+def test_a_row_at_the_center_is_like_nothing() -> None:
     x = np.concatenate(
         [np.eye(5, dtype=np.float32), -np.eye(5, dtype=np.float32), np.zeros((1, 5))]
     )
     space = subspace_of(x.astype(np.float32), "x")
-    library = Library(Path("x"), list("abcdefghijk"), {"a": space}, {"a": space.vectors}, {}, {})
-    hits = search(library, library.of_row(10), Query({"a": 1.0}, k=11))
+    columns = {"duration_s": np.ones(11)}
+    library = Library(Path("x"), list("abcdefghijk"), {"a": space}, columns, {})
+    hits = library.search(library.of_row(10), Query({"a": 1.0}, k=11))
     assert {hit.score for hit in hits} == {0.0}
     assert {hit.distances["a"] for hit in hits} == {1.0}
 
@@ -187,9 +186,9 @@ def test_queries_that_make_no_sense(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         Query({"tempo": 1.0}, k=0)
     with pytest.raises(UsageError, match=r"no subspace 'temp'.*did you mean 'tempo'"):
-        search(library, asked, Query({"temp": 1.0}))
+        library.search(asked, Query({"temp": 1.0}))
     with pytest.raises(UsageError, match="no vector of 'tempo'"):
-        search(library, {"pitch": asked["pitch"]}, Query({"tempo": 1.0}))
+        library.search({"pitch": asked["pitch"]}, Query({"tempo": 1.0}))
 
 
 def test_libraries_that_cannot_be_searched(tmp_path: Path) -> None:

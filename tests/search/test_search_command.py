@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from loev_cli.bundle import Bundle
-from loev_cli.search import Query, open_library, search
+from loev_cli.search import Query, open_library
 from loev_cli.writers import Row, open_writer
 from tests.conftest import (
     Loev,
     add_bad_files,
     command,
     environment,
-    in_process_of_its_own,
+    feed,
     make_bundle,
     write_audio,
 )
@@ -45,7 +45,7 @@ def heard(library: Path, bundle: Bundle, tmp_path: Path, loev: Loev) -> Path:
 def test_every_format_says_the_same(emb: Path, loev: Loev, tmp_path: Path) -> None:
     library = open_library(emb)
     weights = {"invariant": 1.0, "pitch": -0.3}
-    hits = search(library, library.of_row(7), Query(weights, k=5, where="not silent"))
+    hits = library.search(library.of_row(7), Query(weights, k=5, where="not silent"))
     asked = ["search", emb, "a/007.wav", "--weights", "invariant=1,pitch=-0.3", "-k", "5"]
     asked += ["--where", "not silent"]
 
@@ -104,13 +104,15 @@ def test_several_queries_each_have_their_answers(emb: Path, loev: Loev) -> None:
 @pytest.mark.parametrize(
     ("options", "stdin"), [([], b"003.wav\na/005.wav\r\n\n"), (["--null"], b"003.wav\0a/005.wav\0")]
 )
-def test_queries_come_from_stdin_too(emb: Path, options: list[str], stdin: bytes) -> None:
-    done = in_process_of_its_own(
-        *("search", emb, "-", "-k", "1", "--format", "jsonl", *options), stdin=stdin
-    )
+def test_queries_come_from_stdin_too(
+    emb: Path, options: list[str], stdin: bytes, loev: Loev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(monkeypatch, stdin)
+    done = loev("search", emb, "-", "-k", "1", "--format", "jsonl", *options)
     assert done.code == 0
     assert [json.loads(line)["query"] for line in done.out.splitlines()] == ["003.wav", "a/005.wav"]
-    assert in_process_of_its_own("search", emb, "-").code == 2
+    feed(monkeypatch, b"")
+    assert loev("search", emb, "-").code == 2
 
 
 def test_the_own_row_can_be_left_out(emb: Path, loev: Loev) -> None:

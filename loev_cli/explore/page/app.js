@@ -98,8 +98,8 @@ function drawChoices(wanted) {
     label.append(radio, make("span", "", name));
     by("maps").append(label);
   });
-  by("layout").value = library.layouts.includes("neighbours") && wanted.get("layout") !== "components"
-    ? "neighbours" : "components";
+  by("layout").value = library.layouts.includes("neighbors") && wanted.get("layout") !== "components"
+    ? "neighbors" : "components";
   by("layoutbox").hidden = library.layouts.length < 2;
   const names = { auto: "auto (by map)", none: "one color" };
   for (const name of ["auto", ...library.columns, "none"]) {

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import uvicorn
-from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -34,15 +33,11 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from loev_cli.errors import InputError, LoevError, StoppedError, UsageError
-from loev_cli.search.explore import maps
-from loev_cli.search.explore.connections import BoundedProtocol
-from loev_cli.search.explore.files import TYPES, AudioFiles, NotServedError, is_playable
-from loev_cli.search.explore.guard import Access, Guard
-from loev_cli.search.explore.preview import Previews
-from loev_cli.search.explore.tracks import Tracks
-from loev_cli.search.library import Library
-from loev_cli.search.query import Query, default_weights, parse_weights, search
-from loev_cli.search.where import parse_where
+from loev_cli.explore.audio_files import TYPES, AudioFiles, NotServedError, Previews, is_playable
+from loev_cli.explore.layout import NEIGHBORS, components, layouts, neighbors
+from loev_cli.explore.security import Access, BoundedProtocol, Guard
+from loev_cli.explore.tracks import Tracks
+from loev_cli.search.library import Library, Query, default_weights, parse_weights
 from loev_cli.writers import FOLDERS
 
 _PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -79,9 +74,9 @@ class Explorer:
             "name": library.source.name,
             "n_tracks": len(library),
             "subspaces": list(library.subspaces),
-            "layouts": maps.layouts(len(library)),
+            "layouts": layouts(len(library)),
             "weights": default_weights(library.subspaces),
-            "columns": self._tracks.colour_names,
+            "columns": self._tracks.color_names,
             "model": str(meta["model"]),
             "audio_folder": str(self._files.root),
             "audio_found": found,
@@ -91,26 +86,24 @@ class Explorer:
     def map(self, subspace: str, layout: str) -> bytes:
         """(N, 2) places. The layout by neighbors is slow and does not block searches."""
         known = subspace in self._library.subspaces
-        if not known or layout not in maps.layouts(len(self._library)):
+        if not known or layout not in layouts(len(self._library)):
             raise _NothingThereError
         with self._loading:
             vectors = self._library.vectors[subspace]
-        draw = maps.neighbours if layout == maps.NEIGHBOURS else maps.components
+        draw = neighbors if layout == NEIGHBORS else components
         with self._drawing:
             if (subspace, layout) not in self._maps:
                 self._maps[subspace, layout] = draw(vectors).astype("<f4").tobytes()
             return self._maps[subspace, layout]
 
     def column(self, name: str) -> dict[str, Any]:
-        return self._tracks.colouring(name).head
+        return self._tracks.coloring(name).head
 
     def column_values(self, name: str) -> bytes:
-        return self._tracks.colouring(name).values.astype("<f4").tobytes()
+        return self._tracks.coloring(name).values.astype("<f4").tobytes()
 
     def where(self, text: str) -> bytes:
-        columns = self._library.columns
-        mask: NDArray[np.bool_] = parse_where(text, columns).mask(columns, len(self._library))
-        return mask.astype(np.uint8).tobytes()
+        return self._library.mask(text).astype(np.uint8).tobytes()
 
     def tracks(self, rows: list[int]) -> list[dict[str, Any]]:
         return [self._tracks.describe(self._checked(row)) for row in rows]
@@ -125,7 +118,7 @@ class Explorer:
         query = Query(parse_weights(weights), min(k, _MAX_K), where or None)
         with self._loading:  # subspaces are loaded on first access
             vectors = self._library.of_row(row)
-        found = search(self._library, vectors, replace(query, k=query.k + 1))
+        found = self._library.search(vectors, replace(query, k=query.k + 1))
         hits = [hit for hit in found if hit.row != row][: query.k]
         return {
             "query": self._tracks.describe(row),
@@ -221,7 +214,7 @@ def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
 def _page() -> dict[str, tuple[bytes, str]]:
     """URL -> content and type, of the files in ``page/`` and no others."""
     page = {}
-    for file in (resources.files("loev_cli.search.explore") / "page").iterdir():
+    for file in (resources.files("loev_cli.explore") / "page").iterdir():
         extension = file.name[file.name.rfind(".") :]
         if extension in _PAGE_TYPES:
             url = "/" if file.name == "index.html" else f"/{file.name}"

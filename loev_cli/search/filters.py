@@ -23,35 +23,38 @@ of their characters. In columns called ``key``, or ``something_key``, ``=``, ``!
 compare keys, however they are spelled: "C# minor" is "Dbm". A missing value (NaN) matches no
 condition, not even ``!=``; ``not`` inverts the result of its condition.
 
-Nothing is ever evaluated as code: text becomes a tree of :mod:`loev_cli.search.conditions`, and the
-tree a mask over numpy arrays, or SQL for a database.
+Nothing is ever evaluated as code: text becomes a :class:`Condition`, which is a mask over NumPy
+arrays, and SQL for a database.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.music_keys import parse_key, spellings
-from loev_cli.search.conditions import (
-    COMPARE,
-    AllOf,
-    AnyOf,
-    Columns,
-    Compare,
-    Condition,
-    Contains,
-    IsTrue,
-    Like,
-    Not,
-    OneOf,
-    Value,
-)
+
+Mask = NDArray[np.bool_]
+Columns = Mapping[str, NDArray[Any]]
 
 _MAX_N_CHARS = 20_000
 _MAX_DEPTH = 100
 _KEY_COLUMN = re.compile(r"(?:^|_)key$", re.IGNORECASE)
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 _SPELLED = {"==": "=", "<>": "!="}
 _KEYWORDS = {"and", "or", "not", "between", "in", "like", "contains", "true", "false"}
 _TOKEN = re.compile(
@@ -63,6 +66,19 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A filter, or a part of one.
+
+    Attributes:
+        mask: gives a new (N,): which of the N tracks match.
+        sql: the same for a database (DataFusion's SQL, as Lance takes it).
+    """
+
+    mask: Callable[[], Mask]
+    sql: str
 
 
 def parse_where(text: str, columns: Columns) -> Condition:
@@ -106,25 +122,25 @@ class _Parser:
 
     def _expression(self) -> Condition:
         parts = [self._term()]
-        while self._take_keyword("or"):
+        while self._take("or"):
             parts.append(self._term())
-        return parts[0] if len(parts) == 1 else AnyOf(tuple(parts))
+        return _joined("OR", parts)
 
     def _term(self) -> Condition:
         parts = [self._factor()]
-        while self._take_keyword("and"):
+        while self._take("and"):
             parts.append(self._factor())
-        return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
+        return _joined("AND", parts)
 
     def _factor(self) -> Condition:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             self._fail(f"is nested more than {_MAX_DEPTH} deep")
-        if self._take_keyword("not"):
-            condition: Condition = Not(self._factor())
-        elif self._take_sign("("):
+        if self._take("not"):
+            condition = _not(self._factor())
+        elif self._take("("):
             condition = self._expression()
-            if not self._take_sign(")"):
+            if not self._take(")"):
                 self._fail_here("')'")
         else:
             condition = self._condition()
@@ -134,36 +150,36 @@ class _Parser:
     def _condition(self) -> Condition:
         column = self._column()
         token = self._token
-        if token.kind == "sign" and _SPELLED.get(token.text, token.text) in COMPARE:
+        if token.kind == "sign" and _SPELLED.get(token.text, token.text) in _COMPARE:
             self._next += 1
             sign = _SPELLED.get(token.text, token.text)
             return self._compare(column, sign)
-        negated = self._take_keyword("not")
+        negated = self._take("not")
         condition = self._named_condition(column)
         if condition is None:
             if negated or self._kind_of(column) != "truth":
                 self._fail_here(f"a comparison of '{column}', such as = or >,")
-            return IsTrue(column)
-        return Not(condition) if negated else condition
+            return _is_true(column, self._columns[column])
+        return _not(condition) if negated else condition
 
     def _named_condition(self, column: str) -> Condition | None:
         """A condition that begins with a keyword, or None."""
-        if self._take_keyword("between"):
+        if self._take("between"):
             low = self._compare(column, ">=")
-            if not self._take_keyword("and"):
+            if not self._take("and"):
                 self._fail_here("'and'")
-            return AllOf((low, self._compare(column, "<=")))
-        if self._take_keyword("in"):
-            if not self._take_sign("("):
+            return _joined("AND", [low, self._compare(column, "<=")])
+        if self._take("in"):
+            if not self._take("("):
                 self._fail_here("'('")
             parts = [self._compare(column, "=")]
-            while self._take_sign(","):
+            while self._take(","):
                 parts.append(self._compare(column, "="))
-            if not self._take_sign(")"):
+            if not self._take(")"):
                 self._fail_here("',' or ')'")
-            return AnyOf(tuple(parts))
-        for keyword, kind in (("like", Like), ("contains", Contains)):
-            if self._take_keyword(keyword):
+            return _joined("OR", parts)
+        for keyword, condition in (("like", _like), ("contains", _contains)):
+            if self._take(keyword):
                 if self._kind_of(column) != "text":
                     self._fail(
                         f"asks for '{column} {keyword}', but {column} is not text",
@@ -171,13 +187,15 @@ class _Parser:
                     )
                 if self._token.kind != "text":
                     self._fail_here("a text in quotes")
-                return kind(column, self._take_text())
+                text = _unquoted(self._token.text)
+                self._next += 1
+                return condition(column, self._columns[column], text)
         return None
 
     def _compare(self, column: str, sign: str) -> Condition:
         token = self._token
         kind = self._kind_of(column)
-        value: Value
+        value: float | str | bool
         if token.kind == "number":
             found, value = "number", float(token.text)
         elif token.kind == "text":
@@ -206,9 +224,9 @@ class _Parser:
         if isinstance(value, str) and sign in ("=", "!=") and _KEY_COLUMN.search(column):
             key = parse_key(value)
             if key is not None:
-                same = OneOf(column, (value, *spellings(key)))
-                return same if sign == "=" else Not(same)
-        return Compare(column, sign, value)
+                same = _one_of(column, self._columns[column], (value, *spellings(key)))
+                return same if sign == "=" else _not(same)
+        return _compare(column, self._columns[column], sign, value)
 
     def _column(self) -> str:
         token = self._token
@@ -233,19 +251,10 @@ class _Parser:
     def _token(self) -> _Token:
         return self._tokens[self._next]
 
-    def _take_text(self) -> str:
-        text = _unquoted(self._token.text)
-        self._next += 1
-        return text
-
-    def _take_keyword(self, keyword: str) -> bool:
-        return self._take("keyword", keyword)
-
-    def _take_sign(self, sign: str) -> bool:
-        return self._take("sign", sign)
-
-    def _take(self, kind: str, text: str) -> bool:
-        taken = self._token.kind == kind and self._token.text.lower() == text
+    def _take(self, text: str) -> bool:
+        """Go past a keyword or a sign, if it is this one."""
+        token = self._token
+        taken = token.kind in ("keyword", "sign") and token.text.lower() == text
         self._next += taken
         return taken
 
@@ -279,6 +288,111 @@ class _Parser:
         if place is not None and len(self._text) <= 200:
             shown = f"{shown[:place]}-->{shown[place:]}"
         raise UsageError(f"the filter {what}{at}: {shown}", hint=hint)
+
+
+def _compare(name: str, values: NDArray[Any], sign: str, value: float | str | bool) -> Condition:
+    """``name sign value``."""
+
+    def mask() -> Mask:
+        known = ~np.isnan(values) if values.dtype.kind == "f" else np.True_
+        compared = _texts(values) if isinstance(value, str) else values
+        return np.asarray(_COMPARE[sign](compared, value) & known, np.bool_)
+
+    if isinstance(value, str):
+        return Condition(mask, f"(true AND {_sql_text_column(name)} {sign} {_sql_text(value)})")
+    column = _sql_name(name)
+    number = str(value).lower() if isinstance(value, bool) else repr(float(value))
+    if values.dtype == np.float32:  # NumPy compares in float32
+        number = f"CAST({number} AS FLOAT)"
+    known = f"{column} IS NOT NULL"
+    if values.dtype.kind == "f":
+        known += f" AND NOT isnan({column})"
+    return Condition(mask, f"({known} AND {column} {sign} {number})")
+
+
+def _is_true(name: str, values: NDArray[Any]) -> Condition:
+    """``name`` alone."""
+    return Condition(lambda: values.astype(np.bool_), f"coalesce({_sql_name(name)}, false)")
+
+
+def _like(name: str, values: NDArray[Any], pattern: str) -> Condition:
+    """``name like pattern``, by its parts between the ``%``.
+
+    In the regular expression each part matches at its first occurrence, without backtracking:
+    equivalent to ``.*``, but never slow.
+    """
+    first, *rest = (
+        "".join("." if c == "_" else re.escape(c) for c in part)
+        for part in pattern.lower().split("%")
+    )
+    middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
+    # The last part ends the text: only so many characters may come after the others.
+    last = f".*{rest[-1]}" if rest else ""
+    fits = re.compile(first + middle + last, re.DOTALL).fullmatch
+    quoted = _sql_text(pattern.lower().replace("\\", "\\\\"))
+    return _text_test(
+        values,
+        lambda text: fits(text.lower()) is not None,
+        f"(lower({_sql_text_column(name)}) LIKE {quoted})",
+    )
+
+
+def _contains(name: str, values: NDArray[Any], part: str) -> Condition:
+    """``name contains part``."""
+    part = part.lower()
+    return _text_test(
+        values,
+        lambda text: part in text.lower(),
+        f"(strpos(lower({_sql_text_column(name)}), {_sql_text(part)}) > 0)",
+    )
+
+
+def _one_of(name: str, values: NDArray[Any], texts: Sequence[str]) -> Condition:
+    """``name`` is one of several texts."""
+    quoted = ", ".join(map(_sql_text, texts))
+    return _text_test(
+        values, frozenset(texts).__contains__, f"({_sql_text_column(name)} IN ({quoted}))"
+    )
+
+
+def _joined(word: str, parts: Sequence[Condition]) -> Condition:
+    """All parts hold (AND), or one of them (OR)."""
+    if len(parts) == 1:
+        return parts[0]
+    join = np.logical_and if word == "AND" else np.logical_or
+    return Condition(
+        lambda: np.asarray(join.reduce([part.mask() for part in parts])),
+        f"({f' {word} '.join(part.sql for part in parts)})",
+    )
+
+
+def _not(part: Condition) -> Condition:
+    return Condition(lambda: ~part.mask(), f"(NOT {part.sql})")
+
+
+def _text_test(values: NDArray[Any], test: Callable[[str], bool], sql: str) -> Condition:
+    return Condition(
+        lambda: np.fromiter(map(test, _texts(values).tolist()), np.bool_, count=len(values)), sql
+    )
+
+
+def _texts(values: NDArray[Any]) -> NDArray[Any]:
+    """A text column; missing values become empty."""
+    if values.dtype.kind == "O":
+        return np.array([text if isinstance(text, str) else "" for text in values], object)
+    return values
+
+
+def _sql_name(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _sql_text_column(name: str) -> str:
+    return f"coalesce({_sql_name(name)}, '')"
+
+
+def _sql_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _unquoted(text: str) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from loev_cli.errors import UsageError
-from loev_cli.search.explore.files import AudioFiles
-from loev_cli.search.explore.tracks import FOLDER, N_CLASSES, Tracks
+from loev_cli.explore.audio_files import AudioFiles
+from loev_cli.explore.tracks import FOLDER, N_CLASSES, Tracks
 from loev_cli.search.library import open_library
-from tests.search.explore.common import HOSTILE, PLAIN, Place, write_embedding
+from tests.explore.common import HOSTILE, PLAIN, Place, write_embedding
 
 
 def tracks_of(place: Place) -> Tracks:
@@ -46,7 +46,7 @@ def test_finding_by_words(place: Place) -> None:
     assert tracks.find("  ", 5) == []
 
 
-def test_colours_of_columns(tmp_path: Path) -> None:
+def test_colors_of_columns(tmp_path: Path) -> None:
     n = 40
     emb = tmp_path / "x.npz"
     bpm = np.linspace(60, 180, n).astype(np.float32)
@@ -56,28 +56,28 @@ def test_colours_of_columns(tmp_path: Path) -> None:
     write_embedding(emb, [f"{i % 2}/{i:02}.wav" for i in range(n)], bpm=bpm, key=keys, many=many)
     library = open_library(emb)
     tracks = Tracks(library, AudioFiles(tmp_path, library.paths))
-    assert tracks.colour_names == ["duration_s", "silent", "bpm", "key", "many", FOLDER]
+    assert tracks.color_names == ["duration_s", "silent", "bpm", "key", "many", FOLDER]
 
-    number = tracks.colouring("bpm")
+    number = tracks.coloring("bpm")
     np.testing.assert_array_equal(number.values, library.columns["bpm"])
     assert number.head["n_unknown"] == 1
     assert number.low is not None and number.high is not None
     assert 60 < number.low < 70 < 170 < number.high < 180
 
-    key = tracks.colouring("key")
+    key = tracks.coloring("key")
     assert (key.kind, len(key.labels)) == ("key", 24)
     labels = [key.labels[int(code)] for code in key.values]
     assert labels == library.columns["key"].tolist()
     assert (key.counts[0], key.counts[23]) == (20, 20)
 
-    classes = tracks.colouring("many")
+    classes = tracks.coloring("many")
     assert len(classes.labels) == N_CLASSES + 1
     assert classes.labels[-1] == "4 others"
     assert sum(classes.counts) == n - 1
     for value, text in zip(classes.values, library.columns["many"].tolist(), strict=True):
         assert np.isnan(value) if not text else classes.labels[int(value)] in (text, "4 others")
 
-    assert tracks.colouring(FOLDER).labels == ["0", "1"]
-    json.dumps([tracks.colouring(name).head for name in tracks.colour_names], allow_nan=False)
+    assert tracks.coloring(FOLDER).labels == ["0", "1"]
+    json.dumps([tracks.coloring(name).head for name in tracks.color_names], allow_nan=False)
     with pytest.raises(UsageError, match="did you mean 'bpm'"):
-        tracks.colouring("bpn")
+        tracks.coloring("bpn")

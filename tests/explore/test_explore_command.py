@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Loev, command, environment, foreground
-from tests.search.explore.common import Place
+from tests.explore.common import Place
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -80,7 +80,7 @@ def test_what_is_refused(loev: Loev, place: Place, arguments: list[str], says: s
 def test_a_missing_extra_is_named(
     loev: Loev, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in [name for name in sys.modules if name.startswith("loev_cli.search.explore")]:
+    for module in [name for name in sys.modules if name.startswith("loev_cli.explore")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     done = loev("explore", place.emb, "--no-browser")
@@ -89,5 +89,5 @@ def test_a_missing_extra_is_named(
 
 
 def test_the_page_is_in_the_package() -> None:
-    folder = Path(sys.modules["loev_cli"].__file__ or "").parent / "search" / "explore" / "page"
+    folder = Path(sys.modules["loev_cli"].__file__ or "").parent / "explore" / "page"
     assert {file.name for file in folder.iterdir()} >= {"index.html", "app.js", "style.css"}

@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
-from loev_cli.search.explore import Access, address, is_loopback, listen, new_token
+from loev_cli.explore import Access, address, is_loopback, listen, new_token
 from loev_cli.search.library import open_library
-from tests.search.explore.common import (
+from tests.explore.common import (
     BYTES,
     NOT_SERVED,
     SECRET,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.search.explore.common import Place, Site, make_place, served
+from tests.explore.common import Place, Site, make_place, served
 
 
 @pytest.fixture(scope="package")

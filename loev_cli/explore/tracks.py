@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.explore.audio_files import AudioFiles, NotServedError, is_playable
 from loev_cli.music_keys import KEYS, fifths, is_minor, parse_key
-from loev_cli.search.explore.files import AudioFiles, NotServedError, is_playable
 from loev_cli.search.library import Library
 
 FOLDER = "folder"  # derived from the paths, not a column of the file
@@ -26,7 +26,7 @@ _WHEEL = sorted(range(len(KEYS)), key=lambda key: (is_minor(key), fifths(key)))
 
 
 @dataclass(frozen=True)
-class Colouring:
+class Coloring:
     """A column prepared for coloring N points.
 
     Attributes:
@@ -99,20 +99,20 @@ class Tracks:
         return found
 
     @property
-    def colour_names(self) -> list[str]:
+    def color_names(self) -> list[str]:
         """The columns that can color the map."""
         names = [name for name in self._columns if not _is_id(name)]
         has_folders = any("/" in path for path in self.library.paths)
         return [*names, *([FOLDER] if has_folders and FOLDER not in names else [])]
 
-    def colouring(self, name: str) -> Colouring:
+    def coloring(self, name: str) -> Coloring:
         """A column, or the folders, prepared for coloring.
 
         Raises:
             UsageError: no such column.
         """
-        if name not in self.colour_names:
-            hint = f"{did_you_mean(name, self.colour_names)}there are {self.colour_names}"
+        if name not in self.color_names:
+            hint = f"{did_you_mean(name, self.color_names)}there are {self.color_names}"
             raise UsageError(f"no column '{name}'", hint=hint)
         if name == FOLDER and name not in self._columns:
             return _of_texts([_folder_of(path) for path in self.library.paths])
@@ -143,14 +143,14 @@ class Tracks:
         return ["\n".join(texts).lower() for texts in zip(*parts, strict=True)]
 
 
-def _of_numbers(values: NDArray[np.float64]) -> Colouring:
+def _of_numbers(values: NDArray[np.float64]) -> Coloring:
     values = np.where(np.isfinite(values), values, np.nan)
     known = values[~np.isnan(values)]
     low, high = np.percentile(known, [2, 98]) if len(known) else (0.0, 0.0)
-    return Colouring("number", values.astype(np.float32), low=float(low), high=float(high))
+    return Coloring("number", values.astype(np.float32), low=float(low), high=float(high))
 
 
-def _of_keys(texts: list[str]) -> Colouring | None:
+def _of_keys(texts: list[str]) -> Coloring | None:
     """None if most values are not keys."""
     parsed = {text: parse_key(text) for text in set(texts)}
     known = [text for text in texts if text]
@@ -160,10 +160,10 @@ def _of_keys(texts: list[str]) -> Colouring | None:
     place = {key: i for i, key in enumerate(_WHEEL)}
     values = np.array([math.nan if key is None else place[key] for key in keys], np.float32)
     counts = Counter(keys)
-    return Colouring("key", values, [KEYS[key] for key in _WHEEL], [counts[key] for key in _WHEEL])
+    return Coloring("key", values, [KEYS[key] for key in _WHEEL], [counts[key] for key in _WHEEL])
 
 
-def _of_texts(texts: list[str]) -> Colouring:
+def _of_texts(texts: list[str]) -> Coloring:
     """The most frequent texts are separate classes, the rest is one."""
     counts = Counter(text for text in texts if text)
     common = sorted(counts, key=lambda text: (-counts[text], text))
@@ -175,7 +175,7 @@ def _of_texts(texts: list[str]) -> Colouring:
         labels = [*labels, f"{len(rest)} others"]
         of_label.append(sum(counts[text] for text in rest))
     values = [code.get(text, len(code)) if text else math.nan for text in texts]
-    return Colouring("class", np.array(values, np.float32), labels, of_label)
+    return Coloring("class", np.array(values, np.float32), labels, of_label)
 
 
 def _folder_of(path: str) -> str:

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import uvicorn
 from numpy.typing import NDArray
 
-from loev_cli.search.explore import Access, AudioFiles, listen, make_app
-from loev_cli.search.explore.server import make_server
+from loev_cli.explore import Access, AudioFiles, listen, make_app
+from loev_cli.explore.server import make_server
 from loev_cli.search.library import open_library
 from loev_cli.writers import Row, open_writer
 from tests.conftest import write_audio
 from tests.search.common import DIMS, meta
 
+DURATION_S = 1.0
 SECRET = "the secret of the outer folder"
 HOSTILE = "<img src=x onerror=alert(1)>.wav"
 PLAIN = [f"plain/{i:02}.wav" for i in range(20)]
@@ -46,7 +48,7 @@ def write_embedding(out: Path, paths: list[str], **columns: NDArray[np.generic])
         for i in order:
             vectors = {n: rng.standard_normal(d).astype(np.float32) for n, d in DIMS.items()}
             tags = {"title": "<b>bold</b>"} if paths[i] == HOSTILE else {}
-            writer.add(Row(paths[i], 2.0, False, vectors, None, tags))
+            writer.add(Row(paths[i], DURATION_S, False, vectors, None, tags))
         writer.commit()
     with np.load(out) as file:
         arrays = {name: file[name] for name in file.files}
@@ -69,9 +71,9 @@ def make_place(folder: Path) -> Place:
     """Audio that may be served, beside files that may not, and an embedding file of both."""
     music = folder / "music"
     for i, name in enumerate([*PLAIN, HOSTILE, "ü é/日本 🎵.flac"]):
-        write_audio(music / name, 2.0, seed=i, subtype="PCM_16")
-    write_audio(music / "old.aiff", 2.0, seed=50, subtype="PCM_16")
-    outside = write_audio(folder / "outside.wav", 2.0, seed=51, subtype="PCM_16")
+        write_audio(music / name, DURATION_S, seed=i, subtype="PCM_16")
+    write_audio(music / "old.aiff", DURATION_S, seed=50, subtype="PCM_16")
+    outside = write_audio(folder / "outside.wav", DURATION_S, seed=51, subtype="PCM_16")
     (folder / "outside.txt").write_text(SECRET)
     (music / "notes.txt").write_text(SECRET)
     (music / "inner-link.wav").symlink_to(music / PLAIN[0])
@@ -80,7 +82,7 @@ def make_place(folder: Path) -> Place:
     (music / "folder.wav").mkdir()
     paths = [*SERVED, *NOT_SERVED, str(outside), str(music.resolve() / PLAIN[1])]
     with contextlib.suppress(OSError):  # not every file system takes it
-        write_audio(music / "x.wav", 2.0, seed=52, subtype="PCM_16")
+        write_audio(music / "x.wav", DURATION_S, seed=52, subtype="PCM_16")
         os.rename(music / "x.wav", os.fsencode(music) + b"/caf\xe9.wav")  # noqa: PTH104
         paths.append(BYTES)
     rng = np.random.default_rng(1)
@@ -106,6 +108,7 @@ class Site:
     """A page that is served."""
 
     port: int
+    server: uvicorn.Server
 
     @property
     def url(self) -> str:
@@ -136,7 +139,7 @@ def served(place: Place, access: Access | None = None) -> Iterator[Site]:
             assert thread.is_alive()
             time.sleep(0.01)
         try:
-            yield Site(listener.getsockname()[1])
+            yield Site(listener.getsockname()[1], server)
         finally:
             server.should_exit = True
             thread.join()

@@ -6,17 +6,25 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from loev_cli.search.explore import Access, new_token
-from loev_cli.search.explore import connections as bounds
-from tests.search.explore.common import Place, Site, make_place, served
+from loev_cli.explore import Access, new_token, security
+from tests.explore.common import Place, Site, served, write_embedding
 
 PATIENCE_S = 60
 HALF = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
+
+
+@pytest.fixture
+def impatient(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(security, "SEND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(security, "_CHECK_EVERY_S", 0.05)
+    monkeypatch.setattr(site.server.config, "timeout_keep_alive", 0.5)
 
 
 @pytest.fixture
@@ -65,8 +73,8 @@ def test_connections_that_are_silent_keep_nobody_out(site: Site) -> None:
         b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nbody",
     ],
 )
-def test_a_request_has_to_come(site: Site, monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
-    monkeypatch.setattr(bounds, "REQUEST_TIMEOUT_S", 0.5)
+@pytest.mark.usefixtures("impatient")
+def test_a_request_has_to_come(site: Site, first: bytes) -> None:
     with connected(site, first) as client:
         answer = b""
         with contextlib.suppress(ConnectionError):
@@ -75,11 +83,11 @@ def test_a_request_has_to_come(site: Site, monkeypatch: pytest.MonkeyPatch, firs
         assert answer == b"" or b"Content-Length" in first  # that one is answered before
 
 
-def test_a_byte_now_and_then_is_no_request(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "REQUEST_TIMEOUT_S", 1.0)
+@pytest.mark.usefixtures("impatient")
+def test_a_byte_now_and_then_is_no_request(site: Site) -> None:
     with connected(site, HALF) as client:
         deadline = time.monotonic() + PATIENCE_S
-        client.settimeout(0.1)
+        client.settimeout(0.05)
         while True:
             assert time.monotonic() < deadline
             try:
@@ -92,8 +100,8 @@ def test_a_byte_now_and_then_is_no_request(site: Site, monkeypatch: pytest.Monke
                 break
 
 
-def test_the_second_request_has_to_come_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "REQUEST_TIMEOUT_S", 1.0)
+@pytest.mark.usefixtures("impatient")
+def test_the_second_request_has_to_come_too(site: Site) -> None:
     whole = b"GET /style.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with connected(site, whole + HALF) as client:
         answer = b""
@@ -104,15 +112,13 @@ def test_the_second_request_has_to_come_too(site: Site, monkeypatch: pytest.Monk
         assert answer.count(b"HTTP/1.1") == 1
 
 
-def test_an_answer_that_nobody_takes_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "SEND_TIMEOUT_S", 0.5)
-    place = make_place(tmp_path)
-    large = place.music / "plain" / "00.wav"
-    with large.open("ab") as stream:
+@pytest.mark.usefixtures("impatient")
+def test_an_answer_that_nobody_takes_ends(tmp_path: Path) -> None:
+    write_embedding(tmp_path / "emb.npz", ["large.wav"])
+    with (tmp_path / "large.wav").open("wb") as stream:
         stream.truncate(200 << 20)
-    with served(place) as site:
-        row = place.row("plain/00.wav")
-        request = f"GET /audio/{row} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    with served(Place(tmp_path / "emb.npz", tmp_path, tmp_path)) as site:
+        request = b"GET /audio/0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         with connected(site, request) as client:
             deadline = time.monotonic() + PATIENCE_S
             while _peers_of(site.port):  # as long as the server holds its end
@@ -139,15 +145,14 @@ def _peers_of(port: int) -> int:
 
 @pytest.mark.parametrize("duration_s", [np.nan, np.inf, -np.inf, -1.0])
 def test_tracks_of_no_known_length(
-    tmp_path: Path, duration_s: float, capfd: pytest.CaptureFixture[str]
+    place: Place, tmp_path: Path, duration_s: float, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    place = make_place(tmp_path)
     with np.load(place.emb) as columns:
         arrays = dict(columns)
-    row = arrays["path"].tolist().index("old.aiff")
+    row = place.row("old.aiff")
     arrays["duration_s"][row] = duration_s
-    np.savez(place.emb, **arrays)
-    with served(place) as site:
+    np.savez(tmp_path / "emb.npz", **arrays)
+    with served(replace(place, emb=tmp_path / "emb.npz")) as site:
         assert site.get(f"/audio/{row}").status == 404
         assert site.get(f"/audio/{row}", {"Range": "bytes=0-10"}).status == 404
         assert site.get(f"/api/tracks?rows={row}").status == 200

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from loev_cli.search.explore import AudioFiles
+from loev_cli.explore import AudioFiles
 from loev_cli.search.library import open_library
 from tests.conftest import Loev
-from tests.search.explore.common import HOSTILE, PLAIN, Place, Site
+from tests.explore.common import DURATION_S, HOSTILE, PLAIN, Place, Site
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = next(
@@ -28,8 +28,9 @@ PATIENCE_MS = 90_000
 class Page:
     """An open page, and what went on in it."""
 
-    def __init__(self, page: Any) -> None:
+    def __init__(self, page: Any, url: str) -> None:
         self.page = page
+        self.url = url
         self.problems: list[str] = []
         self.requested: list[str] = []
         page.set_default_timeout(PATIENCE_MS)
@@ -38,15 +39,13 @@ class Page:
         page.on("dialog", lambda dialog: self.problems.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: self.requested.append(request.url))
 
-    def open(self, url: str) -> None:
-        self.url = url.partition("#")[0]
-        self.page.goto(url)
+    def open(self, fragment: str = "") -> None:
+        self.page.goto(self.url + fragment)
         self.page.wait_for_selector("body[data-ready]")
 
     def choose(self, row: int) -> None:
-        """Search from a row, as its address says. The page writes its own, so it is left first."""
-        self.page.goto("about:blank")
-        self.open(f"{self.url}#row={row}")
+        """Open the page at a row, as its address says, which searches from it."""
+        self.open(f"#row={row}")
         self.page.wait_for_selector("#hits li")
 
     def hits(self) -> list[int]:
@@ -84,8 +83,7 @@ def chromium() -> Iterator[Any]:
 def page(chromium: Any, site: Site, request: pytest.FixtureRequest) -> Iterator[Page]:
     options = {"viewport": {"width": 1280, "height": 800}, **getattr(request, "param", {})}
     context = chromium.new_context(**options)
-    opened = Page(context.new_page())
-    opened.open(site.url)
+    opened = Page(context.new_page(), site.url)
     yield opened
     context.close()
     assert not opened.problems
@@ -104,6 +102,7 @@ PIXELS = """() => {
 
 
 def test_the_map_is_drawn(page: Page, place: Place) -> None:
+    page.open()
     n = len(open_library(place.emb))
     assert page.page.inner_text("#count").startswith(f"{n} tracks")
     for name in ("pitch", "tempo", "invariant"):
@@ -121,7 +120,9 @@ def test_a_track_plays(page: Page, place: Place, name: str) -> None:
     page.choose(place.row(name))
     page.page.click("#query button")
     page.until("document.getElementById('audio').currentTime > 0.3")
-    assert page.js("document.getElementById('audio').duration") == pytest.approx(2.0, abs=0.1)
+    assert page.js("document.getElementById('audio').duration") == pytest.approx(
+        DURATION_S, abs=0.1
+    )
     page.until("document.getElementById('play').getAttribute('aria-label') === 'Play'")  # the end
 
 
@@ -138,7 +139,8 @@ def move_to_a_point(page: Page) -> None:
     pytest.fail("no track on the map that can be played")
 
 
-def test_a_click_on_a_point_plays_it_and_searches(page: Page, site: Site) -> None:
+def test_a_click_on_a_point_plays_it_and_searches(page: Page) -> None:
+    page.open()
     move_to_a_point(page)
     page.page.mouse.down()
     page.page.mouse.up()
@@ -148,6 +150,7 @@ def test_a_click_on_a_point_plays_it_and_searches(page: Page, site: Site) -> Non
 
 
 def test_the_pointer_plays_only_when_asked_to(page: Page) -> None:
+    page.open()
     move_to_a_point(page)
     page.page.wait_for_timeout(500)
     assert not page.js("document.getElementById('audio').hasAttribute('src')")
@@ -197,6 +200,7 @@ def test_sliders_and_filters_change_the_result(page: Page, place: Place, loev: L
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:
+    page.open()
     keys = page.page.keyboard
     keys.press("Tab")
     assert page.js("document.activeElement.className") == "skip"
@@ -224,6 +228,7 @@ def test_the_keyboard_is_enough(page: Page) -> None:
 
 
 def test_names_that_are_html_are_shown_as_they_are(page: Page, place: Place) -> None:
+    page.open()
     page.page.fill("#find", "onerror")
     page.page.wait_for_selector("#found [role=option]")
     page.page.keyboard.press("Enter")
@@ -235,8 +240,8 @@ def test_names_that_are_html_are_shown_as_they_are(page: Page, place: Place) -> 
 
 
 def test_a_track_without_its_file_says_so(page: Page, place: Place) -> None:
-    assert "Some tracks cannot be played" in page.page.inner_text("#notice")
     page.choose(place.row("gone.wav"))
+    assert "Some tracks cannot be played" in page.page.inner_text("#notice")
     assert page.page.get_attribute("#query button", "aria-disabled") == "true"
     page.page.focus("#query button")
     page.page.keyboard.press("Enter")
@@ -265,6 +270,7 @@ def test_nothing_is_wider_than_the_screen(page: Page, place: Place) -> None:
 
 @pytest.mark.parametrize("page", [{"color_scheme": "dark"}], indirect=True, ids=["dark"])
 def test_dark_and_light(page: Page) -> None:
+    page.open()
     luminance = "parseInt(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])"
     assert page.js(luminance) < 60
     assert page.js(PIXELS)[1] & 255 < 60
@@ -275,15 +281,15 @@ def test_dark_and_light(page: Page) -> None:
 
 
 def test_a_library_of_one_track(chromium: Any, tmp_path: Path) -> None:
-    from tests.search.explore.common import served, write_embedding
+    from tests.explore.common import served, write_embedding
 
     write_embedding(tmp_path / "one.npz", ["one.wav"])
     place = Place(tmp_path / "one.npz", tmp_path, tmp_path)
     assert AudioFiles(tmp_path, ["one.wav"]).n_found() == (0, 1)
     with served(place) as site:
         context = chromium.new_context()
-        page = Page(context.new_page())
-        page.open(f"{site.url}#row=0")
+        page = Page(context.new_page(), site.url)
+        page.open("#row=0")
         page.until("document.getElementById('hitshead').textContent.startsWith('No other track')")
         assert "No track can be played" in page.page.inner_text("#notice")
         context.close()

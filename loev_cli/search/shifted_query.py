@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -71,21 +71,21 @@ class Moved:
     how: str
 
 
-class Asked(Protocol):
-    """The query to shift."""
+@dataclass(frozen=True)
+class Asked:
+    """The query to shift.
 
-    @property
-    def meta(self) -> Meta:
-        """Of the library."""
-        ...
+    Attributes:
+        meta: of the library.
+        file: its audio, if available.
+        raw: for a row of the library: gives subspace -> (D,), raw model outputs.
+        value: for a row: column -> the library's value for it; None if missing.
+    """
 
-    def raw(self) -> Mapping[str, Vectors]:
-        """Subspace -> (D,), raw model outputs."""
-        ...
-
-    def value(self, column: str) -> Any:
-        """The library's value for it; None if missing."""
-        ...
+    meta: Meta
+    file: Path | None
+    raw: Callable[[], Mapping[str, Vectors]] = dict
+    value: Callable[[str], Any] = lambda column: None
 
 
 def parse_change(text: str) -> Change:
@@ -117,13 +117,11 @@ def parse_change(text: str) -> Change:
 def move(
     change: Change,
     asked: Asked,
-    file: Path | None,
     listen: Callable[[Path, float], Mapping[str, Vectors]],
 ) -> Moved:
     """Shift a query; see the module docstring.
 
     Args:
-        file: its audio, if available.
         listen: embeds a file: (file, speed) -> subspace -> (D,).
 
     Raises:
@@ -132,8 +130,8 @@ def move(
     """
     name = change.attribute
     if name in asked.meta["subspaces"]:
-        if file is not None:
-            moved = listen(file, change.rate)[name]
+        if asked.file is not None:
+            moved = listen(asked.file, change.rate)[name]
             how = f"{change.text}: by embedding the audio played {change.rate:.4g} times as fast"
             return Moved({name: moved}, None, how)
         if (turned := _rotated(change, asked)) is not None:

@@ -1,9 +1,13 @@
-"""WAV previews of files that browsers cannot play, decoded during playback.
+"""A row -> its file, if it may be served, or a WAV of it, if browsers cannot play it.
 
-WAV is a short header and then two bytes a sample, so a byte range is a time range, and
-seeking works without a cache: a range in the middle is decoded from the beginning, and the audio
-before it is discarded (a minute of audio in about 0.1 s). Mono; the decoder is a separate process,
-which ends with the request.
+A row is a path relative to the audio folder, as ``loev embed FOLDER`` named it, or the absolute
+path of a file. A file is served only if it is a regular file whose real path, with all symbolic
+links resolved, is in the real audio folder.
+
+A preview is decoded during playback. WAV is a short header and then two bytes a sample, so a byte
+range is a time range, and seeking works without a cache: a range in the middle is decoded from the
+beginning, and the audio before it is discarded (a minute of audio in about 0.1 s). Mono; the
+decoder is a separate process, which ends with the request.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ import asyncio
 import math
 import re
 import struct
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from anyio import to_thread
@@ -21,9 +26,23 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from loev_cli.audio import DecoderProcess
-from loev_cli.search.explore.files import NotServedError
+from loev_cli.audio import AUDIO_EXTENSIONS, DecoderProcess
+from loev_cli.row_names import path_of_row
 
+# MIME types of formats that browsers play. Everything else is decoded.
+TYPES = {
+    ".mp3": "audio/mpeg",
+    ".wav": "audio/wav",
+    ".wave": "audio/wav",
+    ".flac": "audio/flac",
+    ".ogg": "audio/ogg",
+    ".oga": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".m4a": "audio/mp4",
+    ".aac": "audio/aac",
+    ".weba": "audio/webm",
+}
+_N_SAMPLED = 100
 RATE_HZ = 44_100
 HEADER_N_BYTES = 44
 _LONGEST_N_SAMPLES = (2**32 - 1 - HEADER_N_BYTES) // 2
@@ -32,6 +51,70 @@ _N_AT_ONCE = 6
 _PATIENCE_S = 5.0
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _ENDLESS_NUMBER = re.compile(r"\d{19}")
+
+
+class NotServedError(Exception):
+    """A row's file is missing or must not be served; the message says why."""
+
+
+@dataclass(frozen=True)
+class AudioFiles:
+    """The files of a library's rows.
+
+    Attributes:
+        root: the audio folder.
+        paths: N row names.
+    """
+
+    root: Path
+    paths: Sequence[str]
+
+    def find(self, row: int) -> Path:
+        """The real path of the file that a row names.
+
+        Raises:
+            NotServedError: the file is missing or must not be served.
+        """
+        path = self.paths[row]
+        if "://" in path:
+            raise NotServedError("is at a URL; only local files can be played")
+        if PurePosixPath(path).suffix.lower() not in AUDIO_EXTENSIONS:
+            raise NotServedError("does not have an audio file extension")
+        try:
+            root = self.root.resolve(strict=True)
+            file = (self.root / path_of_row(path)).resolve(strict=True)
+        except (OSError, ValueError, RuntimeError) as error:  # a NUL, a loop of links, no such file
+            raise NotServedError(f"is not in {self.root}") from error
+        if not file.is_relative_to(root):
+            raise NotServedError(f"is outside {self.root}")
+        if not file.is_file():
+            raise NotServedError("is not a regular file")
+        return file
+
+    def n_found(self) -> tuple[int, int]:
+        """(found, looked for) of a sample of rows, evenly spread."""
+        step = max(1, len(self.paths) // _N_SAMPLED)
+        rows = range(0, len(self.paths), step)
+        found = 0
+        for row in rows:
+            try:
+                self.find(row)
+            except NotServedError:
+                continue
+            found += 1
+        return found, len(rows)
+
+
+def is_playable(file: Path) -> bool:
+    """Whether browsers can play the file directly."""
+    return file.suffix.lower() in TYPES
+
+
+def guess_root(source: Path, paths: Sequence[str]) -> Path:
+    """The default audio folder: the embedding file's folder or the current one, whichever has
+    more of the rows; ties prefer the first."""
+    candidates = [source.absolute().parent, Path.cwd()]
+    return max(candidates, key=lambda root: AudioFiles(root, paths).n_found()[0])
 
 
 class Previews:

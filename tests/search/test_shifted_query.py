@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,9 @@ from loev_cli.backends import open_encoder
 from loev_cli.bundle import find
 from loev_cli.embed import Request, embed
 from loev_cli.errors import UsageError
-from loev_cli.search.audio_query import FileEmbedder
 from loev_cli.search.library import open_library
-from loev_cli.search.like_but import Change, move, parse_change
+from loev_cli.search.session import model_of
+from loev_cli.search.shifted_query import Asked, Change, move, parse_change
 from loev_cli.writers import Meta, read
 from tests.conftest import ROOT, Loev
 
@@ -69,7 +68,7 @@ def test_changes_that_make_no_sense(text: str, message: str) -> None:
 
 def test_listening_makes_what_embedding_made(emb: Path) -> None:
     library = open_library(emb)
-    vectors = FileEmbedder(library.meta).vectors(MUSIC / SLOW)
+    vectors = model_of(library.meta).embed_file(MUSIC / SLOW, hop_s=library.meta["hop_s"])
     there = read(emb)
     for name, x in there.vectors.items():
         np.testing.assert_allclose(vectors[name], x[there.paths.index(SLOW)], atol=1e-5)
@@ -80,25 +79,14 @@ def test_listening_faster_is_a_tape_played_faster(tmp_path: Path, emb: Path) -> 
 
     waveform, rate_hz = soundfile.read(MUSIC / SLOW, dtype="float32")
     soundfile.write(tmp_path / "faster.wav", waveform, round(rate_hz * 1.25))
-    embedder = FileEmbedder(open_library(emb).meta)
-    ours, theirs = embedder.vectors(MUSIC / SLOW, 1.25), embedder.vectors(tmp_path / "faster.wav")
+    meta = open_library(emb).meta
+    ours, theirs = (
+        model_of(meta).embed_file(file, hop_s=meta["hop_s"], speed=speed)
+        for file, speed in ((MUSIC / SLOW, 1.25), (tmp_path / "faster.wav", 1.0))
+    )
     for name in ours:
         distance = np.linalg.norm(ours[name] - theirs[name]) / np.linalg.norm(theirs[name])
         assert distance < 0.02
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """A query that only vectors are known of."""
-
-    meta: Meta
-    vectors: dict[str, np.ndarray]
-
-    def raw(self) -> dict[str, np.ndarray]:
-        return self.vectors
-
-    def value(self, column: str) -> None:
-        return None
 
 
 def test_turning_is_transposing(emb: Path) -> None:
@@ -121,8 +109,8 @@ def test_turning_is_transposing(emb: Path) -> None:
         ]
 
         change = parse_change(f"pitch={semitones}")
-        asked = Embedded(library.meta, {"pitch": vectors[0]})
-        moved = move(change, asked, None, lambda file, speed: {})
+        asked = Asked(library.meta, None, {"pitch": vectors[0]}.copy)
+        moved = move(change, asked, lambda file, speed: {})
         assert "rotating the pitch classes" in moved.how
         wanted = space.ready(vectors[1])
         assert space.ready(moved.vectors["pitch"]) @ wanted > 0.85
@@ -155,18 +143,10 @@ def test_what_cannot_be_moved_is_one_line(emb: Path, loev: Loev, tmp_path: Path)
     assert (done.code, len(done.lines)) == (2, 1)  # half a step cannot be turned
 
 
-class Annotated:
+def annotated(values: dict[str, object]) -> Asked:
     """A query that only annotations are known of."""
-
-    def __init__(self, **values: object) -> None:
-        self.meta = {"subspaces": {"invariant": 4}, "model": "none", "model_sha256": ""}
-        self.values = values
-
-    def raw(self) -> dict[str, np.ndarray]:
-        raise AssertionError("there are no vectors to move")
-
-    def value(self, column: str) -> object:
-        return self.values.get(column)
+    meta: Meta = {"subspaces": {"invariant": 4}, "model": "none", "model_sha256": ""}
+    return Asked(meta, None, value=values.get)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +161,7 @@ class Annotated:
     ],
 )
 def test_annotations_are_moved(values: dict[str, object], change: str, where: str) -> None:
-    moved = move(parse_change(change), Annotated(**values), None, lambda file, speed: {})
+    moved = move(parse_change(change), annotated(values), lambda file, speed: {})
     assert moved.where == where
     assert moved.vectors == {}
     assert "by annotations" in moved.how
@@ -190,4 +170,4 @@ def test_annotations_are_moved(values: dict[str, object], change: str, where: st
 @pytest.mark.parametrize("values", [{}, {"bpm": float("nan")}, {"bpm": 0.0}])
 def test_unknown_annotations_are_none(values: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="or a column 'bpm'"):
-        move(Change("tempo", 1.1, "tempo=+10%"), Annotated(**values), None, lambda file, speed: {})
+        move(Change("tempo", 1.1, "tempo=+10%"), annotated(values), lambda file, speed: {})

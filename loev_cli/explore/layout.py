@@ -3,7 +3,7 @@
 ``components``: the two principal components of its vectors: the directions in which tracks differ
 most. Fast, but most neighbors in D dimensions are not neighbors in these two.
 
-``neighbours``: places similar tracks near each other, as in UMAP (McInnes et al. 2018,
+``neighbors``: places similar tracks near each other, as in UMAP (McInnes et al. 2018,
 arXiv:1802.03426), whose forces it takes with a = b = 1:
 
     attraction  sum over the neighbors j of i of  w_ij (y_j - y_i) / (1 + d^2)
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from loev_cli.search.library import Vectors
 
 COMPONENTS = "components"
-NEIGHBOURS = "neighbours"
-MOST_FOR_NEIGHBOURS_N_ROWS = 200_000  # a minute or two
+NEIGHBORS = "neighbors"
+MOST_FOR_NEIGHBORS_N_ROWS = 200_000  # a minute or two
 
 Places = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -36,7 +36,7 @@ Rows = NDArray[np.int64]
 _N_TRIAL_AXES, _N_POWERS = 8, 60
 _BLOCK_N_ROWS = 4096
 _EXACT_N_ROWS = 6000
-_N_NEIGHBOURS = 15
+_N_NEIGHBORS = 15
 _N_EPOCHS, _N_EPOCHS_LARGE, _LARGE_N_ROWS = 300, 150, 10_000
 _N_PROBES = 8  # clusters in which a track's neighbors are searched
 _N_ROUNDS = 4  # of k-means
@@ -48,7 +48,7 @@ _LONGEST_STEP = 1.0
 
 def layouts(n_rows: int) -> list[str]:
     """The layouts that are fast enough for this number of rows."""
-    return [COMPONENTS, *([NEIGHBOURS] if 8 <= n_rows <= MOST_FOR_NEIGHBOURS_N_ROWS else [])]
+    return [COMPONENTS, *([NEIGHBORS] if 8 <= n_rows <= MOST_FOR_NEIGHBORS_N_ROWS else [])]
 
 
 def components(x: Vectors) -> Places:
@@ -83,7 +83,7 @@ def _principal_axes(scatter: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(basis @ within[:, order])
 
 
-def neighbours(x: Vectors, *, seed: int = 0) -> Places:
+def neighbors(x: Vectors, *, seed: int = 0) -> Places:
     """Vectors (N, D) of length 1, or 0 -> places (N, 2), centered. N is at least 8."""
     rng = np.random.default_rng(seed)
     y = components(x)
@@ -91,7 +91,7 @@ def neighbours(x: Vectors, *, seed: int = 0) -> Places:
     # Jitter: identical tracks would never be pushed apart.
     y += rng.normal(0, 1e-2, y.shape).astype(np.float32)
     n = len(x)
-    head_starts, tails, weights = _graph(*nearest(x, min(_N_NEIGHBOURS, n - 1), rng))
+    head_starts, tails, weights = _graph(*nearest(x, min(_N_NEIGHBORS, n - 1), rng))
     heads = np.repeat(np.arange(n), np.diff(head_starts, append=len(tails)))
     n_epochs = _N_EPOCHS if n < _LARGE_N_ROWS else _N_EPOCHS_LARGE
     for epoch in range(n_epochs):
@@ -135,18 +135,18 @@ def _compared(x: Vectors, k: int, rng: np.random.Generator) -> Iterator[tuple[Ro
         for start in range(0, n, _BLOCK_N_ROWS):
             yield everything[start : start + _BLOCK_N_ROWS], everything
         return
-    centres = x[rng.choice(n, math.isqrt(n), replace=False)]
+    centers = x[rng.choice(n, math.isqrt(n), replace=False)]
     for round_ in range(_N_ROUNDS):
         cluster = np.concatenate(
-            [(x[i : i + _BLOCK_N_ROWS] @ centres.T).argmax(1) for i in range(0, n, _BLOCK_N_ROWS)]
+            [(x[i : i + _BLOCK_N_ROWS] @ centers.T).argmax(1) for i in range(0, n, _BLOCK_N_ROWS)]
         )
         order = np.argsort(cluster, kind="stable")
-        starts = np.searchsorted(cluster[order], np.arange(len(centres) + 1))
+        starts = np.searchsorted(cluster[order], np.arange(len(centers) + 1))
         if round_ < _N_ROUNDS - 1:
             for c in np.flatnonzero(np.diff(starts)):
-                centre = x[order[starts[c] : starts[c + 1]]].mean(axis=0)
-                centres[c] = centre / max(float(np.linalg.norm(centre)), 1e-9)
-    near = np.argsort(-(centres @ centres.T), axis=1, kind="stable")
+                center = x[order[starts[c] : starts[c + 1]]].mean(axis=0)
+                centers[c] = center / max(float(np.linalg.norm(center)), 1e-9)
+    near = np.argsort(-(centers @ centers.T), axis=1, kind="stable")
     for c in np.flatnonzero(np.diff(starts)):
         members = [order[starts[other] : starts[other + 1]] for other in near[c]]
         n_taken, i = 0, 0

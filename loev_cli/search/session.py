@@ -1,0 +1,201 @@
+"""A search session over a file in memory or a database: query text to results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loev_cli import bundle as bundles
+from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.row_names import path_of_row
+from loev_cli.search.filters import parse_where
+from loev_cli.search.find import FileQuery, RowQuery
+from loev_cli.search.library import (
+    Hit,
+    Library,
+    Query,
+    Vectors,
+    check_subspace,
+    default_weights,
+    open_library,
+)
+from loev_cli.search.shifted_query import Asked, Change, move, parse_change
+from loev_cli.writers import FOLDERS, Meta, is_made_by
+
+if TYPE_CHECKING:
+    from loev_cli.api import Model
+    from loev_cli.search.database import Database
+
+
+class Session:
+    """Answers queries about one library, all with the same options.
+
+    Args:
+        source: an embedding file, which is compared whole, or a database, which is searched by its
+            indexes if it has any.
+        weights: subspace -> weight; default ``invariant``, or all subspaces with ``like_but``.
+        k: maximum number of results.
+        where: a filter on the results.
+        like_but: the shift applied to every query; see :mod:`loev_cli.search.shifted_query`.
+        exclude_same_file: exclude the query itself.
+        exact: compare with all rows of a database too.
+        root: audio folder that the rows' paths are relative to.
+        model: path of the library's model, to embed audio files; default: by its name.
+        device: for embedding.
+
+    Raises:
+        UsageError: no such library, a damaged one, or options that do not fit it.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        *,
+        weights: Mapping[str, float] | None = None,
+        k: int,
+        where: str | None = None,
+        like_but: str | None = None,
+        exclude_same_file: bool = False,
+        exact: bool = False,
+        root: Path | None = None,
+        model: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        self._change = None if like_but is None else parse_change(like_but)
+        self._gallery = _open(source, exact=exact)
+        self.subspaces = list(self._gallery.meta["subspaces"])
+        if weights is None:  # equal weights for the rest
+            equal = dict.fromkeys(self.subspaces, 1.0)
+            weights = equal if self._change else default_weights(self.subspaces)
+        for name in weights:
+            check_subspace(name, self.subspaces, source)
+        if where is not None:
+            parse_where(where, self._gallery.columns)
+        self._query = Query(weights, k, where)
+        self._exclude_same_file = exclude_same_file
+        self._root = root
+        self._model = model
+        self._device = device
+        self._ways: list[str] = []
+        self._can_embed = True
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes on how the search was done."""
+        by = ", ".join(
+            name if len(self._query.weights) == 1 and weight > 0 else f"{name}={weight:g}"
+            for name, weight in self._query.weights.items()
+        )
+        return [*self._ways, f"by {by}; {self._gallery.note}"]
+
+    def ask(self, text: str) -> list[Hit]:
+        """The results of one query, best first.
+
+        Raises:
+            UsageError: neither a row nor a file, the library's model is not found, or the query
+                cannot be shifted.
+            InputError: the file is not audio.
+        """
+        found = self._gallery.find(text)
+        if isinstance(found, FileQuery):
+            same = found.rows
+            vectors = self._gallery.ready(self._vectors_of(found.file))
+        else:
+            same = frozenset({found.path})
+            vectors = self._gallery.query_of(found)
+        query = self._query
+        if self._exclude_same_file:
+            query = replace(query, exclude=query.exclude | same)
+        if self._change is not None:
+            query = self._shifted(found, vectors, query, self._change)
+        return self._gallery.search(vectors, query)
+
+    def can_go_on(self, error: LoevError) -> bool:
+        """Whether the next query may succeed."""
+        return self._can_embed and isinstance(error, InputError | UsageError)
+
+    def _shifted(
+        self, found: RowQuery | FileQuery, vectors: dict[str, Vectors], query: Query, change: Change
+    ) -> Query:
+        """Shift the vectors in place; returns the query to search with."""
+        gallery = self._gallery
+        if isinstance(found, FileQuery):
+            asked = Asked(gallery.meta, found.file)
+        else:
+            file = None if self._root is None else self._root / path_of_row(found.path)
+            asked = Asked(
+                gallery.meta,
+                file if file is not None and file.is_file() else None,
+                partial(gallery.raw_of, found),
+                partial(gallery.value, found),
+            )
+        moved = move(change, asked, self._vectors_of)
+        if moved.how not in self._ways:
+            self._ways.append(moved.how)
+        vectors |= gallery.ready(moved.vectors)
+        if moved.where is None:
+            return query
+        where = moved.where if query.where is None else f"({query.where}) and ({moved.where})"
+        rest = {name: w for name, w in query.weights.items() if name != change.attribute}
+        return replace(query, where=where, weights=rest or default_weights(self.subspaces))
+
+    def _vectors_of(self, file: Path, speed: float = 1.0) -> dict[str, Vectors]:
+        return self._embedder.embed_file(file, hop_s=self._gallery.meta["hop_s"], speed=speed)
+
+    @cached_property
+    def _embedder(self) -> Model:
+        self._can_embed = False  # until it does
+        model = model_of(self._gallery.meta, model=self._model, device=self._device)
+        self._can_embed = True
+        return model
+
+
+def _open(source: Path, *, exact: bool) -> Library | Database:
+    if not exact and source.is_dir() and source.suffix.lower() not in FOLDERS:
+        from loev_cli.search.database import Database
+
+        database = Database(source)
+        if database.is_indexed:
+            return database
+    return open_library(source)
+
+
+def model_of(meta: Meta, *, model: str | None = None, device: str = "auto") -> Model:
+    """The model that made a library, with the library's subspaces.
+
+    With the library's ``hop_s``, :meth:`loev_cli.api.Model.embed_file` gives the vectors that
+    ``loev embed`` gave.
+
+    Args:
+        meta: of the library.
+        model: the model's folder or name; default the name that ``meta`` has.
+        device: as :func:`loev_cli.backends.open_encoder` takes it.
+
+    Raises:
+        UsageError: the model is not found, or is not the library's.
+        BundleError: it is damaged.
+    """
+    from loev_cli.api import Model  # and with it soundfile and onnxruntime
+    from loev_cli.backends import open_encoder
+
+    wanted = f"{meta['model']} ({str(meta['model_sha256'])[:12]})"
+    try:
+        bundle = bundles.find(model or str(meta["model"]))
+    except UsageError as error:
+        if model:
+            raise
+        raise UsageError(
+            f"querying by audio needs the model used to embed the library, {wanted}, which was not "
+            "found",
+            hint="pass its folder with --model",
+        ) from error
+    if not is_made_by(meta, bundle):
+        raise UsageError(
+            f"the library was made by {wanted}, not by {bundle.name} ({bundle.sha256[:12]}) in "
+            f"{bundle.path}",
+            hint="pass the folder of the library's model with --model, or embed the library again",
+        )
+    return Model(open_encoder(bundle, device=device, subspaces=list(meta["subspaces"])))
