@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -272,6 +273,51 @@ def read_metadata(file: Path) -> dict[str, str]:
     finally:
         container.close()
         stream.close()
+
+
+def identify(file: Path) -> tuple[str, str, str]:
+    """What a file is, and what is in it apart from its tags.
+
+    Returns:
+        Its container and the codec of its sound, as FFmpeg names them, and a SHA-256 of all that
+        decoders are given: packets, their times, pictures, and headers without tags.
+
+    Raises:
+        UnreadableError: FFmpeg does not know the format, or finds no audio stream in it.
+    """
+    stream = FileView(file)
+    container = _open(stream)
+    digest = hashlib.sha256()
+    try:
+        audio = next(iter(container.streams.audio), None)
+        if audio is None:
+            raise UnreadableError("no audio stream")
+        for each in container.streams:
+            context = getattr(each, "codec_context", None)
+            header = getattr(context, "extradata", None) or b""
+            if each.type == "audio":
+                codec = str(context.name) if context is not None else ""
+                is_tagged = codec == "vorbis"
+                header = _without_comments(header) if is_tagged else header
+                facts = codec, each.rate, each.channels, each.time_base
+                digest.update(repr(facts).encode())
+            digest.update(repr((each.type, each.start_time, each.duration)).encode() + header)
+        for packet in container.demux():
+            facts = packet.stream_index, packet.pts, packet.duration, packet.size
+            digest.update(repr(facts).encode())
+            digest.update(packet)
+        return container.format.name.split(",")[0], audio.codec_context.name, digest.hexdigest()
+    except _ERRORS as error:
+        raise UnreadableError(str(error)) from error
+    finally:
+        container.close()
+        stream.close()
+
+
+def _without_comments(header: bytes) -> bytes:
+    """The first and the last of the three headers of Vorbis; the tags are the one between."""
+    first, last = header.find(b"\x01vorbis"), header.rfind(b"\x05vorbis")
+    return header[first : first + 30] + header[last:]
 
 
 def _open(stream: FileView) -> Any:
