@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
@@ -275,38 +276,52 @@ def read_metadata(file: Path) -> dict[str, str]:
         stream.close()
 
 
-def identify(file: Path) -> tuple[str, str, str]:
-    """What a file is, and what is in it apart from its tags.
-
-    Returns:
-        Its container and the codec of its sound, as FFmpeg names them, and a SHA-256 of all that
-        decoders are given: packets, their times, pictures, and headers without tags.
+def identify(file: Path) -> tuple[str, str]:
+    """The container of a file and the codec of its sound, as FFmpeg names them.
 
     Raises:
         UnreadableError: FFmpeg does not know the format, or finds no audio stream in it.
     """
+    with _with_audio(file) as (container, audio):
+        return container.format.name.split(",")[0], audio.codec_context.name
+
+
+def content_sha256(file: Path) -> str:
+    """SHA-256 of what a file has beside its tags: all that decoders are given of every stream,
+    which are packets with their times, pictures, and headers without comments.
+
+    Files with the same digest decode to the same samples. Raises as :func:`identify`.
+    """
+    digest = hashlib.sha256()
+
+    def add(*facts: object) -> None:
+        digest.update(repr(facts).encode())
+
+    with _with_audio(file) as (container, _):
+        for stream in container.streams:
+            context = getattr(stream, "codec_context", None)
+            codec, header = getattr(context, "name", ""), getattr(context, "extradata", None) or b""
+            if codec == "vorbis":
+                header = _without_comments(header)
+            add(stream.type, codec, stream.time_base, stream.start_time, stream.duration, header)
+            if stream.type == "audio":
+                add(stream.rate, stream.channels)
+        for packet in container.demux():
+            add(packet.stream_index, packet.pts, packet.duration, packet.size)
+            digest.update(packet)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _with_audio(file: Path) -> Iterator[tuple[Any, Any]]:
+    """The open container of a file and its first audio stream."""
     stream = FileView(file)
     container = _open(stream)
-    digest = hashlib.sha256()
     try:
         audio = next(iter(container.streams.audio), None)
-        if audio is None:
+        if getattr(audio, "codec_context", None) is None:
             raise UnreadableError("no audio stream")
-        for each in container.streams:
-            context = getattr(each, "codec_context", None)
-            header = getattr(context, "extradata", None) or b""
-            if each.type == "audio":
-                codec = str(context.name) if context is not None else ""
-                is_tagged = codec == "vorbis"
-                header = _without_comments(header) if is_tagged else header
-                facts = codec, each.rate, each.channels, each.time_base
-                digest.update(repr(facts).encode())
-            digest.update(repr((each.type, each.start_time, each.duration)).encode() + header)
-        for packet in container.demux():
-            facts = packet.stream_index, packet.pts, packet.duration, packet.size
-            digest.update(repr(facts).encode())
-            digest.update(packet)
-        return container.format.name.split(",")[0], audio.codec_context.name, digest.hexdigest()
+        yield container, audio
     except _ERRORS as error:
         raise UnreadableError(str(error)) from error
     finally:

@@ -132,7 +132,7 @@ class _Tags:
         if self._names is _ID3:
             value = getattr(value, "text", ())
         return tuple(
-            bytes(one).decode("utf-8", "replace") if isinstance(one, bytes) else str(one)
+            bytes(one).decode("utf-8", "surrogateescape") if isinstance(one, bytes) else str(one)
             for one in value
         )
 
@@ -148,7 +148,7 @@ class _Tags:
         elif name == "tmpo":
             tags[name] = [int(value) for value in values]
         elif self._names is _MP4:
-            tags[name] = [value.encode() for value in values]
+            tags[name] = [value.encode("utf-8", "surrogateescape") for value in values]
         else:
             tags[name] = list(values)
 
