@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loev_cli import __version__
+from loev_cli.audio import read_tags
 from loev_cli.audio.ffmpeg import content_sha256, identify
 from loev_cli.audio.readers import UnreadableError
 from loev_cli.audio.tag_fields import (
@@ -183,6 +184,8 @@ def apply(change: Change) -> None:
         def finish(copy: Path) -> None:
             if content_sha256(copy) != content:
                 raise UntaggableError("its sound would change")
+            if read_tags(copy) != read_tags(file):
+                raise UntaggableError("its other tags would change")
             with copy.open("rb") as stream:
                 written = read_fields(stream, *kind)
             if any(written[field] != values for field, values in change.new.items()):

@@ -110,10 +110,10 @@ class _Tags:
         if self._names is not _ID3:
             self._file = cls(stream)
         else:
-            # Untranslated, frames of ID3v2.3 stay what they are; 2.2 cannot be written.
-            self._file = cls(stream, translate=False)
-            version = self._file.tags.version if self._file.tags is not None else (2, 4, 0)
-            if version < (2, 3, 0):
+            # Untranslated, frames of ID3v2.3 stay what they are; those of ID3v1 stay out of it.
+            self._file = cls(stream, translate=False, load_v1=False)
+            version = self._file.tags.version if self._file.tags is not None else (0,)
+            if version < (2, 3, 0):  # becomes 2.4, which has to say all that players find in it
                 stream.seek(0)
                 self._file = cls(stream)
             self._options = {"v2_version": 3 if version[:2] == (2, 3) else 4, "v23_sep": None}
