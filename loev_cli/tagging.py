@@ -189,7 +189,7 @@ def apply(change: Change) -> None:
             with copy.open("rb") as stream:
                 written = read_fields(stream, *kind)
             if any(written[field] != values for field, values in change.new.items()):
-                raise UntaggableError("its tags cannot hold these values")
+                raise UntaggableError("the values are not found again in the copy")
             _be_like(copy, file, status)
             _check_replaceable(change)
 

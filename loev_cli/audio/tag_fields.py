@@ -93,16 +93,16 @@ def _reading() -> Iterator[None]:
     except MutagenError as error:
         if isinstance(error.__cause__, OSError):  # a full disk
             raise error.__cause__ from error
-        raise UntaggableError(in_one_line(error)) from error
+        raise UntaggableError(f"mutagen: {in_one_line(error)}") from error
     except (EOFError, *DATA_ERRORS) as error:
-        raise UntaggableError(in_one_line(error)) from error
+        raise UntaggableError(f"mutagen: {in_one_line(error)}") from error
 
 
 class _Tags:
     def __init__(self, stream: BinaryIO, container: str, codec: str) -> None:
         kind = _KINDS.get(container) or _KINDS.get(f"{container} {codec}")
         if kind is None:
-            raise UntaggableError(f"tags are not written into {container} files")
+            raise UntaggableError(f"{container} is not a format that loev tags")
         module, name, self._names = kind
         cls = getattr(importlib.import_module(module), name)
         self._options: dict[str, Any] = {}

@@ -97,7 +97,7 @@ def annotate(
     )
     chosen = lists.format_of(list_format, out, [each for each in inputs if not Path(each).is_dir()])
     lists.check_root(root, unused=chosen != lists.ListFormat.M3U)
-    if of_tags and chosen == lists.ListFormat.M3U:
+    if of_tags and chosen == "m3u":
         raise UsageError("changes of tags are no playlist", hint="--format table, csv or jsonl")
     request = job.Request(
         inputs=inputs,
