@@ -55,7 +55,7 @@ class Change:
     Attributes:
         path: its row name.
         file: where it lies; links are resolved.
-        state: what told it from a changed file when it was read.
+        state: of :func:`state_of`, from before it was read.
         old: field -> the values there, of the fields that change.
         new: field -> the values that replace them; none: the field is removed.
         kept: fields that stay, since somebody else has written them.
@@ -63,7 +63,7 @@ class Change:
 
     path: str
     file: Path
-    state: State
+    state: State | None
     old: Mapping[str, Values]
     new: Mapping[str, Values]
     kept: tuple[str, ...] = ()
@@ -102,18 +102,17 @@ def values_of(
     return values
 
 
-def state_of(file: Path) -> State:
-    """What tells a file from a changed one: device, inode, size and time of change.
-
-    Raises:
-        InputError: it cannot be looked at.
-    """
-    with _naming(file):
+def state_of(file: Path) -> State | None:
+    """What tells a file from a changed one: device, inode, size and time of change; None if it
+    cannot be looked at."""
+    try:
         return _state(file.stat())
+    except (OSError, ValueError):
+        return None
 
 
 def plan(
-    path: str, file: Path, state: State, values: Mapping[str, str], *, replace: bool = False
+    path: str, file: Path, state: State | None, values: Mapping[str, str], *, replace: bool = False
 ) -> Change:
     """What writing ``values`` into a file would change. Nothing is written.
 
@@ -151,7 +150,7 @@ def plan_undo(entry: LogEntry) -> Change:
 def _checked(
     path: str,
     file: Path,
-    state: State,
+    state: State | None,
     now: Mapping[str, Values],
     new: Mapping[str, Values],
     wanted: Mapping[str, Values],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -139,7 +141,8 @@ class Tagging:
                     f"--write-tags takes local files and folders, not {place}",
                     hint="name them on the command line" if given == STDIN else "download it first",
                 )
-        self._log = log or Path(f"loev-tags-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.jsonl")
+        now, run = datetime.now(UTC), secrets.token_hex(2)  # runs of one second are told apart
+        self._log = log or Path(f"loev-tags-{now:%Y%m%dT%H%M%SZ}-{run}.jsonl")
         if self._log.exists():
             raise UsageError(f"{self._log} exists", hint="choose another --undo-log")
         check_target(self._log)
@@ -152,12 +155,9 @@ class Tagging:
         self._changes: dict[Path, Change] = {}
         self._n_kept = self._n_unsure = 0
         # From before anything is read, so that what changes meanwhile is found.
-        self._files: dict[str, tuple[Path, tagging.State | InputError]] = {}
-        for source in find(inputs):
-            try:
-                self._files[source.path] = source.file, tagging.state_of(source.file)
-            except InputError as error:
-                self._files[source.path] = source.file, error
+        self._files = {
+            source.path: (source.file, tagging.state_of(source.file)) for source in find(inputs)
+        }
 
     def plan(self, row: Row, listed: ListWriter) -> None:
         """Add to the list what would be written for a row."""
@@ -170,9 +170,7 @@ class Tagging:
         if not certain:
             return
         try:
-            file, state = self._files[row.path]
-            if isinstance(state, InputError):
-                raise state
+            file, state = self._files.get(row.path, (Path(row.path), None))
             change = tagging.plan(row.path, file, state, certain, replace=self._replace)
         except InputError as error:
             self._failures.add(error)
@@ -196,7 +194,7 @@ class Tagging:
                     say(f"{plural(n, 'value')} {what}")
         if _may_write(changes, yes=self._yes, quiet=self._quiet):
             tagging.write_log(self._log, changes)
-            how = f"loev annotate --undo {self._log}"
+            how = f"loev annotate --undo {shlex.quote(str(self._log))}"
             if not self._quiet:
                 say(f"old values -> {self._log} ({how} takes them back)")
             _apply(changes, self._failures, quiet=self._quiet, how_to_go_on=f"{how} takes it back")
