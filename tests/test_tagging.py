@@ -188,6 +188,9 @@ def test_times_permissions_and_links_stay(flac: Path, tmp_path: Path) -> None:
     os.utime(flac, ns=(1_000_000_000_000_000_007, 1_100_000_000_000_000_009))
     if hasattr(os, "setxattr"):
         os.setxattr(flac, "user.loev", b"kept")
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if is_root:
+        os.chown(flac, 1234, 5678)
     link = tmp_path / "link.flac"
     link.symlink_to("x.flac")
     tagging.apply(planned(link))
@@ -195,6 +198,7 @@ def test_times_permissions_and_links_stay(flac: Path, tmp_path: Path) -> None:
     assert status.st_mode & 0o777 == 0o640
     assert status.st_mtime_ns == 1_100_000_000_000_000_009
     assert not hasattr(os, "getxattr") or os.getxattr(flac, "user.loev") == b"kept"
+    assert not is_root or (status.st_uid, status.st_gid) == (1234, 5678)
     assert link.is_symlink() and by_mutagen(flac) == VALUES
 
 
@@ -256,6 +260,18 @@ def test_a_copy_whose_sound_differs_is_not_used(
     with pytest.raises(InputError, match="sound"):
         tagging.apply(planned(flac))
     assert flac.read_bytes() == before and left_in(tmp_path) == {"x.flac"}
+
+
+def test_a_copy_whose_other_tags_differ_is_not_used(flac: Path, tmp_path: Path) -> None:
+    """Of ID3 before FLAC players take what Vorbis comments leave out, until there are some."""
+    tags = ID3()
+    tags.add(TIT2(encoding=3, text=["title"]))
+    tags.save(tmp_path / "tag")
+    before = (tmp_path / "tag").read_bytes() + flac.read_bytes()
+    flac.write_bytes(before)
+    with pytest.raises(InputError, match="other tags"):
+        tagging.apply(planned(flac))
+    assert flac.read_bytes() == before
 
 
 @every_format
