@@ -47,6 +47,15 @@ def spellings(key: int) -> list[str]:
     ]
 
 
+def short(key: int) -> str:
+    """As tags have it: the tonic, and m for minor.
+
+    >>> short(parse_key("C# minor")), short(parse_key("G"))
+    ('Dbm', 'G')
+    """
+    return TONICS[key % N_PITCH_CLASSES] + "m" * is_minor(key)
+
+
 def is_minor(key: int) -> bool:
     return key >= N_PITCH_CLASSES
 

@@ -26,7 +26,7 @@ ROWS = [
     ["backends", "writers"],
     ["embed"],
     ["api"],
-    ["evaluate", "search", "export", "train", "hear"],
+    ["evaluate", "search", "export", "train", "hear", "tagging"],
     ["experiments", "explore"],
     ["cli"],
 ]

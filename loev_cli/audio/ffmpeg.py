@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -272,6 +274,65 @@ def read_metadata(file: Path) -> dict[str, str]:
     finally:
         container.close()
         stream.close()
+
+
+def identify(file: Path) -> tuple[str, str]:
+    """The container of a file and the codec of its sound, as FFmpeg names them.
+
+    Raises:
+        UnreadableError: FFmpeg does not know the format, or finds no audio stream in it.
+    """
+    with _with_audio(file) as (container, audio):
+        return container.format.name.split(",")[0], audio.codec_context.name
+
+
+def content_sha256(file: Path) -> str:
+    """SHA-256 of what a file has beside its tags: all that decoders are given of every stream,
+    which are packets with their times, pictures, and headers without comments.
+
+    Files with the same digest decode to the same samples. Raises as :func:`identify`.
+    """
+    digest = hashlib.sha256()
+
+    def add(*facts: object) -> None:
+        digest.update(repr(facts).encode())
+
+    with _with_audio(file) as (container, _):
+        for stream in container.streams:
+            context = getattr(stream, "codec_context", None)
+            codec, header = getattr(context, "name", ""), getattr(context, "extradata", None) or b""
+            if codec == "vorbis":
+                header = _without_comments(header)
+            add(stream.type, codec, stream.time_base, stream.start_time, stream.duration, header)
+            if stream.type == "audio":
+                add(stream.rate, stream.channels)
+        for packet in container.demux():
+            add(packet.stream_index, packet.pts, packet.duration, packet.size)
+            digest.update(packet)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _with_audio(file: Path) -> Iterator[tuple[Any, Any]]:
+    """The open container of a file and its first audio stream."""
+    stream = FileView(file)
+    container = _open(stream)
+    try:
+        audio = next(iter(container.streams.audio), None)
+        if getattr(audio, "codec_context", None) is None:
+            raise UnreadableError("no audio stream")
+        yield container, audio
+    except _ERRORS as error:
+        raise UnreadableError(str(error)) from error
+    finally:
+        container.close()
+        stream.close()
+
+
+def _without_comments(header: bytes) -> bytes:
+    """The first and the last of the three headers of Vorbis; the tags are the one between."""
+    first, last = header.find(b"\x01vorbis"), header.rfind(b"\x05vorbis")
+    return header[first : first + 30] + header[last:]
 
 
 def _open(stream: FileView) -> Any:

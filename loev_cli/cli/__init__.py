@@ -30,6 +30,7 @@ _COLUMNS = range(20, 10_000)
 COMMANDS = [
     ("loev_cli.cli.embed", "embed"),
     ("loev_cli.cli.merge", "merge"),
+    ("loev_cli.cli.info", "info"),
     ("loev_cli.cli.annotate", "annotate"),
     ("loev_cli.cli.train", "train"),
     ("loev_cli.cli.export", "export"),

@@ -33,14 +33,13 @@ Emb = Annotated[
     Path,
     typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
 ]
-Inputs = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="INPUT",
-        help="Audio files, folders (searched recursively), s3:// and other URLs of them, or "
-        "- for a list of paths on stdin.",
-    ),
-]
+_INPUT: dict[str, Any] = {
+    "metavar": "INPUT",
+    "help": "Audio files, folders (searched recursively), s3:// and other URLs of them, or "
+    "- for a list of paths on stdin.",
+}
+Inputs = Annotated[list[str], typer.Argument(**_INPUT)]
+OptionalInputs = Annotated[list[str] | None, typer.Argument(show_default=False, **_INPUT)]
 Quiet = Annotated[bool, reporting("--quiet", "-q", help="Only errors on stderr.")]
 Debug = Annotated[bool, reporting("--debug", help="Show tracebacks and library log messages.")]
 LogJson = Annotated[

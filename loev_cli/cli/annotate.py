@@ -12,21 +12,29 @@ import typer
 from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
+from loev_cli.cli import _tags as tags
 from loev_cli.cli._console import clock, plural, say, stdin_bytes
-from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED
+from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
     from loev_cli.writers import Row
 
 
 def annotate(
-    inputs: options.Inputs,
+    inputs: options.OptionalInputs = None,
     list_format: lists.Format = None,
     out: lists.Out = lists.STDOUT,
     overwrite: lists.Overwrite = False,
     csv_safe: lists.CsvSafe = False,
     root: options.Root = None,
     model: options.Model = DEFAULT_MODEL,
+    write_tags: tags.WriteTags = False,
+    in_camelot: tags.Camelot = False,
+    min_confidence: tags.MinConfidence = None,
+    replace_tags: tags.ReplaceTags = False,
+    yes: tags.Yes = False,
+    undo_log: tags.UndoLog = None,
+    undo: tags.Undo = None,
     null: options.Null = False,
     strict: Annotated[
         bool,
@@ -50,8 +58,19 @@ def annotate(
     import loev_cli.embed as job
     from loev_cli.cli import _embed_report as tell
 
+    inputs = inputs or []
+    of_tags = write_tags or undo is not None
+    tags.check_options(
+        inputs,
+        write=write_tags,
+        undo=undo,
+        others=bool(in_camelot or replace_tags or undo_log or min_confidence is not None),
+        yes=yes,
+    )
     chosen = lists.format_of(list_format, out, [each for each in inputs if not Path(each).is_dir()])
     lists.check_root(root, unused=chosen != "m3u")
+    if of_tags and chosen == "m3u":
+        raise UsageError("changes of tags are not a playlist", hint="--format table, csv or jsonl")
     request = job.Request(
         inputs=inputs,
         out=None if out == lists.STDOUT else out,
@@ -67,16 +86,40 @@ def annotate(
         "annotate",
         chosen,
         out,
-        inputs=(),  # the job checks them once it has listed them
+        inputs=[undo] if undo else (),  # the job checks its own once it has listed them
         overwrite=overwrite,
         root=root,
         csv_safe=csv_safe,
-        as_table=_table,
+        header=tags.COLUMNS if of_tags else (),
+        as_table=lists.default_table if of_tags else _table,
     )
+    if undo is not None:
+        with listed:
+            code = tags.take_back(undo, listed, yes=yes, strict=strict, quiet=quiet)
+        raise typer.Exit(code)
+    tagging: tags.Tagging | None = None
+    if write_tags:
+        tagging = tags.Tagging(
+            inputs,
+            log=undo_log,
+            in_camelot=in_camelot,
+            min_confidence=min_confidence,
+            replace=replace_tags,
+            yes=yes,
+            strict=strict,
+            quiet=quiet,
+        )
+
+    def add(row: Row) -> None:
+        if tagging is None:
+            listed.add(_record(row), row.duration_s)
+        else:
+            tagging.plan(row, listed)
+
     with listed, tell.Progress(quiet=quiet, log_json=False) as progress:
         report = job.annotate(
             request,
-            lambda row: listed.add(_record(row), row.duration_s),
+            add,
             stdin=stdin_bytes(),
             on_event=progress.take,
         )
@@ -87,6 +130,9 @@ def annotate(
         all_failed = "the only file" if n_failed == 1 else f"all {n_failed} files"
         say(f"loev: error: no results: {all_failed} failed")
         raise typer.Exit(EXIT_FAILED)
+    if tagging is not None:
+        n_failed += tagging.carry_out()
+        raise typer.Exit(EXIT_SOME_FAILED if n_failed else EXIT_DONE)
     if out != lists.STDOUT and not quiet:
         failed = f", {plural(n_failed, 'file')} failed" if n_failed else ""
         say(f"{plural(report.n_done, 'track')} annotated{failed} -> {out}")

@@ -26,7 +26,7 @@ class AtomicFile:
             names may be a link, which stays one: what it points to is replaced.
 
     Attributes:
-        stream: where to write.
+        stream: where to write; it can be read back.
         name: the final path, for messages.
 
     Raises:
@@ -47,7 +47,7 @@ class AtomicFile:
         try:
             if is_own:
                 check_own(path)
-            self.stream: BinaryIO = self._temporary.open("xb")
+            self.stream: BinaryIO = self._temporary.open("x+b")
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
