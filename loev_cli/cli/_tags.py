@@ -10,72 +10,73 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from loev_cli.cli._console import plural, say
 from loev_cli.cli._lists import ListWriter
+from loev_cli.cli._options import panel
 from loev_cli.errors import EXIT_DONE, EXIT_SOME_FAILED, InputError, UsageError
 
 if TYPE_CHECKING:
     from loev_cli.tagging import Change
     from loev_cli.writers import Row
 
-TAGS = "Tags in files"
+_tags = panel("Tags in files")
 COLUMNS = ["path", "field", "old", "new"]
 DEFAULT_MIN_CONFIDENCE = 0.5
 
 WriteTags = Annotated[
     bool,
-    typer.Option(
+    _tags(
         "--write-tags",
         help="Write key and tempo into the tags of the files: show what would change, ask, write. "
-        "The sound stays what it is.",
-        rich_help_panel=TAGS,
+        "The audio data is not changed.",
     ),
 ]
 Camelot = Annotated[
     bool,
-    typer.Option("--camelot", help="Write keys as DJs do: 8A and not Am.", rich_help_panel=TAGS),
+    _tags(
+        "--camelot",
+        help="Write keys as DJs do: 8A and not Am.",
+    ),
 ]
 MinConfidence = Annotated[
     float | None,
-    typer.Option(
+    _tags(
         min=0.0,
         max=1.0,
         help=f"Write no answer of less confidence; default {DEFAULT_MIN_CONFIDENCE}.",
         metavar="P",
         show_default=False,
-        rich_help_panel=TAGS,
     ),
 ]
 ReplaceTags = Annotated[
     bool,
-    typer.Option(
+    _tags(
         "--replace-tags",
         help="Replace a key and a tempo that a file has; otherwise they are kept.",
-        rich_help_panel=TAGS,
     ),
 ]
 Yes = Annotated[
     bool,
-    typer.Option("--yes", "-y", help="Write without asking.", rich_help_panel=TAGS),
+    _tags(
+        "--yes",
+        "-y",
+        help="Write without asking.",
+    ),
 ]
 UndoLog = Annotated[
     Path | None,
-    typer.Option(
+    _tags(
         help="Log of the old values, a new file; default loev-tags-TIME.jsonl in this folder.",
         metavar="FILE",
         show_default=False,
-        rich_help_panel=TAGS,
     ),
 ]
 Undo = Annotated[
     Path | None,
-    typer.Option(
+    _tags(
         help="Take back what a log lists. Values that somebody has changed since are kept.",
         metavar="LOG",
         show_default=False,
-        rich_help_panel=TAGS,
     ),
 ]
 
@@ -197,7 +198,7 @@ class Tagging:
             how = f"loev annotate --undo {shlex.quote(str(self._log))}"
             if not self._quiet:
                 say(f"old values -> {self._log} ({how} takes them back)")
-            _apply(changes, self._failures, quiet=self._quiet, how_to_go_on=f"{how} takes it back")
+            _apply(changes, self._failures, quiet=self._quiet, how_to_resume=f"{how} takes it back")
         return self._failures.n
 
 
@@ -227,7 +228,7 @@ def take_back(log: Path, listed: ListWriter, *, yes: bool, strict: bool, quiet: 
             _list(change, listed)
     listed.finish()
     if _may_write(changes, yes=yes, quiet=quiet):
-        _apply(changes, failures, quiet=quiet, how_to_go_on="run the same command again to go on")
+        _apply(changes, failures, quiet=quiet, how_to_resume="run the same command again to go on")
     return EXIT_SOME_FAILED if failures.n else EXIT_DONE
 
 
@@ -275,7 +276,7 @@ def _may_write(changes: Sequence[Change], *, yes: bool, quiet: bool) -> bool:
 
 
 def _apply(
-    changes: Sequence[Change], failures: _Failures, *, quiet: bool, how_to_go_on: str
+    changes: Sequence[Change], failures: _Failures, *, quiet: bool, how_to_resume: str
 ) -> None:
     from loev_cli import tagging
 
@@ -288,7 +289,7 @@ def _apply(
             except InputError as error:
                 failures.add(error)
     except KeyboardInterrupt as interrupt:
-        interrupt.add_note(f"{_amount(done)} written; {how_to_go_on}")
+        interrupt.add_note(f"{_amount(done)} written; {how_to_resume}")
         raise
     if not quiet:
         say(f"{_amount(done)} written")
