@@ -34,10 +34,10 @@ from loev_cli.evaluate.equivariance import STRETCH_RATE_HZ, STRETCHERS, Stretche
 from loev_cli.evaluate.figures import save_png
 from loev_cli.evaluate.manifest import Manifest, read_manifests
 from loev_cli.evaluate.probes import ACC1_FACTORS, ACC2_FACTORS, tempo_hits
+from loev_cli.formats import read
 from loev_cli.model.encoders.small import PitchBranch, TempoBranch
 from loev_cli.model.load import load_readouts
 from loev_cli.music_keys import KEYS, TONICS
-from loev_cli.writers import read
 
 # Mean ratings of the 12 tones after a context in the key, from its tonic on.
 _MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)

@@ -24,7 +24,7 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from loev_cli.embed import Event, Request, TrackDone, embed
-from loev_cli.writers import EmbeddingFile, read
+from loev_cli.formats import EmbeddingFile, read
 from tests.embed.test_cluster import workers_of_ours
 
 

@@ -36,7 +36,7 @@ import soundfile
 from loev_cli import audio, bundle
 from loev_cli.embed import FAILURES_SUFFIX
 from loev_cli.errors import InputError
-from loev_cli.writers import EmbeddingFile, read
+from loev_cli.formats import EmbeddingFile, read
 
 ROOT = Path(__file__).parent.parent
 RATE_HZ = 16000

@@ -24,8 +24,8 @@ from playwright.sync_api import Page, sync_playwright
 
 from loev_cli.explore import Access, AudioFiles, listen, make_app
 from loev_cli.explore.server import make_server
+from loev_cli.formats import Row, open_writer
 from loev_cli.search.library import open_library
-from loev_cli.writers import Row, open_writer
 
 DIM = 256
 N_FRAMES = 16

@@ -18,10 +18,10 @@ import torch
 
 from loev_cli import __version__, audio, windows
 from loev_cli.evaluate.manifest import read_manifests
+from loev_cli.formats import Row, open_writer
+from loev_cli.formats.meta import FORMAT_VERSION, POOLED
 from loev_cli.model import LoevModel, ModelSpec
 from loev_cli.model.encoders.small import PitchBranch, TempoBranch, loudness
-from loev_cli.writers import Row, open_writer
-from loev_cli.writers.meta import FORMAT_VERSION, POOLED
 
 
 def floor_features(file: Path, model: LoevModel) -> tuple[dict[str, np.ndarray], float]:

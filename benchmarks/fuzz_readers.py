@@ -146,9 +146,9 @@ def joined_streams() -> dict[str, bytes]:
 
 
 def embedding_seeds(folder: Path) -> Iterator[Kind]:
-    from loev_cli.writers import FORMATS, Row, open_writer
+    from loev_cli.formats import FORMATS, Row, open_writer
     from tests.conftest import make_bundle
-    from tests.test_writers import meta_of
+    from tests.test_formats import meta_of
 
     folder.mkdir(parents=True)
     bundle = make_bundle(folder / "model")
@@ -182,9 +182,9 @@ def journal_seeds(folder: Path) -> Iterator[Path]:
     """A folder with an output and its journal, finished; and one of a run that was killed."""
     from loev_cli.embed.journal import Journal
     from loev_cli.embed.parts import Stamp
-    from loev_cli.writers import Row
+    from loev_cli.formats import Row
     from tests.conftest import make_bundle
-    from tests.test_writers import meta_of
+    from tests.test_formats import meta_of
 
     meta = meta_of(make_bundle(folder.with_name("journal-model")))
     for name, finished in (("finished", True), ("killed", False)):
@@ -201,7 +201,7 @@ def journal_seeds(folder: Path) -> Iterator[Path]:
 
 def finish(journal: Any, meta: dict[str, Any]) -> None:
     """Write the output of a journal, as a run does in the end."""
-    from loev_cli.writers import open_writer
+    from loev_cli.formats import open_writer
 
     def commit(before_replace: Callable[[Path], None]) -> None:
         with open_writer(str(journal.out), meta, before_replace=before_replace) as writer:
@@ -384,11 +384,11 @@ def read_audio(file: Path, decoder: Any) -> str:
 
 
 def read_embeddings(path: Path) -> str:
-    from loev_cli import writers
+    from loev_cli import formats
 
-    writers.read_meta(path)
-    writers.read(path)
-    for _ in writers.rows(path):
+    formats.read_meta(path)
+    formats.read(path)
+    for _ in formats.rows(path):
         pass
     return "read"
 

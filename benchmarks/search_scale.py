@@ -29,10 +29,10 @@ import lance
 import numpy as np
 import pyarrow as pa
 
+from loev_cli.formats.tables import schema_of
 from loev_cli.search.database import Database
 from loev_cli.search.find import RowQuery
 from loev_cli.search.library import Query
-from loev_cli.writers.tables import schema_of
 
 DIM = 256
 SUBSPACES = ("invariant", "pitch", "tempo")

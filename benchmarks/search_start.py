@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from loev_cli import bundle as bundles
+from loev_cli.formats import Row, make_meta, open_writer
 from loev_cli.search.indexing import index
-from loev_cli.writers import Row, make_meta, open_writer
 
 N_RUNS = 5
 FORMATS = (".npz", ".parquet", ".lance", ".jsonl")

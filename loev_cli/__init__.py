@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from loev_cli.api import Model, load
     from loev_cli.embed.job import embed_to_file as embed
     from loev_cli.errors import LoevError
-    from loev_cli.writers import EmbeddingFile, read
+    from loev_cli.formats import EmbeddingFile, read
 
 __version__ = "0.1.0"
 
 __all__ = ["EmbeddingFile", "LoevError", "Model", "__version__", "embed", "load", "read"]
 
 _MODULE_OF = {
-    "EmbeddingFile": "loev_cli.writers",
+    "EmbeddingFile": "loev_cli.formats",
     "LoevError": "loev_cli.errors",
     "Model": "loev_cli.api",
     "load": "loev_cli.api",
-    "read": "loev_cli.writers",
+    "read": "loev_cli.formats",
 }
 
 # Libraries that report to their makers read these when they are imported, which is after this

@@ -33,9 +33,9 @@ from loev_cli.embed.pipeline import Batching, Settings, encoded, open_fast, outc
 from loev_cli.embed.reader import ArrayReader
 from loev_cli.embed.report import Stats
 from loev_cli.errors import InputError, UsageError
-from loev_cli.remote import is_url
+from loev_cli.formats import Row
+from loev_cli.storage.remote import is_url
 from loev_cli.windows import Vectors
-from loev_cli.writers import Row
 
 # The vectors of M windows, and where in the audio each window starts, (M,) in seconds.
 Windows = tuple[Vectors, NDArray[np.float32]]

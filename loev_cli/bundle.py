@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from loev_cli.errors import BundleError, UsageError
-from loev_cli.files.bounded import parse_json, read_bytes
-from loev_cli.files.protobuf import external_tensor
+from loev_cli.storage.bounded import parse_json, read_bytes
+from loev_cli.storage.protobuf import external_tensor
 
 FORMAT_VERSION = 1
 DEFAULT_MODEL = "loevpp-small"

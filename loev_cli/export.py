@@ -38,8 +38,8 @@ from loev_cli.bundle import (
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.model import LoevModel
 from loev_cli.model.layers import fold_weights
-from loev_cli.writers.atomic import AtomicFolder
-from loev_cli.writers.replacing import check_place
+from loev_cli.storage.atomic import AtomicFolder
+from loev_cli.storage.replacing import check_place
 
 OPSET_VERSION = 18
 # All that a bundle may contain.

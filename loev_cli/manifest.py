@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.files.bounded import in_one_line
+from loev_cli.storage.bounded import in_one_line
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".csv", ".parquet")
@@ -148,7 +148,7 @@ def _csv_cells(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _parquet_cells(path: Path, with_labels: bool) -> Iterator[tuple[str, dict[str, str]]]:
     # pyarrow takes as long to import as all else here, and few manifests need it.
-    from loev_cli.files.parquet import PARQUET_ERRORS, names_of, read_table
+    from loev_cli.storage.parquet import PARQUET_ERRORS, names_of, read_table
 
     try:
         names = names_of(path)

@@ -35,10 +35,10 @@ from loev_cli.audio.tag_fields import (
     write_fields,
 )
 from loev_cli.errors import InputError, LoevError, UsageError
-from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
 from loev_cli.music_keys import camelot, parse_key, short
 from loev_cli.row_names import path_of_row, row_name
-from loev_cli.writers.atomic import AtomicFile, write_own
+from loev_cli.storage.atomic import AtomicFile, write_own
+from loev_cli.storage.bounded import DATA_ERRORS, parse_json, read_bytes
 
 LOG_VERSION = 1
 _MAX_LOG_N_BYTES = 1 << 30  # of a million files

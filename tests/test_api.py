@@ -20,7 +20,7 @@ from loev_cli.annotations import COLUMNS
 from loev_cli.bundle import Bundle
 from loev_cli.embed import Request, embed
 from loev_cli.errors import InputError, LoevError, OutputError, UsageError
-from loev_cli.writers import EmbeddingFile, read
+from loev_cli.formats import EmbeddingFile, read
 from tests.conftest import RATE_HZ, ROOT, SUBSPACES, WINDOW_N, environment, music, write_audio
 
 MUSIC = ROOT / "examples" / "music"

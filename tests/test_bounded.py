@@ -24,7 +24,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from loev_cli import bundle as bundles
-from loev_cli import writers
+from loev_cli import formats
 from loev_cli.bundle import Bundle
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Part, PartWriter, Stamp
@@ -32,16 +32,16 @@ from loev_cli.embed.report import Failure, read_failures
 from loev_cli.errors import BundleError, LoevError, UsageError
 from loev_cli.evaluate.manifest import Manifest, read_manifests
 from loev_cli.experiments.foreign import read_foreign
-from loev_cli.files import bounded
-from loev_cli.files.npz import NPZ_ERRORS, Archive
+from loev_cli.formats import read, read_meta, rows
+from loev_cli.formats.tables import schema_of
 from loev_cli.model.load import load_model
 from loev_cli.search.library import open_library
+from loev_cli.storage import bounded
+from loev_cli.storage.npz import NPZ_ERRORS, Archive
 from loev_cli.train.config import parse_assignment, read_toml
 from loev_cli.train.data import listing
-from loev_cli.writers import read, read_meta, rows
-from loev_cli.writers.tables import schema_of
 from tests.conftest import ROOT, write_audio, write_config
-from tests.test_writers import meta_of, write
+from tests.test_formats import meta_of, write
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -292,7 +292,7 @@ def test_json_lines_of_other_values(bundle: Bundle, tmp_path: Path, key: str, va
 def test_a_line_that_is_too_long(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loev_cli.writers import jsonl
+    from loev_cli.formats import jsonl
 
     path = tmp_path / "x.jsonl"
     write(path, meta_of(bundle))
@@ -626,7 +626,7 @@ def test_paths_may_be_text(bundle: Bundle, tmp_path: Path) -> None:
         assert read(given).paths == read(path).paths
         assert read_meta(given) == read_meta(path)
         assert len(list(rows(given))) == len(read(path).paths)
-        assert writers.open_columns(given).meta == read_meta(path)
+        assert formats.open_columns(given).meta == read_meta(path)
         assert open_library(given).paths == read(path).paths
     assert bundles.load(str(bundle.path)) == bundles.load(bundle.path)
     assert bundles.find(bundle.path) == bundles.load(bundle.path)

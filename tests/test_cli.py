@@ -22,7 +22,7 @@ from loev_cli.bundle import FORMAT_VERSION, ONNX_FILE, Bundle
 from loev_cli.cli import COMMANDS, build_app, main
 from loev_cli.cli._boundary import signals_raise
 from loev_cli.embed import dry_run
-from loev_cli.writers import read
+from loev_cli.formats import read
 from tests.conftest import (
     Loev,
     add_bad_files,

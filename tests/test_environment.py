@@ -17,8 +17,8 @@ from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed import Request, embed, job, pipeline
 from loev_cli.errors import OutputError
-from loev_cli.files.own import user_cache
-from loev_cli.writers import read
+from loev_cli.formats import read
+from loev_cli.storage.own import user_cache
 from tests.conftest import ROOT, command, environment, write_audio
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="HOME and locales of POSIX")

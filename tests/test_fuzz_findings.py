@@ -12,9 +12,9 @@ import pytest
 from loev_cli.bundle import Bundle
 from loev_cli.embed.parts import Part, PartWriter, Stamp
 from loev_cli.errors import UsageError
-from loev_cli.writers import read, read_meta
-from loev_cli.writers import rows as rows_of
-from tests.test_writers import meta_of, write
+from loev_cli.formats import read, read_meta
+from loev_cli.formats import rows as rows_of
+from tests.test_formats import meta_of, write
 
 
 def refused_in_one_line(path: Path) -> None:

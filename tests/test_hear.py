@@ -13,7 +13,7 @@ from loev_cli import bundle as bundles
 from loev_cli import hear
 from loev_cli.embed import Request, embed
 from loev_cli.errors import UsageError
-from loev_cli.writers import read
+from loev_cli.formats import read
 from tests.conftest import music
 
 

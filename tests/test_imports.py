@@ -19,11 +19,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Rows from the bottom up; a module imports from rows below its own, or from its own part.
 ROWS = [
     ["defaults", "errors", "interrupts"],
-    ["files"],
-    ["bundle", "manifest", "remote"],
+    ["storage"],
+    ["bundle", "manifest"],
     ["annotations"],
     ["model", "audio", "windows"],
-    ["backends", "writers"],
+    ["backends", "formats"],
     ["embed"],
     ["api"],
     ["evaluate", "search", "export", "train", "hear", "tagging"],

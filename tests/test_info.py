@@ -10,7 +10,7 @@ import pytest
 from loev_cli.bundle import Bundle
 from loev_cli.embed.report import Failure, write_failures
 from tests.conftest import Loev
-from tests.test_writers import DIMS, PATHS, WINDOWS, every_format, meta_of, write
+from tests.test_formats import DIMS, PATHS, WINDOWS, every_format, meta_of, write
 
 
 @every_format

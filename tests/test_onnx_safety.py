@@ -23,8 +23,8 @@ from loev_cli.bundle import Bundle
 from loev_cli.embed import embed
 from loev_cli.embed.merge import merge
 from loev_cli.errors import BundleError, UsageError
-from loev_cli.files.protobuf import external_tensor
-from loev_cli.writers import check_agree, read, read_meta
+from loev_cli.formats import check_agree, read, read_meta
+from loev_cli.storage.protobuf import external_tensor
 from tests.conftest import (
     WINDOW_N,
     Loev,

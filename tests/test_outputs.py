@@ -17,10 +17,10 @@ from loev_cli.cli._lists import ListWriter, is_list_of
 from loev_cli.embed.merge import merge
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.export import check_out as check_bundle_out
+from loev_cli.formats import Row, open_writer
+from loev_cli.storage.replacing import check_no_input, check_place
 from loev_cli.train.config import TrainConfig, to_toml
 from loev_cli.train.pipeline import check_out as check_run_out
-from loev_cli.writers import Row, open_writer
-from loev_cli.writers.replacing import check_no_input, check_place
 from tests.conftest import Loev, environment
 from tests.conftest import command as words
 from tests.embed.common import embedded

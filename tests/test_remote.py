@@ -19,12 +19,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from loev_cli import remote
 from loev_cli.audio import find
 from loev_cli.bundle import Bundle
 from loev_cli.embed import Request, embed
 from loev_cli.errors import MissingExtraError, OutputError, UsageError
-from loev_cli.writers import check_output, read
+from loev_cli.formats import check_output, read
+from loev_cli.storage import remote
 from tests.conftest import Loev, add_bad_files
 from tests.embed.common import assert_same, embedded
 

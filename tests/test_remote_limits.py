@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from loev_cli import remote
 from loev_cli.bundle import Bundle
-from loev_cli.files import http as client
-from loev_cli.remote import Limits, RemoteError, RemoteFile, download, fetched, files_below
+from loev_cli.storage import http as client
+from loev_cli.storage import remote
+from loev_cli.storage.remote import Limits, RemoteError, RemoteFile, download, fetched, files_below
 from tests.conftest import Loev, write_audio
 
 pytestmark = pytest.mark.skipif(

@@ -13,8 +13,8 @@ from loev_cli import bundle as bundles
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import CARD_FILE, ONNX_FILE, WEIGHTS_FILE, Bundle
 from loev_cli.embed import Request, annotate, embed
+from loev_cli.formats import EmbeddingFile, read
 from loev_cli.music_keys import KEYS, parse_key
-from loev_cli.writers import EmbeddingFile, read
 from tests.conftest import music
 from tests.reference.freeze import MUSIC, annotates, first_windows, frozen_file
 

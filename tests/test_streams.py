@@ -20,7 +20,7 @@ from loev_cli import bundle as bundles
 from loev_cli.bundle import Bundle
 from loev_cli.cli import main
 from loev_cli.cli._console import escaped
-from loev_cli.writers import Row, open_writer, read
+from loev_cli.formats import Row, open_writer, read
 from tests.conftest import ROOT, Loev, add_bad_files, command, environment, write_audio
 from tests.search.common import DIMS, meta, write_library
 from tests.train.conftest import TINY_OPTIONS

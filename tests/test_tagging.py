@@ -25,9 +25,9 @@ from loev_cli.audio.ffmpeg import content_sha256
 from loev_cli.audio.readers import UnreadableError
 from loev_cli.embed import Report, Request
 from loev_cli.errors import InputError, UsageError
+from loev_cli.formats import Row
 from loev_cli.row_names import path_of_row
 from loev_cli.tagging import Change, LogEntry
-from loev_cli.writers import Row
 from tests.audio.common import write_with_ffmpeg
 from tests.conftest import Loev, Outcome, command, environment, write_audio
 from tests.embed.common import left_in

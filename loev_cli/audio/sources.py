@@ -21,7 +21,8 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from loev_cli.errors import InputError, UsageError
-from loev_cli.remote import (
+from loev_cli.row_names import row_name
+from loev_cli.storage.remote import (
     DEFAULT_LIMITS,
     Limits,
     RemoteError,
@@ -31,7 +32,6 @@ from loev_cli.remote import (
     files_below,
     is_url,
 )
-from loev_cli.row_names import row_name
 
 # What a folder is searched for. A file named outright is taken whatever it is called.
 # fmt: off

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from loev_cli.errors import needs_extra
-from loev_cli.files.bounded import DATA_ERRORS, in_one_line
+from loev_cli.storage.bounded import DATA_ERRORS, in_one_line
 
 Values = tuple[str, ...]
 

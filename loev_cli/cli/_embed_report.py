@@ -22,7 +22,7 @@ from loev_cli.embed import (
     TrackDone,
     not_read,
 )
-from loev_cli.writers import STDOUT
+from loev_cli.formats import STDOUT
 
 _TELL_EVERY_S = 5.0
 

@@ -16,7 +16,7 @@ from loev_cli.errors import OutputError, UsageError
 from loev_cli.row_names import path_of_row
 
 if TYPE_CHECKING:
-    from loev_cli.writers import AtomicFile
+    from loev_cli.formats import AtomicFile
 
 STDOUT = "-"
 _N_DECIMALS = 4
@@ -76,7 +76,7 @@ def format_of(asked: ListFormat | None, out: str, inputs: Iterable[str | Path]) 
             than asked for.
     """
     if out != STDOUT:
-        from loev_cli.writers.replacing import check_no_input
+        from loev_cli.storage.replacing import check_no_input
 
         check_no_input(Path(out), inputs)  # a clearer error than one about the extension
     suffix = "" if out == STDOUT else Path(out).suffix
@@ -159,8 +159,8 @@ class ListWriter:
         self._file: AtomicFile | None = None
         if out == STDOUT:
             return
-        from loev_cli.writers.atomic import AtomicFile
-        from loev_cli.writers.replacing import check_place
+        from loev_cli.storage.atomic import AtomicFile
+        from loev_cli.storage.replacing import check_place
 
         check_place(
             Path(out),

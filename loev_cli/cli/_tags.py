@@ -16,8 +16,8 @@ from loev_cli.cli._options import panel
 from loev_cli.errors import EXIT_DONE, EXIT_SOME_FAILED, InputError, UsageError
 
 if TYPE_CHECKING:
+    from loev_cli.formats import Row
     from loev_cli.tagging import Change
-    from loev_cli.writers import Row
 
 _tags = panel("Tags in files")
 COLUMNS = ["path", "field", "old", "new"]
@@ -131,8 +131,8 @@ class Tagging:
         from loev_cli import tagging
         from loev_cli.audio import STDIN, find
         from loev_cli.audio.tag_fields import check_mutagen
-        from loev_cli.remote import is_url
-        from loev_cli.writers import check_target
+        from loev_cli.formats import check_target
+        from loev_cli.storage.remote import is_url
 
         check_mutagen()
         for given in inputs:

@@ -17,7 +17,7 @@ from loev_cli.cli._console import clock, plural, say, stdin_bytes
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
-    from loev_cli.writers import Row
+    from loev_cli.formats import Row
 
 
 def annotate(

@@ -164,7 +164,7 @@ def embed(
 
     import loev_cli.embed as job
     from loev_cli.cli import _embed_report as tell
-    from loev_cli.remote import Limits
+    from loev_cli.storage.remote import Limits
 
     if log_json:
         say_in_json()

@@ -42,7 +42,7 @@ def info(
 
 def _describe(file: Path) -> dict[str, Any]:
     from loev_cli.embed.report import read_failures
-    from loev_cli.writers import open_columns
+    from loev_cli.formats import open_columns
 
     columns = open_columns(file)
     duration_s = columns.load("duration_s")

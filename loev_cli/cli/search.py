@@ -94,7 +94,7 @@ def search(
     """
     from loev_cli.search.library import parse_weights
     from loev_cli.search.session import Session
-    from loev_cli.writers.replacing import read_inputs
+    from loev_cli.storage.replacing import read_inputs
 
     options.refuse_repeats(context)
     if by is not None and weights is not None:

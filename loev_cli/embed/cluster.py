@@ -35,8 +35,8 @@ from loev_cli.backends.machine import usable_cpus
 from loev_cli.embed.pipeline import Settings, actual, outcomes
 from loev_cli.embed.report import Stats
 from loev_cli.errors import InputError, LoevError, UsageError, needs_extra
-from loev_cli.remote import RemoteFile
-from loev_cli.writers import Meta, Row
+from loev_cli.formats import Meta, Row
+from loev_cli.storage.remote import RemoteFile
 
 # Files that a worker takes at once: what is done again if it dies.
 _HANDFUL = 8

@@ -47,8 +47,7 @@ from loev_cli.embed.report import (
 from loev_cli.embed.request import Request
 from loev_cli.embed.staging import staged
 from loev_cli.errors import InputError, LoevError, UsageError
-from loev_cli.remote import is_url
-from loev_cli.writers import (
+from loev_cli.formats import (
     STDOUT,
     Meta,
     Row,
@@ -57,7 +56,8 @@ from loev_cli.writers import (
     make_meta,
     open_writer,
 )
-from loev_cli.writers.replacing import check_no_input, read_inputs
+from loev_cli.storage.remote import is_url
+from loev_cli.storage.replacing import check_no_input, read_inputs
 
 _MAX_WORKERS = 16
 _SETTLED_PRECISION = {"auto": "fp32"}

@@ -31,10 +31,10 @@ from typing import Any
 
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
-from loev_cli.files.own import check_own, own, own_folder
-from loev_cli.writers import ONNX_SHA256, Meta, Row, difference, fingerprint, rows
-from loev_cli.writers.atomic import write_own
+from loev_cli.formats import ONNX_SHA256, Meta, Row, difference, fingerprint, rows
+from loev_cli.storage.atomic import write_own
+from loev_cli.storage.bounded import DATA_ERRORS, parse_json, read_bytes
+from loev_cli.storage.own import check_own, own, own_folder
 
 JOURNAL_SUFFIX = ".journal"
 FORMAT_VERSION = 1

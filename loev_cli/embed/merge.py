@@ -16,7 +16,7 @@ from loev_cli.embed.parts import Stamp
 from loev_cli.embed.report import check_failures, read_failures, write_failures
 from loev_cli.embed.request import Shard, parse_shard
 from loev_cli.errors import UsageError
-from loev_cli.writers import (
+from loev_cli.formats import (
     AGREEING_KEYS,
     ANNOTATIONS,
     ONNX_SHA256,
@@ -29,7 +29,7 @@ from loev_cli.writers import (
     read_meta,
     rows,
 )
-from loev_cli.writers.replacing import check_earlier, check_no_input
+from loev_cli.storage.replacing import check_earlier, check_no_input
 
 # Parts may have been made on machines of different kinds.
 _MACHINE_KEYS = ("backend", "device", "precision", "loev_version")

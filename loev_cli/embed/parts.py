@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from loev_cli.errors import UsageError
-from loev_cli.files.bounded import DATA_ERRORS, parse_json
-from loev_cli.files.own import own
-from loev_cli.writers import Row
+from loev_cli.formats import Row
+from loev_cli.storage.bounded import DATA_ERRORS, parse_json
+from loev_cli.storage.own import own
 
 _MAGIC = b"LOEVROW1"
 _HEADER_N_BYTES = len(_MAGIC) + 32

@@ -26,10 +26,10 @@ from loev_cli.bundle import Bundle
 from loev_cli.embed.reader import Idle, Item, Reader, TrackEnd, TrackFailed, Window
 from loev_cli.embed.report import Stats
 from loev_cli.errors import InputError, UsageError, starting
+from loev_cli.formats import ONNX_SHA256, Row
 from loev_cli.interrupts import Interrupts
-from loev_cli.remote import DEFAULT_LIMITS, Limits
+from loev_cli.storage.remote import DEFAULT_LIMITS, Limits
 from loev_cli.windows import MeanPool
-from loev_cli.writers import ONNX_SHA256, Row
 
 CPU_BATCH_SIZE = 2
 CUDA_BATCH_SIZE = 64

@@ -21,9 +21,9 @@ from loev_cli.embed.pipeline import Settings
 from loev_cli.embed.report import Failure, describe
 from loev_cli.embed.request import Request
 from loev_cli.errors import InputError
-from loev_cli.remote import Limits
+from loev_cli.formats import STDOUT, check_output
+from loev_cli.storage.remote import Limits
 from loev_cli.windows import count
-from loev_cli.writers import STDOUT, check_output
 
 _TRIAL_N_FILES = 5
 _TRIAL_FILE_S = 60.0

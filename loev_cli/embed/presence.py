@@ -14,9 +14,9 @@ from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.request import Request
 from loev_cli.errors import InputError, StoppedError
-from loev_cli.remote import is_url
+from loev_cli.formats import Row
 from loev_cli.row_names import path_of_row
-from loev_cli.writers import Row
+from loev_cli.storage.remote import is_url
 
 _N_GONE = 5
 _N_FOLDERS = 64

@@ -31,7 +31,7 @@ from loev_cli.audio import (
     brought_here,
 )
 from loev_cli.errors import InputError, starting
-from loev_cli.remote import DEFAULT_LIMITS, Limits
+from loev_cli.storage.remote import DEFAULT_LIMITS, Limits
 from loev_cli.windows import Cut, cuts
 
 _POLL_S = 0.1

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from loev_cli.errors import InputError, OutputError, Stage
-from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
-from loev_cli.files.own import check_own
 from loev_cli.row_names import spell_out
-from loev_cli.writers.atomic import writing_own
-from loev_cli.writers.replacing import check_earlier, check_no_input
+from loev_cli.storage.atomic import writing_own
+from loev_cli.storage.bounded import DATA_ERRORS, parse_json, read_bytes
+from loev_cli.storage.own import check_own
+from loev_cli.storage.replacing import check_earlier, check_no_input
 
 FAILURES_SUFFIX = ".failures.jsonl"
 _MAX_N_BYTES = 256 << 20  # of a million files

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from loev_cli import bundle as bundles
 from loev_cli.audio import DEFAULT_TIMEOUT_S, Source
 from loev_cli.errors import UsageError
-from loev_cli.remote import DEFAULT_LIMITS, Limits
+from loev_cli.storage.remote import DEFAULT_LIMITS, Limits
 
 AUTO = "auto"
 _SPELLED = re.compile(r"([1-9]\d*)/([1-9]\d*)")

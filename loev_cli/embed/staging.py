@@ -21,10 +21,10 @@ from pathlib import Path, PurePosixPath
 
 from loev_cli.embed.report import FAILURES_SUFFIX
 from loev_cli.errors import OutputError
-from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
-from loev_cli.files.own import check_own, own_folder, user_cache
-from loev_cli.remote import RemoteError, RemoteFile, describe, download, remove, upload
-from loev_cli.writers.atomic import write_own
+from loev_cli.storage.atomic import write_own
+from loev_cli.storage.bounded import DATA_ERRORS, parse_json, read_bytes
+from loev_cli.storage.own import check_own, own_folder, user_cache
+from loev_cli.storage.remote import RemoteError, RemoteFile, describe, download, remove, upload
 
 _UPLOADED_FILE = "uploaded.json"
 _MAX_N_BYTES = 1 << 20

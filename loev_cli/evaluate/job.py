@@ -29,7 +29,7 @@ from loev_cli.evaluate.vectors import (
     read_embeddings,
     with_concatenation,
 )
-from loev_cli.writers import is_made_by, read_meta
+from loev_cli.formats import is_made_by, read_meta
 
 PARTS = ("probes", "equivariance", "retrieval", "geometry")
 DEFAULT_N_CHANGED = 16

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from loev_cli.errors import OutputError, UsageError
 from loev_cli.evaluate import figures
-from loev_cli.writers.replacing import check_no_input
+from loev_cli.storage.replacing import check_no_input
 
 HTML_FILE = "report.html"
 JSON_FILE = "results.json"

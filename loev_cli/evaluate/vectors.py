@@ -17,7 +17,7 @@ from loev_cli import audio, windows
 from loev_cli.api import Model
 from loev_cli.errors import InputError, UsageError
 from loev_cli.evaluate.manifest import Manifest
-from loev_cli.writers import EmbeddingFile, check_agree, read
+from loev_cli.formats import EmbeddingFile, check_agree, read
 
 CONCATENATION = "all"
 

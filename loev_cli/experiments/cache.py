@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.files.npz import NPZ_ERRORS
-from loev_cli.files.own import make_own_folder
-from loev_cli.writers.atomic import writing_own
+from loev_cli.storage.atomic import writing_own
+from loev_cli.storage.npz import NPZ_ERRORS
+from loev_cli.storage.own import make_own_folder
 
 Arrays = Mapping[str, NDArray[Any]]
 

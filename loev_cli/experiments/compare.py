@@ -39,8 +39,8 @@ from loev_cli.experiments.scoring import (
     describe_geometry,
 )
 from loev_cli.model import METHODS
+from loev_cli.storage.atomic import write_own
 from loev_cli.train.config import TrainConfig
-from loev_cli.writers.atomic import write_own
 
 RUNS = "runs"
 PRETRAINING_FILE = "pretraining.csv"

@@ -16,9 +16,9 @@ import numpy as np
 from loev_cli.errors import UsageError
 from loev_cli.evaluate.manifest import Manifest
 from loev_cli.evaluate.vectors import Subspaces, Vectors, find_rows, read_embeddings
-from loev_cli.files.bounded import in_one_line
-from loev_cli.files.npz import NPZ_ERRORS, Archive
-from loev_cli.writers import read_meta
+from loev_cli.formats import read_meta
+from loev_cli.storage.bounded import in_one_line
+from loev_cli.storage.npz import NPZ_ERRORS, Archive
 
 SUFFIXES = (".npz", ".parquet")
 # How a column of paths is usually called; looked for in this order.
@@ -91,7 +91,7 @@ def _npz(file: Path) -> tuple[list[str], Subspaces]:
 
 
 def _parquet(file: Path) -> tuple[list[str], Subspaces]:
-    from loev_cli.files.parquet import PARQUET_ERRORS, read_table
+    from loev_cli.storage.parquet import PARQUET_ERRORS, read_table
 
     try:
         return _columns_of(file, read_table(file))

@@ -31,8 +31,8 @@ from loev_cli.evaluate.manifest import Column, Fold, Manifest
 from loev_cli.evaluate.probes import Reading, read_label
 from loev_cli.evaluate.vectors import Vectors, read_embeddings, with_concatenation
 from loev_cli.experiments.cache import ArrayCache
-from loev_cli.files.own import make_own_folder
-from loev_cli.writers import is_made_by, read_meta
+from loev_cli.formats import is_made_by, read_meta
+from loev_cli.storage.own import make_own_folder
 
 EMBEDDINGS, CHANGES, EXCERPTS, PROBES = "embeddings", "changes", "excerpts", "probes"
 _PROBES_VERSION = 2  # goes up whenever the same probe would predict something else

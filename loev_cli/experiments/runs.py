@@ -31,14 +31,14 @@ from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.embed.journal import Lock
 from loev_cli.errors import LoevError, OutputError, UsageError
-from loev_cli.files.own import own
+from loev_cli.storage.atomic import write_own
+from loev_cli.storage.own import own
 from loev_cli.train.checkpoint import FOLDER, LAST
 from loev_cli.train.config import TrainConfig, from_mapping, read_toml, to_toml
 from loev_cli.train.data import listing
 from loev_cli.train.loop import Trainer
 from loev_cli.train.metrics import METRICS_FILE
 from loev_cli.train.pipeline import BUNDLE, CONFIG_FILE, pick_device
-from loev_cli.writers.atomic import write_own
 
 _POLL_EVERY_S = 0.2
 _LET_SAVE_S = 60.0  # a run that is told to stop writes a checkpoint first

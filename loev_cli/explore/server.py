@@ -37,8 +37,8 @@ from loev_cli.explore.audio_files import TYPES, AudioFiles, NotServedError, Prev
 from loev_cli.explore.layout import NEIGHBORS, components, layouts, neighbors
 from loev_cli.explore.security import Access, BoundedProtocol, Guard
 from loev_cli.explore.tracks import Tracks
+from loev_cli.formats import FOLDERS
 from loev_cli.search.library import Library, Query, default_weights, parse_weights
-from loev_cli.writers import FOLDERS
 
 _PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _MAX_K = 200

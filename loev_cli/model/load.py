@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from loev_cli.annotations import Annotator, Readout
 from loev_cli.bundle import ANNOTATIONS_FILE, WEIGHTS_FILE, Bundle
 from loev_cli.errors import BundleError, UsageError
-from loev_cli.files.bounded import DATA_ERRORS, in_one_line
 from loev_cli.model.loev import LoevModel, ModelSpec
+from loev_cli.storage.bounded import DATA_ERRORS, in_one_line
 
 
 def load_model(bundle: Bundle) -> LoevModel:

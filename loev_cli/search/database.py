@@ -28,11 +28,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from loev_cli.errors import LoevError, needs_extra
-from loev_cli.files.bounded import DATA_ERRORS, parse_json
+from loev_cli.formats.meta import Meta, damaged, from_json, not_ours
 from loev_cli.search.filters import parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
 from loev_cli.search.library import Distinct, Hit, Query, Vectors, check_subspace, ranked
-from loev_cli.writers.meta import Meta, damaged, from_json, not_ours
+from loev_cli.storage.bounded import DATA_ERRORS, parse_json
 
 with needs_extra("a database", "db"):
     import lance
@@ -89,7 +89,7 @@ def vector_index_name(subspace: str) -> str:
 
 class Database:
     """A searchable database, and its columns as those of an embedding file, in order of the paths
-    (see :class:`loev_cli.writers.Columns`).
+    (see :class:`loev_cli.formats.Columns`).
 
     Attributes:
         source: its folder.

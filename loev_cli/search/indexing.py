@@ -21,13 +21,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from loev_cli.errors import OutputError, UsageError, needs_extra
+from loev_cli.formats import AGREEING_KEYS, Meta, Row, check_agree, read_meta, rows
+from loev_cli.formats.meta import POOLED, keeps_windows, to_json
+from loev_cli.formats.tables import Tabulator
 from loev_cli.search import database as db
 from loev_cli.search.library import Distinct, Vectors
+from loev_cli.storage.replacing import check_no_input
 from loev_cli.windows import MeanPool
-from loev_cli.writers import AGREEING_KEYS, Meta, Row, check_agree, read_meta, rows
-from loev_cli.writers.meta import POOLED, keeps_windows, to_json
-from loev_cli.writers.replacing import check_no_input
-from loev_cli.writers.tables import Tabulator
 
 with needs_extra("loev index", "db"):
     import lance

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 
 from loev_cli.defaults import INVARIANT, N_HITS
 from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.formats import FOLDERS, Columns, Meta, keeps_windows, open_columns
 from loev_cli.search.filters import Mask, parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
-from loev_cli.writers import FOLDERS, Columns, Meta, keeps_windows, open_columns
 
 Vectors = NDArray[np.float32]
 

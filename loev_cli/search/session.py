@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from loev_cli import bundle as bundles
 from loev_cli.errors import InputError, LoevError, UsageError
+from loev_cli.formats import FOLDERS, Meta, is_made_by
 from loev_cli.row_names import path_of_row
 from loev_cli.search.filters import parse_where
 from loev_cli.search.find import FileQuery, RowQuery
@@ -23,7 +24,6 @@ from loev_cli.search.library import (
     open_library,
 )
 from loev_cli.search.shifted_query import Asked, Change, move, parse_change
-from loev_cli.writers import FOLDERS, Meta, is_made_by
 
 if TYPE_CHECKING:
     from loev_cli.api import Model

@@ -25,9 +25,9 @@ import numpy as np
 
 from loev_cli import bundle as bundles
 from loev_cli.errors import LoevError, UsageError, did_you_mean
+from loev_cli.formats import Meta
 from loev_cli.music_keys import KEYS, N_PITCH_CLASSES, parse_key, transposed
 from loev_cli.search.library import Vectors
-from loev_cli.writers import Meta
 
 ATTRIBUTES = {"tempo": "bpm", "pitch": "key"}  # and the column with its annotation
 _TEMPO_TOLERANCE = 0.04

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.files.own import own
+from loev_cli.storage.own import own
 
 FOLDER = "checkpoints"
 LAST = "last.pt"

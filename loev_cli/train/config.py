@@ -14,8 +14,8 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.files.bounded import parse_toml, read_bytes
 from loev_cli.model import METHODS, Method
+from loev_cli.storage.bounded import parse_toml, read_bytes
 from loev_cli.train.augment import EQUIVARIANT, AugmentationsConfig
 from loev_cli.train.losses import VIEW_SCHEMES, ViewScheme
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from loev_cli.files.own import own
 from loev_cli.model import ModelSpec
+from loev_cli.storage.atomic import writing_own
+from loev_cli.storage.own import own
 from loev_cli.train.validation import Validation
-from loev_cli.writers.atomic import writing_own
 
 METRICS_FILE = "metrics.csv"
 VALIDATION_FILE = "validation.csv"

@@ -20,8 +20,10 @@ from loev_cli import audio
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import InputError, OutputError, UsageError
-from loev_cli.files.own import own_folder
 from loev_cli.model import LoevModel, load_model, load_weights
+from loev_cli.storage.atomic import write_own
+from loev_cli.storage.own import own_folder
+from loev_cli.storage.replacing import check_earlier, check_no_input
 from loev_cli.train.checkpoint import FOLDER, LAST, best_or_last, load_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping, to_toml
 from loev_cli.train.data import (
@@ -45,8 +47,6 @@ from loev_cli.train.metrics import (
     draw_curves,
 )
 from loev_cli.train.validation import Validation
-from loev_cli.writers.atomic import write_own
-from loev_cli.writers.replacing import check_earlier, check_no_input
 
 CONFIG_FILE = "config.toml"
 SKIPPED_FILE = "skipped.jsonl"

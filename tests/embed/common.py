@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from loev_cli.bundle import Bundle
 from loev_cli.embed import Event, Report, Request, TrackDone, embed
-from loev_cli.writers import EmbeddingFile, read
+from loev_cli.formats import EmbeddingFile, read
 
 TOLERANCE = 1e-5
 

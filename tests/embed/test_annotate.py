@@ -21,8 +21,8 @@ from loev_cli.embed import cluster
 from loev_cli.embed.merge import merge
 from loev_cli.errors import UsageError
 from loev_cli.export import add_readouts
+from loev_cli.formats import EmbeddingFile, Row, read, rows
 from loev_cli.music_keys import KEYS
-from loev_cli.writers import EmbeddingFile, Row, read, rows
 from tests.conftest import RATE_HZ, SUBSPACES, WINDOW_N, Loev, music
 from tests.embed.common import assert_same, embedded, left_in
 from tests.embed.test_tags import every_format

@@ -18,7 +18,7 @@ import pytest
 from loev_cli.bundle import Bundle
 from loev_cli.embed import Event, Request, TrackDone, embed
 from loev_cli.errors import InputError, LoevError, MissingExtraError, StoppedError
-from loev_cli.writers import read
+from loev_cli.formats import read
 from tests.conftest import add_bad_files, in_process_of_its_own, write_audio
 from tests.embed.common import assert_same, embedded, request
 

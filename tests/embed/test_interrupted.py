@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from loev_cli.bundle import Bundle
-from loev_cli.writers import read
+from loev_cli.formats import read
 from tests.conftest import command, environment, foreground, in_process_of_its_own, write_audio
 from tests.embed.common import assert_same, embedded, interrupted, left_in, request
 

@@ -15,7 +15,7 @@ from loev_cli.embed import Event, Notice, Request, TrackDone, embed
 from loev_cli.embed.journal import Journal
 from loev_cli.embed.parts import Stamp
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.writers import Row, make_meta, read
+from loev_cli.formats import Row, make_meta, read
 from tests.conftest import SUBSPACES, add_bad_files, make_bundle, write_audio
 from tests.embed.common import assert_same, embedded, interrupted, left_in, request
 

@@ -12,8 +12,8 @@ from loev_cli.bundle import Bundle
 from loev_cli.embed import embed
 from loev_cli.embed.merge import merge
 from loev_cli.errors import OutputError
-from loev_cli.files.own import own, own_folder
-from loev_cli.writers.atomic import write_own
+from loev_cli.storage.atomic import write_own
+from loev_cli.storage.own import own, own_folder
 from tests.conftest import Loev, write_audio
 from tests.embed.common import embedded, left_in, request
 

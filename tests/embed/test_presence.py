@@ -12,7 +12,7 @@ import pytest
 from loev_cli.bundle import Bundle
 from loev_cli.embed import Event, Failure, TrackDone, embed
 from loev_cli.errors import StoppedError
-from loev_cli.writers import read
+from loev_cli.formats import read
 from tests.conftest import Loev, in_process_of_its_own, write_audio
 from tests.embed.common import assert_same, embedded, left_in, request
 

@@ -12,7 +12,7 @@ from loev_cli.bundle import Bundle
 from loev_cli.embed import Event, Failure, Request, RunStarted, TrackDone, dry_run, embed
 from loev_cli.embed.reader import Reader, TrackEnd, Window
 from loev_cli.errors import UsageError
-from loev_cli.writers import read
+from loev_cli.formats import read
 from tests.conftest import RATE_HZ, WINDOW_N, add_bad_files, write_audio
 from tests.embed.common import embedded
 

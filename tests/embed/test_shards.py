@@ -12,7 +12,7 @@ from loev_cli.audio import Source
 from loev_cli.bundle import Bundle
 from loev_cli.embed import Merged, Shard, embed, merge, parse_shard
 from loev_cli.errors import UsageError
-from loev_cli.writers import Row, make_meta, open_writer, read
+from loev_cli.formats import Row, make_meta, open_writer, read
 from tests.conftest import Loev, add_bad_files, make_bundle
 from tests.embed.common import assert_same, embedded, left_in, request
 

@@ -12,7 +12,7 @@ from loev_cli.audio import TAGS
 from loev_cli.bundle import Bundle
 from loev_cli.embed.merge import merge
 from loev_cli.errors import UsageError
-from loev_cli.writers import FORMATS, read
+from loev_cli.formats import FORMATS, read
 from tests.audio.common import write_with_ffmpeg
 from tests.conftest import Loev, write_audio
 from tests.embed.common import assert_same, embedded, left_in

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from loev_cli.explore import Access, AudioFiles, listen, make_app
 from loev_cli.explore.server import make_server
+from loev_cli.formats import Row, open_writer
 from loev_cli.search.library import open_library
-from loev_cli.writers import Row, open_writer
 from tests.conftest import write_audio
 from tests.search.common import DIMS, meta
 

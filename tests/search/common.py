@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.writers import Row, open_writer
+from loev_cli.formats import Row, open_writer
 
 DIMS = {"invariant": 16, "pitch": 24, "tempo": 12}
 

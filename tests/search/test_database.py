@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from loev_cli.errors import UsageError
+from loev_cli.formats import Row, open_writer, read
 from loev_cli.search import Query, open_library, parse_where
 from loev_cli.search.find import RowQuery
-from loev_cli.writers import Row, open_writer, read
 from tests.conftest import Loev
 from tests.search.common import DIMS, meta, write_library
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from loev_cli.errors import UsageError
+from loev_cli.formats import Row, open_writer
 from loev_cli.search.duplicates import find_duplicates
 from loev_cli.search.library import Library, open_library, subspace_of
-from loev_cli.writers import Row, open_writer
 from tests.conftest import Loev
 from tests.search.common import DIMS, meta, write_library
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from loev_cli.bundle import Bundle
+from loev_cli.formats import Row, open_writer
 from loev_cli.search import Query, open_library
-from loev_cli.writers import Row, open_writer
 from tests.conftest import (
     Loev,
     add_bad_files,

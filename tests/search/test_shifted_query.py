@@ -13,10 +13,10 @@ from loev_cli.backends import open_encoder
 from loev_cli.bundle import find
 from loev_cli.embed import Request, embed
 from loev_cli.errors import UsageError
+from loev_cli.formats import Meta, read
 from loev_cli.search.library import open_library
 from loev_cli.search.session import model_of
 from loev_cli.search.shifted_query import Asked, Change, move, parse_change
-from loev_cli.writers import Meta, read
 from tests.conftest import ROOT, Loev
 
 MUSIC = ROOT / "examples" / "music"

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from loev_cli.errors import OutputError
-from loev_cli.files.own import own_folder, user_cache
+from loev_cli.storage.own import own_folder, user_cache
 from loev_cli.train.data.content import Content
 
 DEFAULT_MAX_BYTES = 50 * 10**9

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from loev_cli.errors import UsageError
-from loev_cli.writers.atomic import check_target
+from loev_cli.storage.atomic import check_target
 
 _STDIN_DESCRIPTOR = 0
 

@@ -23,10 +23,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from loev_cli.errors import UsageError
-from loev_cli.remote import is_url
-from loev_cli.writers.atomic import AtomicFile, AtomicFolder, StreamTarget, check_target
-from loev_cli.writers.base import Columns, EmbeddingFile, Row, RowWriter
-from loev_cli.writers.meta import (
+from loev_cli.formats.base import Columns, EmbeddingFile, Row, RowWriter
+from loev_cli.formats.meta import (
     AGREEING_KEYS,
     ANNOTATIONS,
     ONNX_SHA256,
@@ -40,6 +38,8 @@ from loev_cli.writers.meta import (
     make_meta,
     tag_columns,
 )
+from loev_cli.storage.atomic import AtomicFile, AtomicFolder, StreamTarget, check_target
+from loev_cli.storage.remote import is_url
 
 __all__ = [
     "AGREEING_KEYS",
@@ -74,10 +74,10 @@ __all__ = [
 
 # Extension -> module that writes and reads it.
 FORMATS = {
-    ".npz": "loev_cli.writers.npz",
-    ".parquet": "loev_cli.writers.parquet",
-    ".lance": "loev_cli.writers.lance",
-    ".jsonl": "loev_cli.writers.jsonl",
+    ".npz": "loev_cli.formats.npz",
+    ".parquet": "loev_cli.formats.parquet",
+    ".lance": "loev_cli.formats.lance",
+    ".jsonl": "loev_cli.formats.jsonl",
 }
 # Extensions of formats that are folders.
 FOLDERS = frozenset({".lance"})

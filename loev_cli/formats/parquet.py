@@ -1,4 +1,4 @@
-"""``.parquet``: the tables of :mod:`loev_cli.writers.tables`."""
+"""``.parquet``: the tables of :mod:`loev_cli.formats.tables`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from loev_cli.files.parquet import PARQUET_ERRORS, check_size, read_table
-from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
-from loev_cli.writers.meta import Meta, damaged, not_ours
-from loev_cli.writers.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
+from loev_cli.formats.base import EmbeddingFile, Row, RowWriter, Target
+from loev_cli.formats.meta import Meta, damaged, not_ours
+from loev_cli.formats.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
+from loev_cli.storage.parquet import PARQUET_ERRORS, check_size, read_table
 
 _READ_N_RECORDS = 1024
 
@@ -48,7 +48,7 @@ class Writer(RowWriter):
 
 
 def read(path: Path) -> EmbeddingFile:
-    """See :func:`loev_cli.writers.read`."""
+    """See :func:`loev_cli.formats.read`."""
     meta = read_meta(path)
     try:
         return embedding_file(read_table(path), meta)
@@ -57,7 +57,7 @@ def read(path: Path) -> EmbeddingFile:
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """See :func:`loev_cli.writers.rows`."""
+    """See :func:`loev_cli.formats.rows`."""
     meta = read_meta(path)
     try:
         with path.open("rb") as stream, pq.ParquetFile(stream) as file:
@@ -68,7 +68,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 def read_meta(path: Path) -> Meta:
-    """See :func:`loev_cli.writers.read_meta`."""
+    """See :func:`loev_cli.formats.read_meta`."""
     try:
         schema = pq.read_schema(path)
     except PARQUET_ERRORS as error:
@@ -77,7 +77,7 @@ def read_meta(path: Path) -> Meta:
 
 
 class Columns(TableColumns):
-    """See :class:`loev_cli.writers.Columns`."""
+    """See :class:`loev_cli.formats.Columns`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

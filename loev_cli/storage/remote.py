@@ -191,7 +191,7 @@ def _open(url: str) -> tuple[Any, str]:
         import fsspec
     options: dict[str, Any] = {}
     if url.startswith(_HTTP):
-        from loev_cli.files.http import get_client
+        from loev_cli.storage.http import get_client
 
         options["get_client"] = get_client
     system, path = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
@@ -228,7 +228,7 @@ def _talking_to(url: str) -> Iterator[None]:
 
 def _refusal_in(error: BaseException | None) -> BaseException | None:
     """That a request was not sent on, among the causes of an error."""
-    from loev_cli.files.http import PrivateAddressError
+    from loev_cli.storage.http import PrivateAddressError
 
     while error is not None and not isinstance(error, PrivateAddressError):
         error = error.__cause__ or error.__context__

@@ -19,7 +19,7 @@ import pytest
 
 from loev_cli.bundle import Bundle
 from loev_cli.errors import MissingExtraError, OutputError, UsageError
-from loev_cli.writers import (
+from loev_cli.formats import (
     FOLDERS,
     FORMATS,
     Meta,
@@ -32,7 +32,7 @@ from loev_cli.writers import (
     read,
     read_meta,
 )
-from loev_cli.writers import rows as rows_of
+from loev_cli.formats import rows as rows_of
 
 DIMS = {"invariant": 5, "pitch": 3}
 PATHS = ["a/x y.mp3", "b/x y.mp3", "ü/日本 🎵.wav"]
@@ -445,6 +445,6 @@ def test_a_torn_jsonl_names_the_line(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lance", None)
-    monkeypatch.delitem(sys.modules, "loev_cli.writers.lance", raising=False)
+    monkeypatch.delitem(sys.modules, "loev_cli.formats.lance", raising=False)
     with pytest.raises(MissingExtraError, match=r"pip install 'loev-cli\[db\]'"):
         check_output(str(tmp_path / "x.lance"))

@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from loev_cli.annotations import COLUMNS
-from loev_cli.writers.base import EmbeddingFile, Row, as_column
-from loev_cli.writers.meta import (
+from loev_cli.formats.base import EmbeddingFile, Row, as_column
+from loev_cli.formats.meta import (
     Meta,
     annotation_columns,
     from_json,
@@ -209,7 +209,7 @@ def _or_missing(name: str, value: float | str | None) -> float | str:
 
 
 class TableColumns(ABC):
-    """Columns of a table that is read a column at a time; see :class:`loev_cli.writers.Columns`.
+    """Columns of a table that is read a column at a time; see :class:`loev_cli.formats.Columns`.
 
     Where windows are kept, what a table repeats for every window of a track is given once.
     """

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from loev_cli.annotations import COLUMNS
 from loev_cli.errors import OutputError, UsageError, needs_extra
-from loev_cli.writers.meta import TAG_PREFIX, Meta, annotation_columns, keeps_windows
+from loev_cli.formats.meta import TAG_PREFIX, Meta, annotation_columns, keeps_windows
 
 # Column names that a subspace must not take.
 RESERVED = frozenset({"path", "duration_s", "silent", "meta", "track", "start_s", "file"})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.files.own import check_own
+from loev_cli.storage.own import check_own
 
 
 class AtomicFile:

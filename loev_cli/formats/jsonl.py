@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError
-from loev_cli.files.bounded import DATA_ERRORS, check_depth, lines_of, parse_json
-from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target, as_column
-from loev_cli.writers.meta import (
+from loev_cli.formats.base import EmbeddingFile, Row, RowWriter, Target, as_column
+from loev_cli.formats.meta import (
     ANNOTATIONS,
     ONNX_SHA256,
     Meta,
@@ -32,6 +31,7 @@ from loev_cli.writers.meta import (
     not_ours,
     tag_columns,
 )
+from loev_cli.storage.bounded import DATA_ERRORS, check_depth, lines_of, parse_json
 
 # A day of windows is a tenth of it.
 _MAX_LINE_N_BYTES = 1 << 30
@@ -85,7 +85,7 @@ def _shortest(values: Any) -> Any:
 
 
 def read(path: Path) -> EmbeddingFile:
-    """See :func:`loev_cli.writers.read`."""
+    """See :func:`loev_cli.formats.read`."""
     meta: Meta | None = None
     records = []
     for _, record in _agreeing_records(path):
@@ -101,7 +101,7 @@ def read(path: Path) -> EmbeddingFile:
 
 
 class Columns:
-    """See :class:`loev_cli.writers.Columns`. The file is read whole: text has no columns."""
+    """See :class:`loev_cli.formats.Columns`. The file is read whole: text has no columns."""
 
     def __init__(self, path: Path) -> None:
         file = read(path)
@@ -149,7 +149,7 @@ def _assemble(records: list[dict[str, Any]], meta: Meta) -> EmbeddingFile:
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """See :func:`loev_cli.writers.rows`. Lines may come in any order: they are visited in that
+    """See :func:`loev_cli.formats.rows`. Lines may come in any order: they are visited in that
     of their paths."""
     places = sorted(
         (str(record["path"]), offset)
@@ -207,7 +207,7 @@ def _agreeing_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_meta(path: Path) -> Meta:
-    """See :func:`loev_cli.writers.read_meta`. Reads the first line only."""
+    """See :func:`loev_cli.formats.read_meta`. Reads the first line only."""
     for _, record in _records(path):
         return dict(record["meta"])
     raise not_ours(str(path))

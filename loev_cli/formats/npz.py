@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from loev_cli.annotations import COLUMNS
 from loev_cli.errors import OutputError
-from loev_cli.files.npz import NPZ_ERRORS, Archive, Header, check_text
-from loev_cli.writers.base import EmbeddingFile, Row, RowWriter, Target
-from loev_cli.writers.meta import (
+from loev_cli.formats.base import EmbeddingFile, Row, RowWriter, Target
+from loev_cli.formats.meta import (
     Meta,
     annotation_columns,
     damaged,
@@ -33,6 +32,7 @@ from loev_cli.writers.meta import (
     tag_columns,
     to_json,
 )
+from loev_cli.storage.npz import NPZ_ERRORS, Archive, Header, check_text
 
 _CHUNK_N_BYTES = 1 << 17
 _COUNT = struct.Struct("<I")
@@ -151,7 +151,7 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> No
 
 
 def read(path: Path) -> EmbeddingFile:
-    """See :func:`loev_cli.writers.read`."""
+    """See :func:`loev_cli.formats.read`."""
     with _opened(path) as (columns, meta):
         windows = keeps_windows(meta)
         return EmbeddingFile(
@@ -171,7 +171,7 @@ def read(path: Path) -> EmbeddingFile:
 
 
 def read_meta(path: Path) -> Meta:
-    """See :func:`loev_cli.writers.read_meta`."""
+    """See :func:`loev_cli.formats.read_meta`."""
     try:
         with Archive(path) as columns:
             if columns.headers["meta"].n_bytes > _MAX_META_N_BYTES:
@@ -228,7 +228,7 @@ def _track(columns: Archive) -> NDArray[np.int64]:
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """See :func:`loev_cli.writers.rows`."""
+    """See :func:`loev_cli.formats.rows`."""
     with contextlib.ExitStack() as stack:
         archive, meta = stack.enter_context(_opened(path))
         windows = keeps_windows(meta)
@@ -263,7 +263,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 class Columns:
-    """See :class:`loev_cli.writers.Columns`."""
+    """See :class:`loev_cli.formats.Columns`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

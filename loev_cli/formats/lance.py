@@ -1,4 +1,4 @@
-"""``.lance``: a Lance dataset, which is a folder, of the tables of :mod:`loev_cli.writers.tables`.
+"""``.lance``: a Lance dataset, which is a folder, of the tables of :mod:`loev_cli.formats.tables`.
 
 Rows are collected in an unnamed file beside the output and become the dataset in the end, since
 Lance wants to be given them and not to wait for them. Nothing is held in memory.
@@ -21,11 +21,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from loev_cli.errors import needs_extra
-from loev_cli.files.bounded import DATA_ERRORS, parse_json, read_bytes
-from loev_cli.writers.atomic import AtomicFolder
-from loev_cli.writers.base import EmbeddingFile, Row, RowWriter
-from loev_cli.writers.meta import Meta, damaged, not_ours
-from loev_cli.writers.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
+from loev_cli.formats.base import EmbeddingFile, Row, RowWriter
+from loev_cli.formats.meta import Meta, damaged, not_ours
+from loev_cli.formats.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
+from loev_cli.storage.atomic import AtomicFolder
+from loev_cli.storage.bounded import DATA_ERRORS, parse_json, read_bytes
 
 with needs_extra("a .lance file", "db"):
     import lance
@@ -74,14 +74,14 @@ class Writer(RowWriter):
 
 
 def read(path: Path) -> EmbeddingFile:
-    """See :func:`loev_cli.writers.read`."""
+    """See :func:`loev_cli.formats.read`."""
     meta = read_meta(path)
     with _reading(path):
         return embedding_file(lance.dataset(str(path)).to_table(), meta)
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """See :func:`loev_cli.writers.rows`."""
+    """See :func:`loev_cli.formats.rows`."""
     meta = read_meta(path)
     with _reading(path):
         batches = lance.dataset(str(path)).to_batches(batch_size=_READ_N_RECORDS)
@@ -89,7 +89,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 def read_meta(path: Path) -> Meta:
-    """See :func:`loev_cli.writers.read_meta`."""
+    """See :func:`loev_cli.formats.read_meta`."""
     if not (path / _VERSIONS_FOLDER).is_dir():
         raise not_ours(str(path))
     with _reading(path):
@@ -99,7 +99,7 @@ def read_meta(path: Path) -> Meta:
 
 
 class Columns(TableColumns):
-    """See :class:`loev_cli.writers.Columns`."""
+    """See :class:`loev_cli.formats.Columns`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -12,7 +12,7 @@ from loev_cli import __version__
 from loev_cli.annotations import COLUMNS, Annotator
 from loev_cli.bundle import MAX_DIM, Bundle
 from loev_cli.errors import UsageError
-from loev_cli.files.bounded import in_one_line, parse_json
+from loev_cli.storage.bounded import in_one_line, parse_json
 
 FORMAT_VERSION = 1
 Meta = dict[str, Any]

@@ -10,9 +10,9 @@ import pytest
 
 from loev_cli.bundle import Bundle
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.writers import check_output, open_writer, read, read_meta
-from loev_cli.writers import rows as rows_of
-from tests.test_writers import PATHS, meta_of, no_space, rows, write
+from loev_cli.formats import check_output, open_writer, read, read_meta
+from loev_cli.formats import rows as rows_of
+from tests.test_formats import PATHS, meta_of, no_space, rows, write
 
 lance = pytest.importorskip("lance", reason="the extra 'db' is not installed")
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from loev_cli.files.bounded import DATA_ERRORS
+from loev_cli.storage.bounded import DATA_ERRORS
 
 # What a damaged archive raises. RuntimeError: it asks for a password, or for methods unheard of.
 NPZ_ERRORS = (

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loev_cli.files.bounded import DATA_ERRORS
+from loev_cli.storage.bounded import DATA_ERRORS
 
 # What damaged files, and tables that are not what they should be, raise.
 PARQUET_ERRORS = (*DATA_ERRORS, OSError, pa.ArrowException)
