@@ -45,8 +45,8 @@ def change(source: Path, target: Path, seed: list[int]) -> None:
 
 
 def unit(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    centred = x - mean
-    shares: np.ndarray = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    centered = x - mean
+    shares: np.ndarray = centered / np.linalg.norm(centered, axis=1, keepdims=True)
     return shares
 
 

@@ -33,7 +33,7 @@ def floor_features(file: Path, model: LoevModel) -> tuple[dict[str, np.ndarray],
     cuts = windows.cut(waveform, window, window // 2)
     with torch.inference_mode():
         batch = torch.from_numpy(np.stack([cut.samples for cut in cuts]))
-        features = model.frontend.centre(model.frontend(batch))
+        features = model.frontend.center(model.frontend(batch))
         vectors = {
             "chroma": pitch.chroma(loudness(features.spectrum)),
             "autocorrelation": tempo.periodicity(features.bands),

@@ -6,7 +6,7 @@ The labels were made by an algorithm listening to the recordings, and in this mu
 relative share their notes. So a limit to hold an audio model's weighted key score against: a
 logistic regression that is *given* the written notes of every track, the bass, and the annotated
 chords of a passage, in all twelve transpositions (which spares it what audio has to learn). Fitted
-on songs 1-749, its regularisation chosen on 750-799, judged on 800-849.
+on songs 1-749, its regularization chosen on 750-799, judged on 800-849.
 """
 
 from __future__ import annotations

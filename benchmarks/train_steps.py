@@ -6,8 +6,8 @@
 Both sides train the same architecture, in the same process, on the same features, taking turns:
 
     loev     the loop's own step: Objective.backward, clipped gradients, AdamW; channels last
-    plain    contiguous memory, fp32, weights standardised by the formula, every head's loss
-             computed over a loop of rows, one scalar summed from them; the same optimiser
+    plain    contiguous memory, fp32, weights standardized by the formula, every head's loss
+             computed over a loop of rows, one scalar summed from them; the same optimizer
 
 Features are made beforehand: this is about the model's step, not about decoding. Prints the best
 step of each, in ms and steps per second, and their ratio. On a CUDA device `--precision auto` is

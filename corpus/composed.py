@@ -1,9 +1,9 @@
-"""Music composed here, of what songs lack: odd metres, modes, no key, solos, drones, silence.
+"""Music composed here, of what songs lack: odd meters, modes, no key, solos, drones, silence.
 
-    number -> kind (KINDS in turn) -> metre, tempo, mode, instruments drawn -> Composition (seconds)
+    number -> kind (KINDS in turn) -> meter, tempo, mode, instruments drawn -> Composition (seconds)
 
 Nothing here is meant to be good music; it is meant to be unlike pop, and each piece unlike the
-next. Modes are stacked thirds of their scale, rows are the twelve notes in drawn order, metres are
+next. Modes are stacked thirds of their scale, rows are the twelve notes in drawn order, meters are
 groups of eighths (7/8 is 2+2+3).
 """
 
@@ -130,7 +130,7 @@ METRES = (
 
 @dataclass(frozen=True)
 class Pulse:
-    """A metre at a speed."""
+    """A meter at a speed."""
 
     metre: Metre
     eighth_s: float
@@ -222,7 +222,7 @@ def _rhythm(
 ) -> list[tuple[float, float]]:
     """A bar's (onset, length) in eighths, cut from `lengths`; each a rest with probability `rest`.
 
-    Groups are kept whole half of the time, so that the metre is heard.
+    Groups are kept whole half of the time, so that the meter is heard.
     """
     strokes = []
     spans = [(0, metre.n_eighths)]
@@ -320,7 +320,7 @@ def _progression(rng: Rng, n: int, scale: Sequence[int]) -> list[int]:
 
 
 def _beat(rng: Rng, pulse: Pulse, total_s: float) -> Part:
-    """A drum part in any metre: a bar or two of drawn strokes, again and again, varied a little."""
+    """A drum part in any meter: a bar or two of drawn strokes, again and again, varied a little."""
     low, answers, running = _KIT_VOICES[int(rng.integers(len(_KIT_VOICES)))]
     metre = pulse.metre
     first, answer, run = _pick(rng, low), _pick(rng, answers), _pick(rng, running)
@@ -369,7 +369,7 @@ def _regular_beats(pulse: Pulse, total_s: float) -> Beats:
 
 
 def _drums(rng: Rng, total_s: float) -> Composition:
-    """Drums alone: drawn strokes in any metre or, in bars of three or four, a known style."""
+    """Drums alone: drawn strokes in any meter or, in bars of three or four, a known style."""
     pulse = _pulse(rng)
     part = _beat(rng, pulse, total_s)
     if pulse.metre.name in {"4/4", "3/4"} and rng.random() < 0.6:
@@ -480,7 +480,7 @@ def _arpeggio(rng: Rng, total_s: float) -> Composition:
 
 
 def _bass_and_drums(rng: Rng, total_s: float) -> Composition:
-    """A bass alone with drums: a riff of a bar in odd metres, a style of `patterns` in others."""
+    """A bass alone with drums: a riff of a bar in odd meters, a style of `patterns` in others."""
     pulse = _pulse(rng)
     tonic = int(rng.integers(28, 40))
     mode = _name(rng, MODES)
@@ -578,7 +578,7 @@ def _fast(rng: Rng, total_s: float) -> Composition:
 
 
 def _atonal(rng: Rng, total_s: float) -> Composition:
-    """Two to four lines on rows of twelve notes, each in its own metre or all in one."""
+    """Two to four lines on rows of twelve notes, each in its own meter or all in one."""
     pulse = _pulse(rng, 50, 140)
     together = rng.random() < 0.5
     parts = []

@@ -1,4 +1,4 @@
-"""Recorded and produced music with free licences, out of Debian's packages of games.
+"""Recorded and produced music with free licenses, out of Debian's packages of games.
 
     python -m corpus.debian --out DIR
 
@@ -7,7 +7,7 @@
 
 It is for training without labels, on music that no soundfont made: mixed, mastered, partly played
 by musicians, coded as Vorbis. Needs a Debian with `apt-get` and network; nothing is installed. Each
-package's copyright file, which names authors and licences (GPL, CC BY-SA, CC BY, CC0 ...), is kept
+package's copyright file, which names authors and licenses (GPL, CC BY-SA, CC BY, CC0 ...), is kept
 beside the music. Music is read here and never redistributed.
 """
 

@@ -255,7 +255,7 @@ def _bounds(text: str) -> tuple[float, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m corpus.pop909", description="Render POP909 as labelled audio."
+        prog="python -m corpus.pop909", description="Render POP909 as labeled audio."
     )
     parser.add_argument("--songs", type=Path, required=True, help="the dataset, a folder or a tar")
     parser.add_argument("--soundfont", type=Path, required=True, action="append", help="repeatable")

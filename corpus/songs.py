@@ -94,7 +94,7 @@ def chord_at(chords: Sequence[ChordSpan], time_s: float) -> Chord | None:
 
 
 def key_misfit(notes: Iterable[Note], span: KeySpan) -> float:
-    """How much of the sound lies outside the labelled scale, beyond the best major scale: 0 to 1.
+    """How much of the sound lies outside the labeled scale, beyond the best major scale: 0 to 1.
 
     The relative minor has its major's notes: this tells wrong labels, not major from minor.
     """
@@ -105,8 +105,8 @@ def key_misfit(notes: Iterable[Note], span: KeySpan) -> float:
     if not profile.any():
         return 1.0
     inside = [float(profile[list(Key(k, "major").scale)].sum()) for k in range(12)]
-    labelled = float(profile[list(span.key.scale)].sum())
-    return (max(inside) - labelled) / float(profile.sum())
+    labeled = float(profile[list(span.key.scale)].sum())
+    return (max(inside) - labeled) / float(profile.sum())
 
 
 def read_song(folder: Path) -> Song:
@@ -129,7 +129,7 @@ def read_song(folder: Path) -> Song:
 def read_beats(path: Path) -> Beats:
     """Read `time flag flag` lines.
 
-    The flags mark the downbeats of two guesses at the metre: every 2 beats and every 4, or, in
+    The flags mark the downbeats of two guesses at the meter: every 2 beats and every 4, or, in
     songs in three, every 3 and every 6. Bars of 4 and of 3 are the ones musicians count.
     """
     table = np.array([[float(cell) for cell in row] for row in _rows(path)])

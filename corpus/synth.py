@@ -57,7 +57,7 @@ class Player:
     def render(
         self, parts: Sequence[Part], soundfont: Path, duration_s: float, tuning_cents: float = 0.0
     ) -> Waveform:
-        """Play `parts` from 0 to `duration_s`; (N,) float32 mono, not normalised.
+        """Play `parts` from 0 to `duration_s`; (N,) float32 mono, not normalized.
 
         `tuning_cents` is what all but the drums are tuned above A = 440 Hz.
         The result depends on the arguments only, not on what was played before.
@@ -119,7 +119,7 @@ class Player:
 
 
 def _new_synth(sample_rate_hz: int) -> tinysoundfont.Synth:
-    # Imported late: composing and labelling work without it. It names pyaudio as a requirement,
+    # Imported late: composing and labeling work without it. It names pyaudio as a requirement,
     # needs it only to play aloud, and installs without it.
     try:
         import tinysoundfont

@@ -110,12 +110,12 @@ def get_timestamp_embeddings(
     audio = _checked(audio).float()
     n_samples, size = audio.shape[1], model.window_n_samples
     times_s = torch.arange(0, n_samples / model.sample_rate + 1e-9, hop_s)
-    centres = (times_s * model.sample_rate).round().long()
+    centers = (times_s * model.sample_rate).round().long()
     embeddings = []
     with torch.inference_mode():
         for sound in audio.cpu().numpy():
             parts = []
-            for some in torch.split(centres, _BATCH_SIZE):
+            for some in torch.split(centers, _BATCH_SIZE):
                 batch = [windows.wrapped(sound, n - size // 2, size) for n in some.tolist()]
                 parts.append(model(torch.from_numpy(np.stack(batch)).to(model.device)).cpu())
             embeddings.append(torch.cat(parts))

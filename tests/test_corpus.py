@@ -396,7 +396,7 @@ def test_labels_follow_transposition_and_tempo_factor(song) -> None:
 
 
 def test_the_notes_are_what_the_labels_say(song) -> None:
-    """Melody tones in the labelled scale; onsets on the labelled beat, but for looseness."""
+    """Melody tones in the labeled scale; onsets on the labeled beat, but for looseness."""
     for plan in plans(song, 40):
         for part in plan.parts:
             if part.name not in {"melody", "piano", "bridge", "pad"}:

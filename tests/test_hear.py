@@ -50,15 +50,15 @@ def test_a_scene_is_what_embed_gives(model: hear.HearModel, tmp_path: Path) -> N
     np.testing.assert_allclose(scenes.numpy(), expected, atol=1e-4)
 
 
-def test_timestamps_are_regular_and_centred(model: hear.HearModel) -> None:
+def test_timestamps_are_regular_and_centered(model: hear.HearModel) -> None:
     audio = sounds(model, 0.5)
     embeddings, times_ms = hear.get_timestamp_embeddings(audio, model, hop_s=0.1)
     assert embeddings.shape == (2, 6, 752)
     np.testing.assert_allclose(times_ms.numpy(), [[0, 100, 200, 300, 400, 500]] * 2, atol=1e-3)
     # Around 300 ms lies the sound over and over, from there on.
-    size, centre = model.window_n_samples, round(0.3 * model.sample_rate)
+    size, center = model.window_n_samples, round(0.3 * model.sample_rate)
     around = np.take(
-        audio[0].numpy(), np.arange(centre - size // 2, centre + size // 2), mode="wrap"
+        audio[0].numpy(), np.arange(center - size // 2, center + size // 2), mode="wrap"
     )
     expected = model(torch.from_numpy(around)[None])[0].detach().numpy()
     np.testing.assert_allclose(embeddings[0, 3].numpy(), expected, atol=1e-5)

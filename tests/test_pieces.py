@@ -155,7 +155,7 @@ def test_speed_pitch_and_instruments_of_midi_clips(game: Piece) -> None:
     assert recast > 10
 
 
-def test_the_notes_keep_the_labelled_tempo(game: Piece) -> None:
+def test_the_notes_keep_the_labeled_tempo(game: Piece) -> None:
     for clip in clips(game, 30):
         bass = [part for part in clip.parts if part.name == "channel 2"]
         for part in bass:

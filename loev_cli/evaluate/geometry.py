@@ -131,7 +131,7 @@ def linear_cka(x: NDArray[Any], y: NDArray[Any]) -> float:
     """Linear CKA of the same rows (n, D) and (n, E); NaN below four rows or without variance."""
     if len(x) < _FEWEST:
         return float("nan")
-    k, m = (a @ a.T for a in (_centred(x), _centred(y)))
+    k, m = (a @ a.T for a in (_centered(x), _centered(y)))
     own = _hsic(k, k) * _hsic(m, m)
     return _hsic(k, m) / float(np.sqrt(own)) if own > 0 else float("nan")
 
@@ -148,7 +148,7 @@ def _hsic(k: NDArray[np.float64], m: NDArray[np.float64]) -> float:
     return (trace + sums - cross) / (n * (n - 3))
 
 
-def _centred(x: NDArray[Any]) -> NDArray[np.float64]:
+def _centered(x: NDArray[Any]) -> NDArray[np.float64]:
     x = x.astype(np.float64)
     return np.asarray(x - x.mean(axis=0))
 
@@ -180,6 +180,6 @@ def cross_r2(
 
 def _standardised(x: NDArray[np.float32], train: NDArray[np.int64]) -> NDArray[np.float64]:
     """Zero mean, and one scale for all dimensions, so that weak ones stay weak."""
-    centred = x.astype(np.float64) - x[train].mean(axis=0, dtype=np.float64)
-    spread = float(np.sqrt(np.square(centred[train]).mean()))
-    return np.asarray(centred / spread) if spread > 0 else centred
+    centered = x.astype(np.float64) - x[train].mean(axis=0, dtype=np.float64)
+    spread = float(np.sqrt(np.square(centered[train]).mean()))
+    return np.asarray(centered / spread) if spread > 0 else centered

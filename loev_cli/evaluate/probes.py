@@ -144,8 +144,8 @@ class TempoTask(Task):
         near = full.argmax(axis=1)[:, None] + np.array([-1, 0, 1])
         inside = (near >= 0) & (near < full.shape[1])
         weight = np.take_along_axis(full, near.clip(0, full.shape[1] - 1), axis=1) * inside
-        centre = (weight * near).sum(axis=1) / weight.sum(axis=1) + first
-        return np.asarray(np.exp2((centre + 0.5) * _TEMPO_BIN))
+        center = (weight * near).sum(axis=1) / weight.sum(axis=1) + first
+        return np.asarray(np.exp2((center + 0.5) * _TEMPO_BIN))
 
 
 class ClassTask(Task):
@@ -475,15 +475,15 @@ def _fit(
     scale = np.where(deviation > 1e-6 * (np.abs(mean) + 1e-6), deviation, np.inf)
     train, val, test = ((x[rows] - mean) / scale for rows in (fold.train, fold.val, fold.test))
     truth = task.truth(column, fold.train)
-    centre, spread = 0.0, 1.0
+    center, spread = 0.0, 1.0
     if shares := task.shares(truth):
         tracks, targets, parts = shares
         examples, weights = train[tracks], {"sample_weight": parts}
     else:
         targets, examples, weights = task.targets(truth), train, {}
     if task.is_regression:
-        centre, spread = float(targets.mean()), float(targets.std())
-        targets = (targets - centre) / spread
+        center, spread = float(targets.mean()), float(targets.std())
+        targets = (targets - center) / spread
     wanted = task.truth(column, fold.val)
     score = task.metrics[task.main_metric]
     best: tuple[float, float, Array] | None = None
@@ -499,7 +499,7 @@ def _fit(
 
         def say(vectors: Array, model: Any = model) -> Array:
             if task.is_regression:
-                return np.asarray(task.output(model.predict(vectors) * spread + centre, targets))
+                return np.asarray(task.output(model.predict(vectors) * spread + center, targets))
             said = task.output(np.asarray(model.predict_proba(vectors)), model.classes_)
             return said[:, : truth.shape[1]] if truth.ndim == 2 else said
 

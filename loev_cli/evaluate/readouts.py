@@ -288,9 +288,9 @@ def _fit(
     readout: Readout = KINDS[name](subspace)
     truth = column.values
     # One mean vector and one scale, folded into weights and bias at the end.
-    centre = x[fold.train].mean(axis=0, dtype=np.float64)
+    center = x[fold.train].mean(axis=0, dtype=np.float64)
     scale = float(np.sqrt(x[fold.train].var(axis=0, dtype=np.float64).mean())) or 1.0
-    prepared = torch.from_numpy(((x - centre) / scale).astype(np.float32))
+    prepared = torch.from_numpy(((x - center) / scale).astype(np.float32))
     targets = torch.from_numpy(_targets(readout, truth[fold.train]))
 
     n_logits, dim = readout.n_logits, x.shape[1]
@@ -317,7 +317,7 @@ def _fit(
     kind, strength, temperature, weight, bias = best
     readout = replace(readout, temperature=round(temperature, 4))
     weights = weight.numpy().astype(np.float64) / scale
-    offset = bias.numpy().astype(np.float64) - weights @ centre
+    offset = bias.numpy().astype(np.float64) - weights @ center
     logits = x @ weights.T.astype(np.float32) + offset.astype(np.float32)
     answers = [readout.answer(row) for row in logits[fold.test]]
     scores, curve = judge(answers, truth[fold.test], groups[fold.test])[name]

@@ -100,8 +100,8 @@ def mean_of(outcomes: Floats) -> Statistic:
 def r2_of(truth: Floats, output: Floats) -> Statistic:
     """Share of the variance of ``truth`` (n,) or (n, P) that ``output`` explains."""
     truth, output = truth.reshape(len(truth), -1), output.reshape(len(output), -1)
-    centred = truth - truth.mean()  # digits are not lost to a mean far from 0
-    sums, squares = centred.sum(axis=1), (centred**2).sum(axis=1)
+    centered = truth - truth.mean()  # digits are not lost to a mean far from 0
+    sums, squares = centered.sum(axis=1), (centered**2).sum(axis=1)
     errors = ((truth - output) ** 2).sum(axis=1)
 
     def statistic(drawn: NDArray[np.int64]) -> Floats:

@@ -451,7 +451,7 @@ def _check(request: Request) -> _Checked:
     _check_candidates(request.candidates, config)
     if not 0 < request.tolerance < 1:
         raise UsageError(f"--tolerance is {request.tolerance:g}, it must lie between 0 and 1")
-    manifest = _labelled(request)
+    manifest = _labeled(request)
     columns, notes = manifest.columns(request.wanted)
     splits = split(manifest, n_folds=request.n_folds, seed=request.seed)
     for column in columns:
@@ -499,7 +499,7 @@ def _check_candidates(candidates: Sequence[str], config: TrainConfig) -> None:
             )
 
 
-def _labelled(request: Request) -> Manifest:
+def _labeled(request: Request) -> Manifest:
     """The labeled tracks, wherever they lie: beside their manifest, or in the folder of music."""
     labels = list(request.labels)
     if not labels:

@@ -92,10 +92,10 @@ def compact(x: Vectors) -> Vectors:
     Some hundred labeled tracks fit a probe of some hundred dimensions; and models of which one
     has more dimensions than the other are read alike. No label takes part in it.
     """
-    centred = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    covariance = (centred.T @ centred).astype(np.float64)
+    centered = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    covariance = (centered.T @ centered).astype(np.float64)
     _, axes = np.linalg.eigh(covariance)
-    return np.asarray(centred @ axes[:, ::-1][:, :_N_COMPONENTS].astype(np.float32))
+    return np.asarray(centered @ axes[:, ::-1][:, :_N_COMPONENTS].astype(np.float32))
 
 
 def destroyed(

@@ -2,7 +2,7 @@
 
 waveform --frontend--> features --encoder--> branches --heads--> projections --> loss
                                              |
-                                             +--standardise--> subspaces: what a bundle gives
+                                             +--standardize--> subspaces: what a bundle gives
                                                                (`invariant` within tracks)
 
 method        branches               heads              subspaces
@@ -206,7 +206,7 @@ class LoevModel(nn.Module):
 
     def features(self, waveform: Tensor) -> Any:
         """Waveform (B, N) -> what the encoder reads of it."""
-        return self.frontend.centre(self.frontend(waveform))
+        return self.frontend.center(self.frontend(waveform))
 
     def encode(self, features: Any) -> dict[str, Tensor]:
         """Features of one window each -> {subspace: (B, D)}."""

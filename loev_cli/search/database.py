@@ -39,7 +39,7 @@ with needs_extra("a database", "db"):
 
 TABLE = "tracks"
 DIGEST_COLUMN = "loev_digest"
-META_KEY, CENTERS_KEY = b"loev", b"loev_centres"
+META_KEY, CENTERS_KEY = b"loev", b"loev_centers"
 INDEX_FROM_N_ROWS = 50_000
 
 # Candidates from the index per requested result, and the minimum.

@@ -145,7 +145,7 @@ class WaveformViews:
     def __call__(self, views: Sequence[tuple[Track, PlannedView]]) -> Any:
         """-> what the frontend gives for R windows."""
         with torch.no_grad():
-            return self.frontend.centre(self.frontend(self.waveforms(views)))
+            return self.frontend.center(self.frontend(self.waveforms(views)))
 
     def waveforms(self, views: Sequence[tuple[Track, PlannedView]]) -> torch.Tensor:
         """-> (R, N) float32."""

@@ -91,7 +91,7 @@ def test_tempo_is_read_off_between_bins() -> None:
     classes = np.unique(bins)
     certain = (bins[:, None] == classes[None, :]).astype(float)
     assert np.abs(task.output(certain, classes) / bpm - 1).max() < 0.016
-    # Half way between two neighbours: their border.
+    # Half way between two neighbors: their border.
     halves = np.zeros((1, len(classes)))
     halves[0, 10:12] = 0.5
     assert task.output(halves, classes)[0] == pytest.approx(1.03 ** classes[11])

@@ -1,4 +1,4 @@
-"""Vectors of other tools: what is recognised, and what is said of the rest."""
+"""Vectors of other tools: what is recognized, and what is said of the rest."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_shapes(frontend: LogFrequency) -> None:
     features = frontend(tone(440).repeat(3, 1))
     assert features.spectrum.shape == (3, 192, 160)
     assert features.bands.shape == (3, 28, 640)
-    assert frontend.centre(features).spectrum.shape == (3, 168, 160)
+    assert frontend.center(features).spectrum.shape == (3, 168, 160)
 
 
 @pytest.mark.parametrize("hz", [41.2, 65.41, 110.0, 261.63, 440.0, 987.77, 2093.0, 5274.0])
@@ -96,9 +96,9 @@ def test_a_click_rises_in_its_frame_in_every_octave(frontend: LogFrequency, at_s
     n_click = int(at_s * CONFIG.sample_rate_hz)
     waveform[0, n_click] = 1.0
     bands = frontend(waveform).bands[0].exp() - EPSILON_POWER
-    centre = (bands * torch.arange(bands.shape[1])).sum(dim=1) / bands.sum(dim=1)
+    center = (bands * torch.arange(bands.shape[1])).sum(dim=1) / bands.sum(dim=1)
     # Frame t is centered on sample (t + 0.5) * hop.
-    assert (centre - (n_click / CONFIG.band_hop - 0.5)).abs().max() < 1.0
+    assert (center - (n_click / CONFIG.band_hop - 0.5)).abs().max() < 1.0
 
 
 def test_every_sample_is_seen(frontend: LogFrequency) -> None:

@@ -31,7 +31,7 @@ def test_subspaces_heads_and_gradients(method: Method) -> None:
     torch.stack([z.sum() for z in projected.projections.values()]).sum().backward()
     assert all(p.grad is not None for p in model.parameters()), "something is never trained"
     encoded = model.encode(features)
-    for name, vectors in projected.embeddings.items():  # standardise is still neutral
+    for name, vectors in projected.embeddings.items():  # standardize is still neutral
         assert torch.allclose(encoded[name], vectors, atol=1e-5)
     if method != "loev++":
         assert torch.allclose(

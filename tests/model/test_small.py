@@ -125,7 +125,7 @@ def test_chroma_finds_the_note() -> None:
     time = torch.arange(163840) / 16000
     for name, midi in {"E": 64, "A": 69, "C": 60}.items():
         hz = 440 * 2 ** ((midi - 69) / 12)
-        features = frontend.centre(frontend(0.3 * torch.sin(2 * np.pi * hz * time)[None]))
+        features = frontend.center(frontend(0.3 * torch.sin(2 * np.pi * hz * time)[None]))
         chroma = branch.chroma(loudness(features.spectrum))[0, :3].sum(dim=0)
         # The lowest row of the spectrum is an E.
         assert int(chroma.argmax()) == (midi - 64) % 12, name

@@ -212,7 +212,7 @@ def test_waveforms_and_features_are_changed_alike(
     """The power of each bin and band over the view, where it is within 40 dB of the loudest.
 
     To 1 dB in the median and 2.5 dB in nine bins of ten. Bands are so wide that a curve changes
-    within one, where features read it at the centre: 4 dB in nine bands of ten.
+    within one, where features read it at the center: 4 dB in nine bands of ten.
     """
     config = FrontendConfig()
     frontend = LogFrequency(config)
@@ -220,9 +220,9 @@ def test_waveforms_and_features_are_changed_alike(
     rows = torch.cat([x] * 8)  # with noises and rooms of their own
     draws, seeds = np.array([params] * 8, np.float64), np.arange(8, dtype=np.uint32)
     with torch.no_grad():
-        before = frontend.centre(frontend(x))
+        before = frontend.center(frontend(x))
         heard = frontend(augmentation.on_waveforms(rows, draws, seeds, RATE_HZ))
-    on_waveforms = frontend.centre(heard)
+    on_waveforms = frontend.center(heard)
     on_features = augmentation.on_features(before, draws[:1], seeds[:1], config)
     for a, b, most_db in zip(on_waveforms, on_features, (2.5, 4.0), strict=True):
         a_db = torch.logsumexp(a, dim=(0, 2)).sub(np.log(8)) * DB_PER_NAT

@@ -109,7 +109,7 @@ def test_each_augmentation_moves_its_own_subspace(run: tuple[Path, list[Progress
         )
 
     def moved(name: str, changed: dict[str, torch.Tensor]) -> float:
-        return (plain[name] - changed[name]).norm().item()  # subspaces are standardised
+        return (plain[name] - changed[name]).norm().item()  # subspaces are standardized
 
     assert moved("pitch", shifted) > 2 * moved("tempo", shifted)
     assert moved("tempo", stretched) > 2 * moved("pitch", stretched)

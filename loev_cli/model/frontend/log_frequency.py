@@ -14,7 +14,7 @@ Schoerkhuber & Klapuri 2010):
 On the resulting axis a pitch shift is a translation. The features are deliberately wider than
 what an encoder reads: ``margin_bins`` at either end are room to translate into, so training can
 shift a spectrogram by slicing it, with real content at both edges and no empty band that would
-give the shift away. :meth:`LogFrequency.centre` takes the part that inference reads.
+give the shift away. :meth:`LogFrequency.center` takes the part that inference reads.
 
 Everything is convolution, so it exports to ONNX and needs no FFT operator. Sixteen samples in a row
 are the channels of one position: that makes a filter over 256 samples a convolution over 16
@@ -154,7 +154,7 @@ class LogFrequency(nn.Module):
             torch.log(torch.cat(bands[::-1], dim=1) + EPSILON_POWER),
         )
 
-    def centre(self, features: Features) -> Features:
+    def center(self, features: Features) -> Features:
         """The part an encoder reads: the spectrum without its margins, (B, F, T)."""
         margin = self.config.margin_bins
         return features._replace(
@@ -203,7 +203,7 @@ class _Kernels:
     """Hann-windowed complex exponentials.
 
     Args:
-        frequencies: centre of each bin in cycles per sample.
+        frequencies: center of each bin in cycles per sample.
         n_taps: kernel length in samples.
         n_cycles: length of each bin's window in cycles of its own frequency, if that is shorter
             than the kernel: constant Q, so that bins overlap alike along the whole octave.

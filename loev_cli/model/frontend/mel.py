@@ -88,6 +88,6 @@ class MelSpectrogram(nn.Module):
         mel = self.bands @ (real.square() + imaginary.square())  # (B, F, T)
         return 10 * torch.log10(mel.clamp(min=MEL_FLOOR_POWER)).unsqueeze(1)
 
-    def centre(self, features: Tensor) -> Tensor:
+    def center(self, features: Tensor) -> Tensor:
         """The part an encoder reads: all of it, there are no margins."""
         return features
