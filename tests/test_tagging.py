@@ -468,7 +468,7 @@ def test_an_interrupted_run_says_how_to_take_it_back(
 ) -> None:
     def interrupted(copy: Path, *_: object) -> None:
         if "b." in copy.name:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(tagging, "_be_like", interrupted)
     done = tag(files, "--write-tags", "--yes", "--undo-log", "log")
