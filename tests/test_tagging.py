@@ -468,11 +468,11 @@ def test_an_interrupted_run_says_how_to_take_it_back(
 ) -> None:
     def interrupted(copy: Path, *_: object) -> None:
         if "b." in copy.name:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(tagging, "_be_like", interrupted)
     done = tag(files, "--write-tags", "--yes", "--undo-log", "log")
-    assert done.code == 130 and "2 values in 1 file written; loev annotate --undo log" in done.err
+    assert done.code == 143 and "2 values in 1 file written; loev annotate --undo log" in done.err
     assert left_in(files) == {"a.flac", "b.mp3", "c.mka"}
     assert tag("--undo", "log", "--yes").code == 0
     assert by_mutagen(files / "a.flac") == {}
