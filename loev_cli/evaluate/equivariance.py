@@ -39,7 +39,6 @@ import soxr
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
-from sklearn.linear_model import Ridge
 
 from loev_cli import audio
 from loev_cli.api import Model
@@ -427,8 +426,8 @@ def predict_change(
         """Predictions for the test tracks' pairs by the regression of each strength."""
         read = _pair_reader(stack[train], first, second)
         x, asked, y = read(stack[train]), read(stack[test]), wanted[train].ravel()
-        said = [Ridge(alpha=strength).fit(x, y).predict(asked) for strength in strengths]
-        return [guess.reshape(-1, len(first)) for guess in said]
+        guesses = _ridge(x, y, asked, strengths)
+        return [guess.reshape(-1, len(first)) for guess in guesses]
 
     told = np.zeros_like(wanted)
     for f in range(k):
@@ -439,6 +438,23 @@ def predict_change(
             errors += [np.square(guess - wanted[fold == g]).sum() for guess in guesses]
         (told[~learned],) = tell(learned, ~learned, [_RIDGE_STRENGTHS[errors.argmin()]])
     return Bootstrap(groups, seed=seed).of(r2_of(wanted, told), chance=0.0)
+
+
+def _ridge(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    asked: NDArray[np.float64],
+    strengths: Sequence[float],
+) -> list[NDArray[np.float64]]:
+    """Ridge regression with an intercept: predictions (m,) for ``asked`` (m, C) by each strength.
+
+    One eigendecomposition serves all strengths; scikit-learn's ``Ridge`` would make one for each.
+    """
+    center, mean = x.mean(axis=0), float(y.mean())
+    x = x - center
+    values, axes = np.linalg.eigh(x.T @ x)
+    along, asked = axes.T @ (x.T @ (y - mean)), (asked - center) @ axes
+    return [mean + asked @ (along / (values + strength)) for strength in strengths]
 
 
 def _pair_reader(
