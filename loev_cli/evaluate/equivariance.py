@@ -39,6 +39,7 @@ import soxr
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits
 
 from loev_cli import audio
 from loev_cli.api import Model
@@ -334,11 +335,13 @@ def render_excerpt(
 def respond(heard: Changed, *, seed: int = 0) -> list[Response]:
     """The response of every subspace to every transformation."""
     bootstrap = Bootstrap(heard.groups, seed=seed)
-    return [
-        _response(subspace, change, heard, bootstrap, seed)
-        for subspace in heard.plain
-        for change in heard.changed
-    ]
+    # On matrices as small as these, BLAS threads on busy cores mostly wait for each other.
+    with threadpool_limits(limits=1):
+        return [
+            _response(subspace, change, heard, bootstrap, seed)
+            for subspace in heard.plain
+            for change in heard.changed
+        ]
 
 
 def _response(

@@ -15,6 +15,7 @@ from loev_cli import __version__
 from loev_cli import bundle as bundles
 from loev_cli.api import Model
 from loev_cli.backends import open_encoder
+from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import InputError, UsageError, did_you_mean
 from loev_cli.evaluate import equivariance, figures, geometry, probes, retrieval
 from loev_cli.evaluate.equivariance import Changed, Response
@@ -244,6 +245,7 @@ def evaluate(request: Request, *, on_event: Callable[[Event], None] = lambda e: 
             manifest.groups,
             probes=request.probes,
             seed=request.seed,
+            n_parallel=usable_cpus(),
             on_done=lambda done: tell(Stage("probes", done, n_probes)),
         )
     if stretcher is not None and model is None:

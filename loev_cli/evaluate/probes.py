@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import mir_eval
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.exceptions import ConvergenceWarning
@@ -352,6 +353,7 @@ def probe_all(
     *,
     probes: Sequence[str] = PROBES,
     seed: int = 0,
+    n_parallel: int = 1,
     on_done: Callable[[int], None] = lambda n_done: None,
 ) -> list[ProbeResult]:
     """Every label in every array of vectors with every probe.
@@ -359,17 +361,23 @@ def probe_all(
     Args:
         vectors: subspace -> (N, D).
         groups: (N,) of the manifest.
+        n_parallel: probes fitted at once, each in a process with one BLAS thread.
 
     Raises:
         UsageError: a label that is missing or constant in a fold.
     """
-    results = []
     for column in columns:
         check_folds(column, folds)
-        for name, x in vectors.items():
-            for probe in probes:
-                results.append(probe_one(name, x, column, folds, groups, probe, seed=seed))
-                on_done(len(results))
+    work = Parallel(n_jobs=n_parallel, return_as="generator")(
+        delayed(probe_one)(name, x, column, folds, groups, probe, seed=seed)
+        for column in columns
+        for name, x in vectors.items()
+        for probe in probes
+    )
+    results = []
+    for result in work:
+        results.append(result)
+        on_done(len(results))
     return results
 
 
