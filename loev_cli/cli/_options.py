@@ -68,6 +68,16 @@ Device = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+BpmRange = Annotated[
+    str | None,
+    typer.Option(
+        help="Fold tempi by octaves into this range, for example 80-160: the probabilities of a "
+        "tempo's octaves are added before the answer is read.",
+        metavar="LOW-HIGH",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
+]
 Backend = Annotated[
     BackendName,
     typer.Option(help="auto is onnx; torch needs the train extra.", rich_help_panel=RUNNING),

@@ -77,11 +77,12 @@ def embed(
         bool,
         typer.Option(
             "--annotate",
-            help="Store the model's annotations of each track as columns bpm, bpm_confidence, key, "
-            "mode and key_confidence.",
+            help="Store the model's annotations of each track as columns bpm, bpm_confidence, "
+            "bpm_alt, bpm_alt_confidence, key, mode and key_confidence.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    bpm_range: options.BpmRange = None,
     hop_s: Annotated[
         float | None,
         typer.Option(
@@ -224,6 +225,7 @@ def embed(
     import os
 
     import loev_cli.embed as job
+    from loev_cli.annotations import parse_bpm_range
     from loev_cli.cli import _embed_report as tell
     from loev_cli.remote import Limits
 
@@ -231,6 +233,8 @@ def embed(
         say_in_json()
     if debug:
         log_to_stderr()
+    if bpm_range is not None and not annotate:
+        raise UsageError("--bpm-range needs --annotate", hint="add --annotate")
     request = job.Request(
         inputs=inputs,
         out=out,
@@ -239,6 +243,7 @@ def embed(
         per_window=per_window,
         tags=tags,
         annotate=annotate,
+        bpm_range=None if bpm_range is None else parse_bpm_range(bpm_range),
         hop_s=hop_s,
         device=device,
         backend=backend.value,

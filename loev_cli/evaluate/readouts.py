@@ -316,7 +316,8 @@ def judge(
     bootstrap = Bootstrap(groups)
     for name in names:
         labels = truth[name] if isinstance(truth, Mapping) else truth
-        confidence = np.array([answer[KINDS[name].columns[-1]] for answer in answers], np.float64)
+        of = f"{KINDS[name].columns[0]}_confidence"
+        confidence = np.array([answer[of] for answer in answers], np.float64)
         parts = _key_scores(answers, labels) if name == "key" else _tempo_scores(answers, labels)
         scores = {metric: bootstrap.mean(values) for metric, values in parts.items()}
         right = next(iter(parts.values())) > 0
