@@ -45,7 +45,8 @@ def read_labels(path: Path) -> list[Label]:
     """The rows of a labels CSV.
 
     Raises:
-        ValueError: a missing column, an unknown ``use``, or a name that is no package.
+        ValueError: a missing column, an unknown ``use``, a name that is no package, or a package
+            with both uses.
         OSError: the file cannot be read.
     """
     with path.open(newline="", encoding="utf-8") as stream:
@@ -54,7 +55,10 @@ def read_labels(path: Path) -> list[Label]:
         if missing:
             raise ValueError(f"{path} has no column {', '.join(missing)}")
         rows = list(reader)
+    use_of: dict[str, str] = {}
     for row in rows:
+        if use_of.setdefault(row["package"], row["use"]) != row["use"]:
+            raise ValueError(f"{path}: package {row['package']} is for fit and for test")
         if row["use"] not in SPLIT_OF_USE:
             raise ValueError(f"{path}: use is '{row['use']}', expected fit or test")
         if not _PACKAGE.fullmatch(row["package"]):

@@ -32,7 +32,9 @@ DEFAULT_SEMITONES = (-5, -3, -1, 1, 3, 5)
 
 def sped(waveform: np.ndarray, sample_rate_hz: int, semitones: float) -> np.ndarray:
     """A waveform (N,) or (N, channels) -> (N / 2^(semitones / 12), ...), at the same rate."""
-    return np.asarray(soxr.resample(waveform, sample_rate_hz * 2 ** (semitones / 12), sample_rate_hz))
+    return np.asarray(
+        soxr.resample(waveform, sample_rate_hz * 2 ** (semitones / 12), sample_rate_hz)
+    )
 
 
 def moved_labels(row: dict[str, str], semitones: int) -> dict[str, str]:

@@ -178,7 +178,9 @@ class TempoReadout:
         best = int(mass.sum(axis=1).argmax())
         if not mass[best].any():
             return math.nan
-        center = np.average(self.log2_bpm[best] + offsets / self.bins_per_octave, weights=mass[best])
+        center = np.average(
+            self.log2_bpm[best] + offsets / self.bins_per_octave, weights=mass[best]
+        )
         bpm_there = float(2**center)
         if bpm_range is not None:  # the center of a stretch at the edge may lie just outside
             if bpm_there < bpm_range[0]:
