@@ -1,4 +1,4 @@
-"""Labeled excerpts out of Debian packages, and labeled recordings at other speeds."""
+"""Labeled excerpts out of Debian packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from corpus import recordings, sped
+from corpus import recordings
 from corpus.synth import write_audio
 from loev_cli.evaluate.manifest import read_manifests
 
@@ -119,33 +119,3 @@ def test_a_package_that_cannot_be_had(
     labels.write_text(LABELS)
     assert recordings.main([str(labels), "--out", str(tmp_path / "out")]) == 3
     assert "there is no apt-get here" in capsys.readouterr().err
-
-
-def test_a_recording_at_another_speed_has_other_labels(tmp_path: Path) -> None:
-    t = np.arange(2 * RATE_HZ) / RATE_HZ
-    (tmp_path / "in").mkdir()
-    write_audio(tmp_path / "in/a.wav", 0.5 * np.sin(2 * np.pi * 440 * t).astype(np.float32), 8000)
-    (tmp_path / "in/manifest.csv").write_text(
-        "path,key,tempo,split,group\na.wav,A minor,100,train,g\ngone.wav,,,train,g\n"
-        "a.wav,,,test,g\n"
-    )
-    out = tmp_path / "out"
-    arguments = [str(tmp_path / "in/manifest.csv"), "--out", str(out), "--split", "train"]
-    assert sped.main([*arguments, "--semitones=-5,12"]) == 3
-    with (out / "manifest.csv").open(newline="") as stream:
-        as_is, lower, higher = csv.DictReader(stream)
-    assert (as_is["semitones"], as_is["key"], as_is["tempo"]) == ("0", "A minor", "100")
-    assert (out / as_is["path"]).resolve() == (tmp_path / "in/a.wav").resolve()
-    assert (lower["key"], lower["tempo"]) == ("E minor", f"{100 * 2 ** (-5 / 12):.2f}")
-    assert (higher["key"], higher["tempo"], higher["group"]) == ("A minor", "200.00", "g")
-    samples, _ = soundfile.read(out / higher["path"])
-    assert len(samples) == pytest.approx(RATE_HZ, abs=2)
-    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
-    assert spectrum.argmax() * RATE_HZ / len(samples) == pytest.approx(880, abs=1)
-
-
-def test_a_key_that_cannot_be_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = tmp_path / "manifest.csv"
-    manifest.write_text("path,key\na.wav,H dur\n")
-    assert sped.main([str(manifest), "--out", str(tmp_path / "out")]) == 3
-    assert "unknown key 'H dur'" in capsys.readouterr().err

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loev_cli import bundle as bundles
 from loev_cli.bundle import CARD_FILE, Bundle
@@ -16,7 +19,8 @@ from loev_cli.errors import EXIT_DONE, EXIT_SOME_FAILED, InputError, UsageError,
 with needs_extra("loev export", "train"):
     from loev_cli import export
 with needs_extra("loev export --annotate", "eval"):
-    from loev_cli.evaluate.manifest import read_manifests
+    from loev_cli.evaluate.adaptation import Prior, adapt_readouts, priors_of
+    from loev_cli.evaluate.manifest import Manifest, read_manifests
     from loev_cli.evaluate.readout_card import card_with_readouts
     from loev_cli.evaluate.readouts import FittedReadout, fit_readouts, vectors_for
 
@@ -28,6 +32,7 @@ def fit_and_write(
     name: str,
     manifests: Sequence[Path],
     embeddings: Sequence[Path],
+    adapt: bool,
     overwrite: bool,
     command: Sequence[str],
     export_checkpoint: Callable[[Path, Path], Bundle],
@@ -36,6 +41,7 @@ def fit_and_write(
     """Fit, and write the bundle ``out``; the exit code.
 
     Args:
+        adapt: start from the readouts that the model has.
         source: a bundle's folder, a shipped model's name, or a checkpoint.
         export_checkpoint: checkpoint and folder -> bundle.
         command: how we were called, for the record.
@@ -65,10 +71,17 @@ def fit_and_write(
         )
 
     with _bundle_of(source, name, export_checkpoint) as bundle:
+        priors = priors_of(bundle) if adapt else {}
         if not quiet and not embeddings:
             say(f"embedding {plural(len(manifest), 'track')} ...")
         usable, vectors = vectors_for(bundle, manifest, embeddings, on_track=on_track)
-        fitted = fit_readouts(usable, vectors, on_fitted=on_fitted)
+        if adapt:
+            fitted = adapt_readouts(
+                usable, vectors, priors, sources=_sources(usable), on_fitted=on_fitted
+            )
+            _check_all_adapted(fitted, priors)
+        else:
+            fitted = fit_readouts(usable, vectors, on_fitted=on_fitted)
         data = f"`{'`, `'.join(f'{path.parent.name}/{path.name}' for path in manifests)}`"
         card = bundle.path / CARD_FILE
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
@@ -81,12 +94,31 @@ def fit_and_write(
                 "command": shlex.join(["loev", *command]),
                 **{each.name: each.facts() for each in fitted},
             },
-            card=card_with_readouts(text, fitted, data=data),
+            card=card_with_readouts(text, fitted, data=data, adapted=adapt),
             overwrite=overwrite,
         )
     if not quiet:
         say(f"{name}: annotates {', '.join(each.name for each in fitted)} -> {annotated.path}")
     return EXIT_SOME_FAILED if n_failed else EXIT_DONE
+
+
+def _sources(manifest: Manifest) -> NDArray[np.str_]:
+    """(N,), the manifest that each track is listed in."""
+    return np.array([place.rpartition(" line ")[0] for place in manifest.places])
+
+
+def _check_all_adapted(fitted: Sequence[FittedReadout], priors: Mapping[str, Prior]) -> None:
+    """Check that no readout of the model would be lost.
+
+    Raises:
+        UsageError: the manifests have no labels for one.
+    """
+    lost = [name for name in priors if name not in {each.name for each in fitted}]
+    if lost:
+        raise UsageError(
+            f"the manifests have no column '{lost[0]}' to adapt that readout of the model to",
+            hint="add the column, or leave --adapt out to fit the others alone",
+        )
 
 
 @contextlib.contextmanager

@@ -66,6 +66,16 @@ def export(
             rich_help_panel=_ANNOTATIONS,
         ),
     ] = None,
+    adapt: Annotated[
+        bool,
+        typer.Option(
+            "--adapt",
+            help="Start from the model's own readouts and change them no further than the labels "
+            "ask for; cross-validation over the groups of the train rows chooses how far. Several "
+            "manifests weigh the same, however long they are.",
+            rich_help_panel=_ANNOTATIONS,
+        ),
+    ] = False,
     embeddings: Annotated[
         list[Path] | None,
         typer.Option(
@@ -102,6 +112,8 @@ def export(
     """
     if embeddings and not annotate:
         raise UsageError("--embeddings needs --annotate", hint="name the labels with --annotate")
+    if adapt and not annotate:
+        raise UsageError("--adapt needs --annotate", hint="name the labels with --annotate")
     if annotate:
         if from_mulooc:
             raise UsageError(
@@ -119,6 +131,7 @@ def export(
                 name=name or out.name,
                 manifests=annotate,
                 embeddings=embeddings or [],
+                adapt=adapt,
                 overwrite=overwrite,
                 command=context.obj,
                 export_checkpoint=lambda file, folder: export_trained(file, folder, quiet=True),

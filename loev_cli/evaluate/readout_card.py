@@ -11,14 +11,17 @@ from loev_cli.evaluate.statistics import Estimate
 TITLE = "Annotations"
 
 
-def card_with_readouts(card: str, fitted: Sequence[FittedReadout], *, data: str) -> str:
+def card_with_readouts(
+    card: str, fitted: Sequence[FittedReadout], *, data: str, adapted: bool = False
+) -> str:
     """The card with the section ``## Annotations``: replaces an earlier one, or is inserted before
     ``## Limits``, or at the end.
 
     Args:
         data: description of the manifests.
+        adapted: whether the fit started from earlier readouts.
     """
-    section = f"## {TITLE}\n\n{_section(fitted, data).rstrip()}\n\n"
+    section = f"## {TITLE}\n\n{_section(fitted, data, adapted).rstrip()}\n\n"
     earlier = re.compile(rf"^## {TITLE}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
     if earlier.search(card):
         new = earlier.sub(lambda _: section, card)
@@ -29,11 +32,14 @@ def card_with_readouts(card: str, fitted: Sequence[FittedReadout], *, data: str)
     return new.rstrip() + "\n"
 
 
-def _section(fitted: Sequence[FittedReadout], data: str) -> str:
+def _section(fitted: Sequence[FittedReadout], data: str, adapted: bool) -> str:
+    how = "adapted from the model's earlier ones" if adapted else "fitted"
+    chose = "cross-validation on the train rows" if adapted else "the val rows"
     lines = [
         "`loev annotate` and `loev embed --annotate` read these from the subspaces, by linear",
-        f"readouts fitted to {data}. Scores are on the test rows, which were not used for",
-        "fitting or selection; brackets are 95 % intervals from a bootstrap over groups.",
+        f"readouts {how} to {data}; {chose} chose the regularization. Scores are on the",
+        "test rows, which were not used for fitting or selection; brackets are 95 % intervals",
+        "from a bootstrap over groups.",
         "",
         "| readout | subspace | train, val, test tracks | test score | ECE |",
         "|---|---|---|---|---|",
