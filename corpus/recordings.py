@@ -98,9 +98,9 @@ def find_recordings(tree: Path, wanted: Iterable[str]) -> dict[str, Path]:
                 found[end] = file
                 break
         else:
-            file = _from_archive(archives, end, tree / f"archived-{len(found)}")
-            if file is not None:
-                found[end] = file
+            unpacked = _from_archive(archives, end, tree / f"archived-{len(found)}")
+            if unpacked is not None:
+                found[end] = unpacked
     return found
 
 

@@ -33,6 +33,7 @@ def fit_and_write(
     manifests: Sequence[Path],
     embeddings: Sequence[Path],
     adapt: bool,
+    keep: Sequence[Path],
     overwrite: bool,
     command: Sequence[str],
     export_checkpoint: Callable[[Path, Path], Bundle],
@@ -42,12 +43,14 @@ def fit_and_write(
 
     Args:
         adapt: start from the readouts that the model has.
+        keep: manifests of tracks whose answers are to stay as they are.
         source: a bundle's folder, a shipped model's name, or a checkpoint.
         export_checkpoint: checkpoint and folder -> bundle.
         command: how we were called, for the record.
     """
-    export.check_out(out, overwrite=overwrite, inputs=[source, *manifests, *embeddings])
+    export.check_out(out, overwrite=overwrite, inputs=[source, *manifests, *keep, *embeddings])
     manifest = read_manifests(manifests)
+    to_keep = read_manifests(keep) if keep else None
     n_failed = 0
 
     def on_track(row: int, error: InputError | None) -> None:
@@ -76,8 +79,16 @@ def fit_and_write(
             say(f"embedding {plural(len(manifest), 'track')} ...")
         usable, vectors = vectors_for(bundle, manifest, embeddings, on_track=on_track)
         if adapt:
+            kept = None
+            if to_keep is not None:
+                _, kept = vectors_for(bundle, to_keep, embeddings, on_track=on_track)
             fitted = adapt_readouts(
-                usable, vectors, priors, sources=_sources(usable), on_fitted=on_fitted
+                usable,
+                vectors,
+                priors,
+                sources=_sources(usable),
+                keep=kept,
+                on_fitted=on_fitted,
             )
             _check_all_adapted(fitted, priors)
         else:

@@ -76,6 +76,16 @@ def export(
             rich_help_panel=_ANNOTATIONS,
         ),
     ] = False,
+    keep: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="With --adapt: a manifest of tracks, without labels, on which the answers should "
+            "stay as they are. May be given several times.",
+            metavar="CSV",
+            show_default=False,
+            rich_help_panel=_ANNOTATIONS,
+        ),
+    ] = None,
     embeddings: Annotated[
         list[Path] | None,
         typer.Option(
@@ -114,6 +124,8 @@ def export(
         raise UsageError("--embeddings needs --annotate", hint="name the labels with --annotate")
     if adapt and not annotate:
         raise UsageError("--adapt needs --annotate", hint="name the labels with --annotate")
+    if keep and not adapt:
+        raise UsageError("--keep needs --adapt", hint="add --adapt")
     if annotate:
         if from_mulooc:
             raise UsageError(
@@ -132,6 +144,7 @@ def export(
                 manifests=annotate,
                 embeddings=embeddings or [],
                 adapt=adapt,
+                keep=keep or [],
                 overwrite=overwrite,
                 command=context.obj,
                 export_checkpoint=lambda file, folder: export_trained(file, folder, quiet=True),

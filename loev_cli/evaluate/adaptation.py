@@ -5,16 +5,22 @@ weights.
 
     mean over tracks of the cross-entropy + strength x squared change of weights and bias
 
-So few tracks are enough, and what they say nothing about stays as it was. The strength is the one
-with the least log loss in a cross-validation over the groups of the train rows, after temperature
-scaling; the temperature comes from the same held-out logits, and the final fit has all train rows.
-The test rows are used only for the scores. A key readout that is tied across the 12 tonics stays so.
+So few tracks are enough, and what they say nothing about stays as it was. The strength comes from a
+cross-validation over the groups of the train rows: the greatest whose log loss, after temperature
+scaling, is within one standard error (over groups) of the least one. The temperature comes from the
+same held-out logits, and the final fit has all train rows. The test rows are used only for the
+scores. A key readout that is tied across the 12 tonics stays so.
 
 Several manifests weigh the same, however many tracks each has, in the fit and in the choice.
+
+Tracks to keep need no labels: their targets are the probabilities that the prior gives them, which
+holds the new readouts to the old answers on such music. They weigh as much as all labeled tracks
+together in every fit, and have no part in the choice of strength and temperature.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,11 +93,9 @@ def priors_of(bundle: Bundle) -> dict[str, Prior]:
         BundleError: they are damaged.
     """
     annotator = open_annotator(bundle)
-    layers = load_readouts(bundle, annotator).layers
+    weights = load_readouts(bundle, annotator).layers.state_dict()
     return {
-        name: Prior(
-            readout, layers[name].weight.detach().numpy(), layers[name].bias.detach().numpy()
-        )
+        name: Prior(readout, weights[f"{name}.weight"].numpy(), weights[f"{name}.bias"].numpy())
         for name, readout in annotator.readouts.items()
     }
 
@@ -102,6 +106,7 @@ def adapt_readouts(
     priors: Mapping[str, Prior],
     *,
     sources: NDArray[Any] | None = None,
+    keep: Mapping[str, NDArray[np.float32]] | None = None,
     on_fitted: Callable[[FittedReadout], None] = lambda fitted: None,
 ) -> list[FittedReadout]:
     """The readouts of a model, adapted to each of the columns ``key`` and ``tempo`` there is.
@@ -112,6 +117,7 @@ def adapt_readouts(
         vectors: subspace -> (N, D), of the manifest's tracks.
         priors: name -> readout to start from.
         sources: (N,), what each track came from; all sources weigh the same. None: one source.
+        keep: subspace -> (M, D), of tracks whose answers are to stay as they are.
 
     Raises:
         UsageError: neither column, a column without a readout to start from, or too few groups.
@@ -128,7 +134,9 @@ def adapt_readouts(
                 hint="without --adapt a new one is fitted",
             )
         prior = priors[name]
-        check_has(vectors, prior.readout.subspace, name)
+        subspace = prior.readout.subspace
+        for given in (vectors, vectors if keep is None else keep):
+            check_has(given, subspace, name)
         column = manifest.columns([name])[0][0]
         known = usable(name, column)
         rows, test = train[known[train]], whole.test[known[whole.test]]
@@ -139,7 +147,8 @@ def adapt_readouts(
             _adapt(
                 name,
                 prior,
-                vectors[prior.readout.subspace],
+                vectors[subspace],
+                vectors[subspace][:0] if keep is None else keep[subspace],
                 column.values,
                 rows,
                 test,
@@ -155,47 +164,55 @@ def _adapt(
     name: str,
     prior: Prior,
     x: NDArray[np.float32],
+    kept: NDArray[np.float32],
     truth: Array,
     rows: Array,
     test: Array,
     groups: Array,
     sources: Array,
 ) -> FittedReadout:
-    center = x[rows].mean(axis=0, dtype=np.float64)
-    scale = float(np.sqrt(x[rows].var(axis=0, dtype=np.float64).mean())) or 1.0
+    seen = np.concatenate([x[rows], kept])
+    center = seen.mean(axis=0, dtype=np.float64)
+    scale = float(np.sqrt(seen.var(axis=0, dtype=np.float64).mean())) or 1.0
     start = _Start.of(prior, center, scale)
     prepared = torch.from_numpy(((x[rows] - center) / scale).astype(np.float32))
+    anchors = torch.from_numpy(((kept - center) / scale).astype(np.float32))
     targets = torch.from_numpy(soft_targets(prior.readout, truth[rows]))
     right = counts_as_right(prior.readout, truth[rows])
     weights = _weights(sources[rows])
 
+    def losses(logits: Array, temperature: float) -> NDArray[np.float64]:
+        """(n,): log loss of each train row, for logits (n, C)."""
+        p = (softmax(logits, temperature) * right).sum(axis=1)
+        return np.asarray(-np.log(np.maximum(p, _LEAST_P)))
+
     def calibrated(logits: Array) -> tuple[float, float]:
-        """Temperature and log loss of logits (n, C) of the train rows."""
+        """Temperature and mean log loss of logits (n, C) of the train rows."""
+        return best_temperature(lambda t: float((weights * losses(logits, t)).sum()))
 
-        def log_loss(temperature: float) -> float:
-            p = (softmax(logits, temperature) * right).sum(axis=1)
-            return float(-(weights * np.log(np.maximum(p, _LEAST_P))).sum())
-
-        return best_temperature(log_loss)
-
-    as_it_was = calibrated((prepared @ start.weight.T + start.bias).numpy())
+    _, as_it_was = calibrated((prepared @ start.weight.T + start.bias).numpy())
     fold_of = _folds(groups[rows])
     paths = [
-        _path(start, prepared[fold_of != k], targets[fold_of != k], weights[fold_of != k])
+        _path(start, prepared[fold_of != k], targets[fold_of != k], weights[fold_of != k], anchors)
         for k in np.unique(fold_of)
     ]
-    strength, (temperature, loss) = STRENGTHS[0], (1.0, float("inf"))
+    tried: list[tuple[float, float, NDArray[np.float64]]] = []  # strength, temperature, losses
+    least = math.inf
     for steps in zip(*paths, strict=True):
         held = np.zeros(targets.shape, np.float32)
         for k, (_, weight, bias) in zip(np.unique(fold_of), steps, strict=True):
             held[fold_of == k] = (prepared[fold_of == k] @ weight.T + bias).numpy()
-        found = calibrated(held)
-        if found[1] >= loss:
+        temperature, loss = calibrated(held)
+        if loss >= least:
             break  # the weaker, the worse from here on
-        strength, (temperature, loss) = steps[0][0], found
+        least = loss
+        tried.append((steps[0][0], temperature, losses(held, temperature)))
+    strength, temperature, chosen = next(
+        each for each in tried if _is_as_good(each[2] - tried[-1][2], weights, groups[rows])
+    )
     weight, bias = next(
         (weight, bias)
-        for at, weight, bias in _path(start, prepared, targets, weights)
+        for at, weight, bias in _path(start, prepared, targets, weights, anchors)
         if at == strength
     )
     # Back to raw vectors.
@@ -217,8 +234,8 @@ def _adapt(
         ),
         scores=scores,
         curve=curve,
-        log_loss=loss,
-        rivals={"before": as_it_was[1]},
+        log_loss=float((weights * chosen).sum()),
+        rivals={"before": as_it_was},
     )
 
 
@@ -239,6 +256,20 @@ class _Start:
             torch.from_numpy(bias.astype(np.float32)),
             prior.is_tied,
         )
+
+
+def _is_as_good(difference: Array, weights: Array, groups: Array) -> bool:
+    """Whether a mean loss is within one standard error of the least one.
+
+    Args:
+        difference: (n,), of the losses.
+        weights: (n,), with sum 1.
+        groups: (n,), whose tracks are not independent.
+    """
+    mean = float((weights * difference).sum())
+    _, of_row = np.unique(groups, return_inverse=True)
+    by_group = np.bincount(of_row, weights=weights * (difference - mean))
+    return mean <= math.sqrt(float(np.square(by_group).sum()))
 
 
 def _weights(sources: Array) -> NDArray[np.float64]:
@@ -264,10 +295,18 @@ def _folds(groups: Array) -> NDArray[np.int64]:
 
 
 def _path(
-    start: _Start, x: Tensor, targets: Tensor, weights: NDArray[np.float64]
+    start: _Start, x: Tensor, targets: Tensor, weights: NDArray[np.float64], anchors: Tensor
 ) -> Iterator[tuple[float, Tensor, Tensor]]:
-    """(strength, weight, bias) for every strength; each fit goes on from the one before."""
+    """(strength, weight, bias) for every strength; each fit goes on from the one before.
+
+    Args:
+        anchors: (M, D), prepared vectors of the tracks to keep.
+    """
     share = torch.from_numpy((weights / weights.sum()).astype(np.float32))
+    if len(anchors):
+        as_before = torch.softmax(anchors @ start.weight.T + start.bias, dim=1)
+        x, targets = torch.cat([x, anchors]), torch.cat([targets, as_before])
+        share = torch.cat([0.5 * share, torch.full((len(anchors),), 0.5 / len(anchors))])
     n, dim = start.weight.shape
     shape = (2, N_PITCH_CLASSES, dim // N_PITCH_CLASSES) if start.is_tied else (n, dim)
     change = torch.zeros(shape, requires_grad=True)

@@ -138,6 +138,26 @@ def test_sources_weigh_the_same(manifest_of: Make) -> None:
     assert mean_loss(sources) < mean_loss(None)
 
 
+def test_answers_on_tracks_to_keep_stay(manifest_of: Make) -> None:
+    """Where the labels contradict what the model knows, unlabeled tracks hold it."""
+    known, other = patterns(0), patterns(1)
+    manifest, vectors = tracks(manifest_of, other, n=300)
+    prior = key_prior(known)
+    rng = np.random.default_rng(9)
+    keys = rng.integers(0, 24, 200)
+    x = np.stack([np.roll(known[k // 12], k % 12, axis=0) for k in keys]).reshape(200, -1)
+    x = (x + 1.5 * rng.standard_normal(x.shape)).astype(np.float32)
+
+    def loss_there(keep: np.ndarray | None) -> float:
+        given = None if keep is None else {"pitch": keep}
+        (fitted,) = adapt_readouts(manifest, vectors, {"key": prior}, keep=given)
+        assert fitted.scores["accuracy"].value > 0.9
+        p = softmax((x[100:] @ fitted.weight.T + fitted.bias), axis=1)
+        return float(-np.log(p[np.arange(100), keys[100:]]).mean())
+
+    assert loss_there(x[:100]) < loss_there(None)
+
+
 def test_tempi_are_adapted(manifest_of: Make) -> None:
     """A readout that gives half of every tempo learns better."""
     rng = np.random.default_rng(0)
