@@ -34,6 +34,7 @@ def fit_and_write(
     embeddings: Sequence[Path],
     adapt: bool,
     keep: Sequence[Path],
+    strengths: Mapping[str, float],
     overwrite: bool,
     command: Sequence[str],
     export_checkpoint: Callable[[Path, Path], Bundle],
@@ -44,6 +45,7 @@ def fit_and_write(
     Args:
         adapt: start from the readouts that the model has.
         keep: manifests of tracks whose answers are to stay as they are.
+        strengths: readout -> penalty on its change, instead of the one that is chosen.
         source: a bundle's folder, a shipped model's name, or a checkpoint.
         export_checkpoint: checkpoint and folder -> bundle.
         command: how we were called, for the record.
@@ -88,6 +90,7 @@ def fit_and_write(
                 priors,
                 sources=_sources(usable),
                 keep=kept,
+                strengths=strengths,
                 on_fitted=on_fitted,
             )
             _check_all_adapted(fitted, priors)

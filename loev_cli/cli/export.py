@@ -86,6 +86,16 @@ def export(
             rich_help_panel=_ANNOTATIONS,
         ),
     ] = None,
+    strength: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --adapt: the penalty on the change of a readout, for example tempo=0.01, "
+            "instead of the one that cross-validation chooses. May be given for each.",
+            metavar="NAME=NUMBER",
+            show_default=False,
+            rich_help_panel=_ANNOTATIONS,
+        ),
+    ] = None,
     embeddings: Annotated[
         list[Path] | None,
         typer.Option(
@@ -124,6 +134,8 @@ def export(
         raise UsageError("--embeddings needs --annotate", hint="name the labels with --annotate")
     if adapt and not annotate:
         raise UsageError("--adapt needs --annotate", hint="name the labels with --annotate")
+    if strength and not adapt:
+        raise UsageError("--strength needs --adapt", hint="add --adapt")
     if keep and not adapt:
         raise UsageError("--keep needs --adapt", hint="add --adapt")
     if annotate:
@@ -145,6 +157,7 @@ def export(
                 embeddings=embeddings or [],
                 adapt=adapt,
                 keep=keep or [],
+                strengths=dict(_strength(text) for text in strength or []),
                 overwrite=overwrite,
                 command=context.obj,
                 export_checkpoint=lambda file, folder: export_trained(file, folder, quiet=True),
@@ -161,6 +174,19 @@ def export(
     if debug:
         log_to_stderr()
     export_trained(checkpoint, out, name=name, overwrite=overwrite, quiet=quiet)
+
+
+def _strength(text: str) -> tuple[str, float]:
+    """``tempo=0.01`` -> ("tempo", 0.01)."""
+    name, _, number = text.partition("=")
+    wrong = UsageError(f"invalid --strength '{text}'", hint="key=NUMBER or tempo=NUMBER, above 0")
+    try:
+        value = float(number)
+    except ValueError as error:
+        raise wrong from error
+    if name not in ("key", "tempo") or not 0 < value < float("inf"):
+        raise wrong
+    return name, value
 
 
 def export_trained(

@@ -107,6 +107,7 @@ def adapt_readouts(
     *,
     sources: NDArray[Any] | None = None,
     keep: Mapping[str, NDArray[np.float32]] | None = None,
+    strengths: Mapping[str, float] | None = None,
     on_fitted: Callable[[FittedReadout], None] = lambda fitted: None,
 ) -> list[FittedReadout]:
     """The readouts of a model, adapted to each of the columns ``key`` and ``tempo`` there is.
@@ -118,6 +119,7 @@ def adapt_readouts(
         priors: name -> readout to start from.
         sources: (N,), what each track came from; all sources weigh the same. None: one source.
         keep: subspace -> (M, D), of tracks whose answers are to stay as they are.
+        strengths: name -> penalty to use instead of the one that cross-validation chooses.
 
     Raises:
         UsageError: neither column, a column without a readout to start from, or too few groups.
@@ -154,6 +156,7 @@ def adapt_readouts(
                 test,
                 manifest.groups,
                 np.zeros(len(manifest)) if sources is None else sources,
+                (strengths[name],) if strengths and name in strengths else STRENGTHS,
             )
         )
         on_fitted(fitted[-1])
@@ -170,6 +173,7 @@ def _adapt(
     test: Array,
     groups: Array,
     sources: Array,
+    strengths: tuple[float, ...],
 ) -> FittedReadout:
     seen = np.concatenate([x[rows], kept])
     center = seen.mean(axis=0, dtype=np.float64)
@@ -193,7 +197,14 @@ def _adapt(
     _, as_it_was = calibrated((prepared @ start.weight.T + start.bias).numpy())
     fold_of = _folds(groups[rows])
     paths = [
-        _path(start, prepared[fold_of != k], targets[fold_of != k], weights[fold_of != k], anchors)
+        _path(
+            start,
+            prepared[fold_of != k],
+            targets[fold_of != k],
+            weights[fold_of != k],
+            anchors,
+            strengths,
+        )
         for k in np.unique(fold_of)
     ]
     tried: list[tuple[float, float, NDArray[np.float64]]] = []  # strength, temperature, losses
@@ -212,7 +223,7 @@ def _adapt(
     )
     weight, bias = next(
         (weight, bias)
-        for at, weight, bias in _path(start, prepared, targets, weights, anchors)
+        for at, weight, bias in _path(start, prepared, targets, weights, anchors, strengths)
         if at == strength
     )
     # Back to raw vectors.
@@ -295,7 +306,12 @@ def _folds(groups: Array) -> NDArray[np.int64]:
 
 
 def _path(
-    start: _Start, x: Tensor, targets: Tensor, weights: NDArray[np.float64], anchors: Tensor
+    start: _Start,
+    x: Tensor,
+    targets: Tensor,
+    weights: NDArray[np.float64],
+    anchors: Tensor,
+    strengths: tuple[float, ...],
 ) -> Iterator[tuple[float, Tensor, Tensor]]:
     """(strength, weight, bias) for every strength; each fit goes on from the one before.
 
@@ -318,7 +334,7 @@ def _path(
             return start.weight + turned(change), start.bias + by_tonic
         return start.weight + change, start.bias + shift
 
-    for strength in STRENGTHS:
+    for strength in strengths:
         optimizer = torch.optim.LBFGS(
             [change, shift],
             max_iter=_MAX_ITERATIONS,
