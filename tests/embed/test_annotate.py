@@ -330,3 +330,31 @@ def test_torch_and_onnx_say_the_same(tmp_path: Path) -> None:
     assert list(by_onnx) == list(by_torch)
     for name in ("key_logits", "tempo_logits"):
         np.testing.assert_allclose(by_onnx[name], by_torch[name], atol=2e-3, rtol=0)
+
+
+def test_a_model_is_adapted(loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
+    """The embeddings stay what they are; the readouts are others; what is left out is said."""
+    files = sorted(path for path in tracks.rglob("*.wav") if path.name != "silence.wav")
+    manifest, keep, out = tmp_path / "m.csv", tmp_path / "keep.csv", tmp_path / "adapted"
+    lines = [
+        f"{file},{KEYS[i % 24]},{90 + 10 * i},{'test' if i == 0 else 'train'},g{i}"
+        for i, file in enumerate(files)
+    ]
+    manifest.write_text("\n".join(["path,key,tempo,split,group", *lines]) + "\n")
+    keep.write_text("path\n" + "".join(f"{file}\n" for file in files[:2]))
+    command = ("export", annotating.path, "--annotate", manifest, "--adapt", "--out", out)
+    outcome = loev(*command, "--keep", keep, "--strength", "key=0.01")
+    assert outcome.code == 0, outcome.err
+    adapted = bundles.load(out)
+    assert adapted.sha256 == annotating.sha256
+    assert open_annotator(adapted).sha256 != open_annotator(annotating).sha256
+    fitted = adapted.config["annotations"]["fitted"]
+    assert fitted["key"]["regularisation"] == 0.01
+    assert "adapted from the model's earlier ones" in (out / "README.md").read_text()
+    manifest.write_text(manifest.read_text().replace("key,tempo", "mood,tempo"))
+    outcome = loev(*command, "--overwrite")
+    assert outcome.code == 2 and "no column 'key' to adapt" in outcome.err
+    for wrong in ("key", "key=0", "mood=1", "key=x"):
+        assert loev(*command, "--overwrite", "--strength", wrong).code == 2
+    outcome = loev("export", annotating.path, "--out", out, "--overwrite", "--adapt")
+    assert outcome.code == 2 and "--adapt needs --annotate" in outcome.err
