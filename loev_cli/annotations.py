@@ -4,12 +4,17 @@
 
 readout  reads    logits                       answers, as columns
 key      pitch    24 keys                      key "F# minor", mode "minor", key_confidence
-tempo    tempo    tempi, evenly spaced in log  bpm, bpm_confidence
+tempo    tempo    tempi, evenly spaced in log  bpm, bpm_confidence, bpm_alt, bpm_alt_confidence
 
 A readout is linear, so a track's logits are the mean of its windows' logits, which is what a
 readout gives for the mean of its windows' vectors. The softmax comes last, with a temperature that
 makes confidences probabilities: that the key is right in tonic and mode, that the tempo is right
 within 4 %. A silent track has no answer: NaN, and empty text.
+
+``bpm_alt`` is the most probable of the tempi more than 8 % away from ``bpm``, with its own
+probability: nearly always half or twice the tempo. A range of tempi, such as 80 to 160 BPM, folds
+the distribution before it is read: the probability of a tempo outside of the range is added to that
+of the tempo whole octaves away that lies in it.
 
 A bundle's ``config.json`` describes its readouts under ``annotations``; their weights are in
 ``annotations.safetensors``, and ``model.onnx`` gives their logits as outputs of their own.
@@ -30,6 +35,8 @@ from loev_cli.errors import BundleError, UsageError
 from loev_cli.music_keys import KEYS
 
 TEMPO_TOLERANCE = 0.04  # of MIREX: a tempo this near is right
+_APART = 2 * TEMPO_TOLERANCE  # an alternative is further than this from the answer
+LOWEST_RANGE = (40.0, 120.0)  # where a range of tempi may begin, in BPM
 _MAX_N_BINS = 10_000
 _MAX_NUMBER = 1e9
 _NAMES = ("subspace", "output")  # what a readout has beside numbers
@@ -38,12 +45,37 @@ _NAMES = ("subspace", "output")  # what a readout has beside numbers
 COLUMNS: dict[str, float | str] = {
     "bpm": math.nan,
     "bpm_confidence": math.nan,
+    "bpm_alt": math.nan,
+    "bpm_alt_confidence": math.nan,
     "key": "",
     "mode": "",
     "key_confidence": math.nan,
 }
 
 Answer = dict[str, float | str]
+BpmRange = tuple[float, float]  # lowest BPM, and the BPM below which tempi lie
+
+
+def parse_bpm_range(text: str) -> BpmRange:
+    """``80-160`` -> (80.0, 160.0): tempi from 80 up to but not including 160 BPM.
+
+    Raises:
+        UsageError: no two numbers, less than an octave, or a lowest tempo outside 40 to 120 BPM.
+    """
+    wrong = UsageError(f"invalid BPM range '{text}'", hint="for example 80-160, or 60-180")
+    try:
+        low, high = (float(part) for part in text.split("-"))
+    except ValueError as error:
+        raise wrong from error
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise wrong
+    if not (LOWEST_RANGE[0] <= low <= LOWEST_RANGE[1] and high >= 2 * low):
+        raise UsageError(
+            f"invalid BPM range '{text}'",
+            hint=f"it begins at {LOWEST_RANGE[0]:g} to {LOWEST_RANGE[1]:g} BPM and spans at least "
+            "an octave, as 80-160 does",
+        )
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -86,7 +118,7 @@ class TempoReadout:
     bins_per_octave: int = 48
     n_bins: int = 125  # up to 240 BPM
     output: str = "tempo_logits"
-    columns: ClassVar[tuple[str, ...]] = ("bpm", "bpm_confidence")
+    columns: ClassVar[tuple[str, ...]] = ("bpm", "bpm_confidence", "bpm_alt", "bpm_alt_confidence")
 
     @property
     def n_logits(self) -> int:
@@ -98,18 +130,89 @@ class TempoReadout:
         bins = np.arange(self.n_bins) / self.bins_per_octave
         return np.asarray(math.log2(self.min_bpm) + bins)
 
-    def answer(self, logits: NDArray[np.floating[Any]]) -> Answer:
-        """The center of mass of the most probable stretch of tempi that one answer covers."""
-        p = softmax(logits, self.temperature)
-        half = max(1, int(math.log2(1 + TEMPO_TOLERANCE) * self.bins_per_octave))
-        best = int(np.convolve(p, np.ones(2 * half + 1), "same").argmax())
-        near = slice(max(0, best - half), best + half + 1)
-        bpm = float(2 ** np.average(self.log2_bpm[near], weights=p[near]))
-        return {"bpm": _float32(bpm), "bpm_confidence": _float32(p[self.within(bpm)].sum())}
+    def answer(
+        self, logits: NDArray[np.floating[Any]], *, bpm_range: BpmRange | None = None
+    ) -> Answer:
+        """The tempo with most probability within 4 %, and the best one that is further away.
 
-    def within(self, bpm: float) -> NDArray[np.bool_]:
-        """(n_bins,): which tempi an answer of ``bpm`` counts as right for."""
-        return np.abs(2**self.log2_bpm / bpm - 1) <= TEMPO_TOLERANCE
+        Args:
+            logits: (n_bins,).
+            bpm_range: fold the distribution into this range first; None: as it is.
+        """
+        p = softmax(logits, self.temperature)
+        bpm = self._most_probable(p, bpm_range)
+        rest = np.where(self._covered(bpm, bpm_range, _APART), 0.0, p)
+        alternative = self._most_probable(rest, bpm_range)
+        return {
+            "bpm": _float32(bpm),
+            "bpm_confidence": _float32(p[self._covered(bpm, bpm_range)].sum()),
+            "bpm_alt": _float32(alternative),
+            "bpm_alt_confidence": _float32(rest[self._covered(alternative, bpm_range)].sum()),
+        }
+
+    def _most_probable(self, p: NDArray[np.float64], bpm_range: BpmRange | None) -> float:
+        """The center of mass of the most probable stretch of tempi that one answer covers.
+
+        Args:
+            p: (n_bins,), need not sum to 1.
+
+        Returns:
+            BPM; NaN if no tempo has any probability.
+        """
+        half = max(1, int(math.log2(1 + TEMPO_TOLERANCE) * self.bins_per_octave))
+        offsets = np.arange(-half, half + 1)
+        bins = np.arange(self.n_bins)
+
+        def stretch(octaves: int) -> NDArray[np.float64]:
+            """(n_bins, offsets): the mass around each bin, moved by so many octaves."""
+            at = bins[:, None] + offsets + octaves * self.bins_per_octave
+            inside = (at >= 0) & (at < self.n_bins)
+            return np.where(inside, p[np.clip(at, 0, self.n_bins - 1)], 0.0)
+
+        mass = stretch(0)
+        if bpm_range is not None:
+            for octaves, folds in self._folds(2**self.log2_bpm, bpm_range):
+                mass += np.where(folds[:, None], stretch(octaves), 0.0)
+            bpm = 2**self.log2_bpm
+            mass[(bpm < bpm_range[0]) | (bpm >= bpm_range[1])] = 0.0
+        best = int(mass.sum(axis=1).argmax())
+        if not mass[best].any():
+            return math.nan
+        center = np.average(
+            self.log2_bpm[best] + offsets / self.bins_per_octave, weights=mass[best]
+        )
+        bpm_there = float(2**center)
+        if bpm_range is not None:  # the center of a stretch at the edge may lie just outside
+            if bpm_there < bpm_range[0]:
+                bpm_there *= 2
+            elif bpm_there >= bpm_range[1]:
+                bpm_there /= 2
+        return bpm_there
+
+    def _folds(
+        self, bpm: NDArray[np.float64], bpm_range: BpmRange
+    ) -> list[tuple[int, NDArray[np.bool_]]]:
+        """For each number of octaves, which of these tempi take over what lies there."""
+        low, high = bpm_range
+        most = math.ceil(self.n_bins / self.bins_per_octave)
+        up = [(octaves, 2 * bpm >= high) for octaves in range(1, most + 1)]
+        down = [(-octaves, bpm / 2 < low) for octaves in range(1, most + 1)]
+        return up + down
+
+    def _covered(
+        self, bpm: float, bpm_range: BpmRange | None, tolerance: float = TEMPO_TOLERANCE
+    ) -> NDArray[np.bool_]:
+        """(n_bins,): the tempi that an answer of ``bpm`` stands for, also whole octaves away."""
+        covered = self.within(bpm, tolerance)
+        if bpm_range is not None:
+            for octaves, folds in self._folds(np.array([bpm]), bpm_range):
+                if folds[0]:
+                    covered = covered | self.within(bpm * 2.0**octaves, tolerance)
+        return covered
+
+    def within(self, bpm: float, tolerance: float = TEMPO_TOLERANCE) -> NDArray[np.bool_]:
+        """(n_bins,): which tempi an answer of ``bpm`` counts as right for; none if it is NaN."""
+        return np.asarray(np.abs(2**self.log2_bpm / bpm - 1) <= tolerance)
 
 
 Readout = KeyReadout | TempoReadout
@@ -123,10 +226,12 @@ class Annotator:
     Attributes:
         readouts: name -> readout, in the order of ``COLUMNS``.
         sha256: identity of their weights.
+        bpm_range: what tempi are folded into; None: not at all.
     """
 
     readouts: Mapping[str, Readout]
     sha256: str
+    bpm_range: BpmRange | None = None
 
     @property
     def outputs(self) -> dict[str, int]:
@@ -150,15 +255,22 @@ class Annotator:
             return {name: COLUMNS[name] for name in self.columns}
         said: Answer = {}
         for readout in self.readouts.values():
-            said |= readout.answer(logits[readout.output])
+            of_readout = logits[readout.output]
+            if isinstance(readout, TempoReadout):
+                said |= readout.answer(of_readout, bpm_range=self.bpm_range)
+            else:
+                said |= readout.answer(of_readout)
         return {name: said[name] for name in self.columns}
 
 
-def open_annotator(bundle: Bundle) -> Annotator:
+def open_annotator(bundle: Bundle, bpm_range: BpmRange | None = None) -> Annotator:
     """The readouts of a model.
 
+    Args:
+        bpm_range: what tempi are folded into; None: not at all.
+
     Raises:
-        UsageError: it has none.
+        UsageError: it has none, or none of tempo to fold.
         BundleError: its config does not describe them as it should.
     """
     described = bundle.config.get("annotations")
@@ -179,7 +291,9 @@ def open_annotator(bundle: Bundle) -> Annotator:
         raise BundleError(f"{problem}: {error}", hint="export the model again") from error
     if not readouts or any(not _is_sound(readout, bundle) for readout in readouts.values()):
         raise BundleError(problem, hint="export the model again")
-    return Annotator(readouts, sha256)
+    if bpm_range is not None and "tempo" not in readouts:
+        raise UsageError(f"model {bundle.name} has no readout of tempo for a BPM range")
+    return Annotator(readouts, sha256, bpm_range)
 
 
 def to_config(readouts: Mapping[str, Readout]) -> dict[str, Any]:

@@ -262,8 +262,9 @@ class Model:
             waveform, sample_rate_hz: as of :meth:`__call__`.
 
         Returns:
-            ``bpm``, ``bpm_confidence``, ``key`` ("A minor"), ``mode`` and ``key_confidence``, as
-            far as the model has readouts. NaN, and empty text, for silence.
+            ``bpm``, ``bpm_confidence``, ``bpm_alt``, ``bpm_alt_confidence``, ``key`` ("A minor"),
+            ``mode`` and ``key_confidence``, as far as the model has readouts. NaN, and empty text,
+            for silence.
 
         Raises:
             UsageError: the model has no readouts, or the waveform is not one.

@@ -14,6 +14,7 @@ from loev_cli.annotations import (
     KeyReadout,
     TempoReadout,
     open_annotator,
+    parse_bpm_range,
     to_config,
 )
 from loev_cli.bundle import Bundle
@@ -69,13 +70,14 @@ def test_silence_has_no_answer() -> None:
     said = annotator.answer(logits, silent=True)
     assert list(said) == list(COLUMNS)
     assert (said["key"], said["mode"]) == ("", "")
-    assert all(math.isnan(float(said[c])) for c in ("bpm", "bpm_confidence", "key_confidence"))
+    assert all(math.isnan(float(said[c])) for c, v in COLUMNS.items() if v != "")
     assert not any(v == "" or v != v for v in annotator.answer(logits, silent=False).values())
 
 
 def test_a_model_may_answer_one_question_only() -> None:
     annotator = Annotator({"tempo": TEMPO}, sha256="")
-    assert annotator.columns == ("bpm", "bpm_confidence")
+    tempo = ("bpm", "bpm_confidence", "bpm_alt", "bpm_alt_confidence")
+    assert annotator.columns == tempo
     assert annotator.outputs == {"tempo_logits": 125}
 
 
@@ -116,3 +118,69 @@ def test_a_model_without_readouts(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="cannot annotate") as error:
         open_annotator(bundle)
     assert "loev export" in str(error.value.hint)
+
+
+def two_bells(first: float, second: float, share: float) -> np.ndarray:
+    """Logits of two tempi, the first with this share of the probability."""
+    return np.asarray(
+        np.logaddexp(bell(first) + math.log(share), bell(second) + math.log(1 - share))
+    )
+
+
+@pytest.mark.parametrize(("bpm", "other"), [(140.0, 70.0), (70.0, 140.0), (150.0, 100.0)])
+def test_the_alternative_has_its_own_probability(bpm: float, other: float) -> None:
+    answer = TEMPO.answer(two_bells(bpm, other, 0.7))
+    assert answer["bpm"] == pytest.approx(bpm, rel=0.005)
+    assert answer["bpm_alt"] == pytest.approx(other, rel=0.005)
+    alone = float(TEMPO.answer(bell(bpm))["bpm_confidence"])
+    assert answer["bpm_confidence"] == pytest.approx(0.7 * alone, rel=0.02)
+    assert answer["bpm_alt_confidence"] == pytest.approx(0.3 * alone, rel=0.02)
+
+
+def test_a_tempo_without_doubt_has_no_alternative() -> None:
+    logits = np.full(TEMPO.n_logits, -1e4)
+    logits[60] = 0.0
+    answer = TEMPO.answer(logits)
+    assert answer["bpm_confidence"] == pytest.approx(1.0)
+    assert math.isnan(float(answer["bpm_alt"])) and answer["bpm_alt_confidence"] == 0.0
+
+
+def test_a_range_folds_the_distribution_and_not_the_answer() -> None:
+    """70 and 140 BPM have more of it together than 105 BPM, which is the answer without a range."""
+    logits = np.logaddexp(two_bells(70.0, 140.0, 0.5) + math.log(0.6), bell(105.0) + math.log(0.4))
+    assert TEMPO.answer(logits)["bpm"] == pytest.approx(105.0, rel=0.005)
+    folded = TEMPO.answer(logits, bpm_range=(80.0, 160.0))
+    assert folded["bpm"] == pytest.approx(140.0, rel=0.005)
+    assert folded["bpm_alt"] == pytest.approx(105.0, rel=0.005)
+    ratio = float(folded["bpm_confidence"]) / float(folded["bpm_alt_confidence"])
+    assert ratio == pytest.approx(1.5, rel=0.05)  # the stretches end between bins
+
+
+@pytest.mark.parametrize("bpm_range", [(80.0, 160.0), (40.0, 80.0), (120.0, 240.0), (60.0, 180.0)])
+@pytest.mark.parametrize("bpm", [41.0, 79.0, 81.0, 119.0, 121.0, 159.0, 161.0, 200.0, 239.0])
+def test_every_answer_lies_in_its_range(bpm: float, bpm_range: tuple[float, float]) -> None:
+    low, high = bpm_range
+    answer = TEMPO.answer(bell(bpm), bpm_range=bpm_range)
+    assert low <= float(answer["bpm"]) < high
+    octaves = math.log2(float(answer["bpm"]) / bpm)
+    assert octaves == pytest.approx(round(octaves), abs=0.02)
+    if low <= bpm < high:
+        assert answer["bpm"] == pytest.approx(bpm, rel=0.01)
+    assert float(answer["bpm_confidence"]) > 0.8
+
+
+def test_a_wide_range_takes_the_nearest_octave() -> None:
+    assert TEMPO.answer(bell(50.0), bpm_range=(60.0, 220.0))["bpm"] == pytest.approx(100, rel=0.01)
+    logits = two_bells(90.0, 180.0, 0.6)  # both lie in the range: nothing to fold
+    assert TEMPO.answer(logits, bpm_range=(60.0, 220.0)) == TEMPO.answer(logits)
+
+
+@pytest.mark.parametrize("text", ["80", "80-", "fast-slow", "80-150", "160-80", "20-60", "130-270"])
+def test_a_range_that_makes_no_sense(text: str) -> None:
+    with pytest.raises(UsageError, match="invalid BPM range"):
+        parse_bpm_range(text)
+
+
+def test_a_range_is_read() -> None:
+    assert parse_bpm_range("80-160") == (80.0, 160.0)
+    assert parse_bpm_range("87.5-175") == (87.5, 175.0)

@@ -57,6 +57,14 @@ Device = Annotated[
         metavar="auto|cpu|cuda|cuda:N|cuda:all",
     ),
 ]
+BpmRange = Annotated[
+    str | None,
+    model(
+        help="Fold tempi by octaves into this range, for example 80-160: the probabilities of a "
+        "tempo's octaves are added before the answer is read.",
+        metavar="LOW-HIGH",
+    ),
+]
 Backend = Annotated[
     Literal["auto", "onnx", "torch"], running(help="auto is onnx; torch needs the train extra.")
 ]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from loev_cli.formats import Row
 
 
+LEAST_SHOWN = 0.05  # probability of an alternative tempo in the table
+
+
 def annotate(
     inputs: options.OptionalInputs = None,
     list_format: lists.Format = None,
@@ -28,6 +31,7 @@ def annotate(
     csv_safe: lists.CsvSafe = False,
     root: options.Root = None,
     model: options.Model = DEFAULT_MODEL,
+    bpm_range: options.BpmRange = None,
     write_tags: tags.WriteTags = False,
     in_camelot: tags.Camelot = False,
     min_confidence: tags.MinConfidence = None,
@@ -56,6 +60,7 @@ def annotate(
     Example: loev annotate ~/Music --out answers.csv
     """
     import loev_cli.embed as job
+    from loev_cli.annotations import parse_bpm_range
     from loev_cli.cli import _embed_report as tell
 
     inputs = inputs or []
@@ -75,6 +80,7 @@ def annotate(
         inputs=inputs,
         out=None if out == lists.STDOUT else out,
         model=model,
+        bpm_range=None if bpm_range is None else parse_bpm_range(bpm_range),
         device=device,
         backend=backend,
         precision=precision,
@@ -150,7 +156,7 @@ def _record(row: Row) -> dict[str, Any]:
         elif math.isnan(value):
             record[name] = None
         else:
-            record[name] = round(value, 2 if name == "bpm" else 3)
+            record[name] = round(value, 2 if name in ("bpm", "bpm_alt") else 3)
         if name == "mode":
             key = parse_key(str(row.annotations["key"]))
             record["camelot"] = None if key is None else camelot(key)
@@ -158,14 +164,19 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 def _table(records: Sequence[lists.Record]) -> tuple[list[str], list[list[str]]]:
-    """For people: the mode is in the key, confidences are percentages."""
-    names = [name for name in records[0] if name != "mode"]
+    """For people: the mode is in the key, confidences are percentages, and an alternative tempo is
+    there only if it is at all probable."""
+    names = [name for name in records[0] if name not in ("mode", "bpm_alt_confidence")]
     titles = {name: "confidence" for name in names if name.endswith("_confidence")}
-    titles["duration_s"] = "length"
+    titles |= {"duration_s": "length", "bpm_alt": "or"}
 
-    def cell(name: str, value: Any) -> str:
+    def cell(name: str, record: lists.Record) -> str:
+        value = record[name]
         if value is None:
             return "-"
+        if name == "bpm_alt":
+            confidence = record["bpm_alt_confidence"]
+            return f"{value:.1f} {confidence:.0%}" if confidence >= LEAST_SHOWN else "-"
         if name == "duration_s":
             return clock(value)
         if name == "bpm":
@@ -174,5 +185,5 @@ def _table(records: Sequence[lists.Record]) -> tuple[list[str], list[list[str]]]
 
     return (
         [titles.get(name, name) for name in names],
-        [[cell(name, record[name]) for name in names] for record in records],
+        [[cell(name, record) for name in names] for record in records],
     )

@@ -13,7 +13,7 @@ from loev_cli.cli._console import (
     stdin_bytes,
     stdout_bytes,
 )
-from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, StoppedError
+from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, StoppedError, UsageError
 
 
 def embed(
@@ -54,10 +54,11 @@ def embed(
         bool,
         options.output(
             "--annotate",
-            help="Store the model's annotations of each track as columns bpm, bpm_confidence, key, "
-            "mode and key_confidence.",
+            help="Store the model's annotations of each track as columns bpm, bpm_confidence, "
+            "bpm_alt, bpm_alt_confidence, key, mode and key_confidence.",
         ),
     ] = False,
+    bpm_range: options.BpmRange = None,
     hop_s: Annotated[
         float | None,
         options.model(
@@ -163,11 +164,14 @@ def embed(
     import os
 
     import loev_cli.embed as job
+    from loev_cli.annotations import parse_bpm_range
     from loev_cli.cli import _embed_report as tell
     from loev_cli.storage.remote import Limits
 
     if log_json:
         say_in_json()
+    if bpm_range is not None and not annotate:
+        raise UsageError("--bpm-range needs --annotate", hint="add --annotate")
     request = job.Request(
         inputs=inputs,
         out=out,
@@ -176,6 +180,7 @@ def embed(
         per_window=per_window,
         tags=tags,
         annotate=annotate,
+        bpm_range=None if bpm_range is None else parse_bpm_range(bpm_range),
         hop_s=hop_s,
         device=device,
         backend=backend,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +19,7 @@ from loev_cli.errors import EXIT_DONE, EXIT_SOME_FAILED, InputError, UsageError,
 
 if TYPE_CHECKING:
     from loev_cli.bundle import Bundle
+    from loev_cli.evaluate.adaptation import Prior
     from loev_cli.evaluate.readouts import FittedReadout
 
 _annotations = partial(typer.Option, show_default=False, rich_help_panel="Annotations")
@@ -56,6 +57,31 @@ def export(
             metavar="CSV",
         ),
     ] = None,
+    adapt: Annotated[
+        bool,
+        _annotations(
+            "--adapt",
+            help="Start from the model's own readouts and change them no further than the labels "
+            "ask for; cross-validation over the groups of the train rows chooses how far. Several "
+            "manifests weigh the same, however long they are.",
+        ),
+    ] = False,
+    keep: Annotated[
+        list[Path] | None,
+        _annotations(
+            help="With --adapt: a manifest of tracks, without labels, on which the answers should "
+            "stay as they are. May be given several times.",
+            metavar="CSV",
+        ),
+    ] = None,
+    strength: Annotated[
+        list[str] | None,
+        _annotations(
+            help="With --adapt: the penalty on the change of a readout, for example tempo=0.01, "
+            "instead of the one that cross-validation chooses. May be given for each.",
+            metavar="NAME=NUMBER",
+        ),
+    ] = None,
     embeddings: Annotated[
         list[Path] | None,
         _annotations(
@@ -88,6 +114,12 @@ def export(
     """
     if embeddings and not annotate:
         raise UsageError("--embeddings needs --annotate", hint="name the labels with --annotate")
+    if adapt and not annotate:
+        raise UsageError("--adapt needs --annotate", hint="name the labels with --annotate")
+    if strength and not adapt:
+        raise UsageError("--strength needs --adapt", hint="add --adapt")
+    if keep and not adapt:
+        raise UsageError("--keep needs --adapt", hint="add --adapt")
     if annotate:
         if from_mulooc:
             raise UsageError(
@@ -103,6 +135,9 @@ def export(
                 name=name or out.name,
                 manifests=annotate,
                 embeddings=embeddings or [],
+                adapt=adapt,
+                keep=keep or [],
+                strengths=dict(_strength(text) for text in strength or []),
                 overwrite=overwrite,
                 command=context.obj,
                 quiet=quiet,
@@ -118,6 +153,19 @@ def export(
     if debug:
         log_to_stderr()
     export_trained(checkpoint, out, name=name, overwrite=overwrite, quiet=quiet)
+
+
+def _strength(text: str) -> tuple[str, float]:
+    """``tempo=0.01`` -> ("tempo", 0.01)."""
+    name, _, number = text.partition("=")
+    wrong = UsageError(f"invalid --strength '{text}'", hint="key=NUMBER or tempo=NUMBER, above 0")
+    try:
+        value = float(number)
+    except ValueError as error:
+        raise wrong from error
+    if name not in ("key", "tempo") or not 0 < value < float("inf"):
+        raise wrong
+    return name, value
 
 
 def export_trained(
@@ -195,6 +243,9 @@ def _export_annotated(
     name: str,
     manifests: Sequence[Path],
     embeddings: Sequence[Path],
+    adapt: bool,
+    keep: Sequence[Path],
+    strengths: Mapping[str, float],
     overwrite: bool,
     command: Sequence[str],
     quiet: bool,
@@ -202,17 +253,24 @@ def _export_annotated(
     """Fit, and write the bundle ``out``; the exit code.
 
     Args:
+        adapt: start from the readouts that the model has.
+        keep: manifests of tracks whose answers are to stay as they are.
+        strengths: readout -> penalty on its change, instead of the one that is chosen.
         source: a bundle's folder, a shipped model's name, or a checkpoint.
         command: how we were called, for the record.
     """
     with needs_extra("loev export", "train"):
         from loev_cli.export import add_readouts, check_out
     with needs_extra("loev export --annotate", "eval"):
+        import numpy as np
+
+        from loev_cli.evaluate.adaptation import adapt_readouts, priors_of
         from loev_cli.evaluate.manifest import read_manifests
         from loev_cli.evaluate.readouts import card_with_readouts, fit_readouts, vectors_for
 
-    check_out(out, overwrite=overwrite, inputs=[source, *manifests, *embeddings])
+    check_out(out, overwrite=overwrite, inputs=[source, *manifests, *keep, *embeddings])
     manifest = read_manifests(manifests)
+    to_keep = read_manifests(keep) if keep else None
     n_failed = 0
 
     def on_track(row: int, error: InputError | None) -> None:
@@ -236,10 +294,26 @@ def _export_annotated(
         )
 
     with _bundle_of(source, name) as bundle:
+        priors = priors_of(bundle) if adapt else {}
         if not quiet and not embeddings:
             say(f"embedding {plural(len(manifest), 'track')} ...")
         usable, vectors = vectors_for(bundle, manifest, embeddings, on_track=on_track)
-        fitted = fit_readouts(usable, vectors, on_fitted=on_fitted)
+        if adapt:
+            kept = None
+            if to_keep is not None:
+                _, kept = vectors_for(bundle, to_keep, embeddings, on_track=on_track)
+            fitted = adapt_readouts(
+                usable,
+                vectors,
+                priors,
+                sources=np.array([place.rpartition(" line ")[0] for place in usable.places]),
+                keep=kept,
+                strengths=strengths,
+                on_fitted=on_fitted,
+            )
+            _check_all_adapted(fitted, priors)
+        else:
+            fitted = fit_readouts(usable, vectors, on_fitted=on_fitted)
         data = f"`{'`, `'.join(f'{path.parent.name}/{path.name}' for path in manifests)}`"
         card = bundle.path / bundles.CARD_FILE
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
@@ -252,12 +326,26 @@ def _export_annotated(
                 "command": shlex.join(["loev", *command]),
                 **{each.name: each.facts() for each in fitted},
             },
-            card=card_with_readouts(text, fitted, data=data),
+            card=card_with_readouts(text, fitted, data=data, adapted=adapt),
             overwrite=overwrite,
         )
     if not quiet:
         say(f"{name}: annotates {', '.join(each.name for each in fitted)} -> {annotated.path}")
     return EXIT_SOME_FAILED if n_failed else EXIT_DONE
+
+
+def _check_all_adapted(fitted: Sequence[FittedReadout], priors: Mapping[str, Prior]) -> None:
+    """Check that no readout of the model would be lost.
+
+    Raises:
+        UsageError: the manifests have no labels for one.
+    """
+    lost = [name for name in priors if name not in {each.name for each in fitted}]
+    if lost:
+        raise UsageError(
+            f"the manifests have no column '{lost[0]}' to adapt that readout of the model to",
+            hint="add the column, or leave --adapt out to fit the others alone",
+        )
 
 
 @contextlib.contextmanager

@@ -126,7 +126,7 @@ def planned_meta(request: Request, bundle: Bundle) -> Meta:
         precision=_SETTLED_PRECISION.get(request.precision, request.precision),
         shard=None if request.shard is None else str(request.shard),
         tags=TAGS if request.tags else (),
-        annotator=open_annotator(bundle) if request.annotate else None,
+        annotator=open_annotator(bundle, request.bpm_range) if request.annotate else None,
     )
 
 
@@ -374,6 +374,7 @@ def _settings(
         hop_n_samples=bundle.hop_n_samples(request.hop_s),
         per_window=request.per_window,
         tags=request.tags,
+        bpm_range=request.bpm_range,
         in_order=request.out == STDOUT,
         batch_size=request.batch_size or batch_size,
         n_workers=n_workers,

@@ -12,13 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.annotations import Annotator
+from loev_cli.annotations import Annotator, BpmRange
 from loev_cli.audio import DEFAULT_TIMEOUT_S, Source
 from loev_cli.backends import Encoder, open_encoder
 from loev_cli.backends.machine import usable_cpus
@@ -378,6 +378,7 @@ class Settings:
         n_encoders: batches encoded at once; changes speed, not results.
         file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
         tags: keep what the files say about themselves.
+        bpm_range: what annotated tempi are folded into; None: not at all.
         download_limits: for each remote file.
     """
 
@@ -389,6 +390,7 @@ class Settings:
     n_encoders: int = 1
     file_timeout_s: float = DEFAULT_TIMEOUT_S
     tags: bool = False
+    bpm_range: BpmRange | None = None
     download_limits: Limits = DEFAULT_LIMITS
 
 
@@ -442,11 +444,14 @@ def encoded(
     reader: Items, sources: Sequence[Named], encoder: Encoder, settings: Settings, stats: Stats
 ) -> Generator[tuple[int, Row | InputError], None, None]:
     """The windows that ``reader`` gives of ``sources`` -> rows, as :func:`outcomes`."""
+    annotator = encoder.annotator
+    if annotator is not None:
+        annotator = replace(annotator, bpm_range=settings.bpm_range)
     assembler = Assembler(
         sources,
         encoder.bundle.sample_rate_hz,
         per_window=settings.per_window,
-        annotator=encoder.annotator,
+        annotator=annotator,
         in_order=settings.in_order,
     )
     interrupts = Interrupts()

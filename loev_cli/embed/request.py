@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loev_cli import bundle as bundles
+from loev_cli.annotations import BpmRange
 from loev_cli.audio import DEFAULT_TIMEOUT_S, Source
 from loev_cli.errors import UsageError
 from loev_cli.storage.remote import DEFAULT_LIMITS, Limits
@@ -108,6 +109,7 @@ class Request:
     per_window: bool = False
     tags: bool = False
     annotate: bool = False
+    bpm_range: BpmRange | None = None
     hop_s: float | None = None
     device: str = "auto"
     backend: str = "auto"

@@ -158,7 +158,7 @@ def draw(curves: Mapping[str, Reliability]) -> Figure:
 
 
 # Readout -> its subspace; a model without it uses the global one.
-_SUBSPACE = {"key": "pitch", "tempo": "tempo"}
+SUBSPACE_OF = {"key": "pitch", "tempo": "tempo"}
 # L2 penalties for vectors of mean variance 1, strong to weak: each fit warm-starts the next.
 _STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 _MAX_ITERATIONS = 100
@@ -226,23 +226,14 @@ def fit_readouts(
     Raises:
         UsageError: neither column, constant labels, or splits without labels.
     """
-    wanted = [name for name in KINDS if name in manifest.cells]
-    if not wanted:
-        raise UsageError(
-            "the manifest has neither a 'key' nor a 'tempo' column to fit readouts to",
-            hint="for example: path,key,tempo,split",
-        )
+    wanted = labels_of(manifest)
     whole = split(manifest).folds[0]
     fitted = []
     for name in wanted:
         column = manifest.columns([name])[0][0]
-        subspace = _SUBSPACE[name] if _SUBSPACE[name] in vectors else GLOBAL
-        if subspace not in vectors:
-            raise UsageError(
-                f"the vectors have no subspace '{_SUBSPACE[name]}' to read {name} from",
-                hint=f"they have {', '.join(vectors)}",
-            )
-        fold = whole.only(_usable(name, column))
+        subspace = SUBSPACE_OF[name] if SUBSPACE_OF[name] in vectors else GLOBAL
+        check_has(vectors, subspace, name)
+        fold = whole.only(usable(name, column))
         for part in ("train", "val", "test"):
             if len(getattr(fold, part)) == 0:
                 raise UsageError(f"column '{name}' has no usable labels among the {part} rows")
@@ -251,7 +242,36 @@ def fit_readouts(
     return fitted
 
 
-def _usable(name: str, column: Column) -> NDArray[np.bool_]:
+def labels_of(manifest: Manifest) -> list[str]:
+    """Which of the columns ``key`` and ``tempo`` there are.
+
+    Raises:
+        UsageError: neither.
+    """
+    wanted = [name for name in KINDS if name in manifest.cells]
+    if not wanted:
+        raise UsageError(
+            "the manifest has neither a 'key' nor a 'tempo' column to fit readouts to",
+            hint="for example: path,key,tempo,split",
+        )
+    return wanted
+
+
+def check_has(vectors: Mapping[str, NDArray[np.float32]], subspace: str, name: str) -> None:
+    """Check that ``subspace``, which ``name`` is read from, is among the vectors.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if subspace not in vectors:
+        wanted = SUBSPACE_OF[name] if subspace == GLOBAL else subspace
+        raise UsageError(
+            f"the vectors have no subspace '{wanted}' to read {name} from",
+            hint=f"they have {', '.join(vectors)}",
+        )
+
+
+def usable(name: str, column: Column) -> NDArray[np.bool_]:
     """(N,): known, and within the output range of the readout."""
     if name != "tempo":
         return column.known
@@ -291,7 +311,7 @@ def _fit(
     center = x[fold.train].mean(axis=0, dtype=np.float64)
     scale = float(np.sqrt(x[fold.train].var(axis=0, dtype=np.float64).mean())) or 1.0
     prepared = torch.from_numpy(((x - center) / scale).astype(np.float32))
-    targets = torch.from_numpy(_targets(readout, truth[fold.train]))
+    targets = torch.from_numpy(soft_targets(readout, truth[fold.train]))
 
     n_logits, dim = readout.n_logits, x.shape[1]
     shapes: dict[str, tuple[int, ...]] = {"free": (n_logits, dim)}
@@ -302,7 +322,7 @@ def _fit(
     for kind, shape in shapes.items():
         for strength, weight, bias in _path(shape, prepared[fold.train], targets):
             logits = (prepared[fold.val] @ weight.T + bias).numpy()
-            right = _right(readout, truth[fold.val])
+            right = counts_as_right(readout, truth[fold.val])
 
             def log_loss(temperature: float, logits: Array = logits, right: Array = right) -> float:
                 p = (softmax(logits, temperature) * right).sum(axis=1)
@@ -364,14 +384,14 @@ def _path(
         yield strength, weight.detach().clone(), bias.detach().clone()
 
 
-def _targets(readout: Readout, truth: Array) -> NDArray[np.float32]:
+def soft_targets(readout: Readout, truth: Array) -> NDArray[np.float32]:
     """(n, C): softmax targets for each true label."""
     if isinstance(readout, KeyReadout):
         return np.eye(readout.n_logits, dtype=np.float32)[truth]
     return tempo_targets(truth, readout.log2_bpm, TEMPO_SPREAD)
 
 
-def _right(readout: Readout, truth: Array) -> NDArray[np.bool_]:
+def counts_as_right(readout: Readout, truth: Array) -> NDArray[np.bool_]:
     """(n, C): which outputs count as correct for each true label."""
     if isinstance(readout, KeyReadout):
         return np.eye(readout.n_logits, dtype=np.bool_)[truth]
@@ -397,7 +417,8 @@ def judge(
     bootstrap = Bootstrap(groups)
     for name in names:
         labels = truth[name] if isinstance(truth, Mapping) else truth
-        confidence = np.array([answer[KINDS[name].columns[-1]] for answer in answers], np.float64)
+        of = f"{KINDS[name].columns[0]}_confidence"
+        confidence = np.array([answer[of] for answer in answers], np.float64)
         parts = _key_scores(answers, labels) if name == "key" else _tempo_scores(answers, labels)
         scores = {metric: bootstrap.mean(values) for metric, values in parts.items()}
         right = next(iter(parts.values())) > 0
@@ -459,14 +480,18 @@ def vectors_for(
 TITLE = "Annotations"
 
 
-def card_with_readouts(card: str, fitted: Sequence[FittedReadout], *, data: str) -> str:
+def card_with_readouts(
+    card: str, fitted: Sequence[FittedReadout], *, data: str, adapted: bool = False
+) -> str:
     """The card with the section ``## Annotations``: replaces an earlier one, or is inserted before
     ``## Limits``, or at the end.
 
     Args:
         data: description of the manifests.
+        adapted: whether the fit started from earlier readouts.
     """
-    section = render("annotations.md.j2", "md", fitted=fitted, data=data).rstrip() + "\n\n"
+    section = render("annotations.md.j2", "md", fitted=fitted, data=data, adapted=adapted)
+    section = section.rstrip() + "\n\n"
     earlier = re.compile(rf"^## {TITLE}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
     if earlier.search(card):
         new = earlier.sub(lambda _: section, card)

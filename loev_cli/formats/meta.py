@@ -76,6 +76,8 @@ def make_meta(
         meta["tags"] = list(tags)
     if annotator is not None:
         meta[ANNOTATIONS] = {"columns": list(annotator.columns), "sha256": annotator.sha256}
+        if annotator.bpm_range is not None:
+            meta[ANNOTATIONS]["bpm_range"] = list(annotator.bpm_range)
     return meta
 
 
@@ -109,7 +111,10 @@ def _annotations_in_short(annotations: dict[str, Any] | None) -> str:
     """What ``meta`` says of them, in short, for messages."""
     if annotations is None:
         return "none"
-    return f"{', '.join(annotations['columns'])} ({str(annotations['sha256'])[:12]})"
+    columns = ", ".join(annotations["columns"])
+    folded = annotations.get("bpm_range")
+    within = f", {'-'.join(f'{bpm:g}' for bpm in folded)} BPM" if isinstance(folded, list) else ""
+    return f"{columns} ({str(annotations['sha256'])[:12]}{within})"
 
 
 def keeps_windows(meta: Meta) -> bool:
@@ -123,7 +128,7 @@ def tag_columns(meta: Meta) -> dict[str, str]:
 
 
 def annotation_columns(meta: Meta) -> tuple[str, ...]:
-    """Those of ``bpm``, ``bpm_confidence``, ``key``, ``mode``, ``key_confidence`` in the file."""
+    """Those of ``loev_cli.annotations.COLUMNS`` that the file has; older files have fewer."""
     return tuple(meta.get(ANNOTATIONS, {}).get("columns", ()))
 
 

@@ -219,9 +219,11 @@ def test_a_table(loev: Loev, annotating: Bundle, tracks: Path) -> None:
     outcome = loev("annotate", tracks, "--model", annotating.path)
     assert outcome.code == 0 and outcome.err == ""
     header, *lines = outcome.out.splitlines()
-    assert header.split() == ["path", "length", "bpm", "confidence", "key", "camelot", "confidence"]
+    assert header.split() == [
+        *("path", "length", "bpm", "confidence", "or", "key", "camelot", "confidence")
+    ]
     assert len(lines) == 6
-    assert next(line for line in lines if line.startswith("silence.wav")).split()[2:] == ["-"] * 5
+    assert next(line for line in lines if line.startswith("silence.wav")).split()[2:] == ["-"] * 6
 
 
 def test_csv_and_json_say_the_same_as_the_embedding_file(
@@ -242,6 +244,49 @@ def test_csv_and_json_say_the_same_as_the_embedding_file(
         assert (record["bpm"] is None) == (cells["bpm"] == "") == math.isnan(bpm)
         if record["bpm"] is not None:
             assert float(cells["bpm"]) == record["bpm"] == pytest.approx(bpm, abs=0.01)
+
+
+def test_a_range_of_tempi(loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
+    """Every tempo lies in it, in a list as in a file; files of other ranges are not mixed."""
+    listed = loev(
+        *("annotate", tracks, "--model", annotating.path, "--format", "csv"),
+        *("--bpm-range", "80-160"),
+    )
+    assert listed.code == 0
+    said = {row["path"]: row["bpm"] for row in csv.DictReader(io.StringIO(listed.out))}
+    assert all(80 <= float(bpm) < 160 for bpm in said.values() if bpm)
+    out, plain = tmp_path / "x.npz", tmp_path / "plain.npz"
+    embed_it = ("embed", tracks, "--model", annotating.path, "--annotate", "--quiet")
+    assert loev(*embed_it, "--out", out, "--bpm-range", "80-160").code == 0
+    assert loev(*embed_it, "--out", plain).code == 0
+    file = read(out)
+    assert file.meta["annotations"]["bpm_range"] == [80.0, 160.0]
+    for path, bpm in zip(file.paths, file.annotations["bpm"], strict=True):
+        assert (said[path] == "") == math.isnan(bpm)
+        if said[path]:
+            assert bpm == pytest.approx(float(said[path]), abs=0.01)
+    with pytest.raises(UsageError, match="80-160 BPM"):
+        merge([str(out), str(plain)], str(tmp_path / "merged.npz"))
+    assert loev("annotate", tracks, "--bpm-range", "80-100").code == 2
+    outcome = loev("embed", tracks, "--out", tmp_path / "y.npz", "--bpm-range", "80-160")
+    assert outcome.code == 2 and "--bpm-range needs --annotate" in outcome.err
+
+
+def test_a_file_of_before_there_were_alternatives(
+    annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    """It has fewer columns, and is read as it is."""
+    file, _ = embedded(annotating, tmp_path / "x.npz", tracks, annotate=True)
+    old = [name for name in COLUMNS if not name.startswith("bpm_alt")]
+    with np.load(tmp_path / "x.npz") as arrays:
+        kept = {name: arrays[name] for name in arrays.files if not name.startswith("bpm_alt")}
+    meta = json.loads(str(kept["meta"]))
+    meta["annotations"]["columns"] = old
+    np.savez(tmp_path / "old.npz", **(kept | {"meta": np.array(json.dumps(meta))}))
+    again = read(tmp_path / "old.npz")
+    assert list(again.annotations) == old
+    np.testing.assert_array_equal(again.annotations["bpm"], file.annotations["bpm"])
+    assert [list(row.annotations) for row in rows(tmp_path / "old.npz")] == [old] * 6
 
 
 def test_an_output_file_is_whole_or_not_there(
@@ -285,3 +330,31 @@ def test_torch_and_onnx_say_the_same(tmp_path: Path) -> None:
     assert list(by_onnx) == list(by_torch)
     for name in ("key_logits", "tempo_logits"):
         np.testing.assert_allclose(by_onnx[name], by_torch[name], atol=2e-3, rtol=0)
+
+
+def test_a_model_is_adapted(loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
+    """The embeddings stay what they are; the readouts are others; what is left out is said."""
+    files = sorted(path for path in tracks.rglob("*.wav") if path.name != "silence.wav")
+    manifest, keep, out = tmp_path / "m.csv", tmp_path / "keep.csv", tmp_path / "adapted"
+    lines = [
+        f"{file},{KEYS[i % 24]},{90 + 10 * i},{'test' if i == 0 else 'train'},g{i}"
+        for i, file in enumerate(files)
+    ]
+    manifest.write_text("\n".join(["path,key,tempo,split,group", *lines]) + "\n")
+    keep.write_text("path\n" + "".join(f"{file}\n" for file in files[:2]))
+    command = ("export", annotating.path, "--annotate", manifest, "--adapt", "--out", out)
+    outcome = loev(*command, "--keep", keep, "--strength", "key=0.01")
+    assert outcome.code == 0, outcome.err
+    adapted = bundles.load(out)
+    assert adapted.sha256 == annotating.sha256
+    assert open_annotator(adapted).sha256 != open_annotator(annotating).sha256
+    fitted = adapted.config["annotations"]["fitted"]
+    assert fitted["key"]["regularisation"] == 0.01
+    assert "adapted from the model's earlier ones" in (out / "README.md").read_text()
+    manifest.write_text(manifest.read_text().replace("key,tempo", "mood,tempo"))
+    outcome = loev(*command, "--overwrite")
+    assert outcome.code == 2 and "no column 'key' to adapt" in outcome.err
+    for wrong in ("key", "key=0", "mood=1", "key=x"):
+        assert loev(*command, "--overwrite", "--strength", wrong).code == 2
+    outcome = loev("export", annotating.path, "--out", out, "--overwrite", "--adapt")
+    assert outcome.code == 2 and "--adapt needs --annotate" in outcome.err
