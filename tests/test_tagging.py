@@ -467,7 +467,7 @@ def test_an_interrupted_run_says_how_to_take_it_back(
     tag: Callable[..., Outcome], files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(copy: Path, *_: object) -> None:
-        if "b." in copy.name:
+        if copy.name.startswith(".b."):
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(tagging, "_be_like", interrupted)
@@ -491,7 +491,9 @@ def test_one_file_that_fails_does_not_stop_the_others(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tagging, "_be_like", lambda copy, *_: full() if "a." in copy.name else None)
+    monkeypatch.setattr(
+        tagging, "_be_like", lambda copy, *_: full() if copy.name.startswith(".a.") else None
+    )
     arguments = ("--write-tags", "--yes")
     done = tag(files / "a.flac", files / "b.mp3", *arguments)
     assert done.code == 3 and "a.flac: tags cannot be written: No space" in done.err
