@@ -312,7 +312,7 @@ def _path(
     anchors: Tensor,
     strengths: tuple[float, ...],
 ) -> Iterator[tuple[float, Tensor, Tensor]]:
-    """(strength, weight, bias) for every strength; each fit goes on from the one before.
+    """(strength, weight, bias) for every strength; each fit starts from the one before.
 
     Args:
         anchors: (M, D), prepared vectors of the tracks to keep.
