@@ -65,8 +65,8 @@ def _top(
     """
 
 
-def build_app() -> typer.Typer:
-    """The application with all its commands."""
+def build_app(only: str | None = None) -> typer.Typer:
+    """The application with all its commands, or with one: reading their options takes time."""
     app = typer.Typer(
         name="loev",
         add_completion=False,
@@ -76,6 +76,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_top)
     for module, function in COMMANDS:
+        if only not in (None, function):
+            continue
         app.command(name=function)(getattr(importlib.import_module(module), function))
     return app
 
@@ -106,16 +108,17 @@ def _forget_useless_width() -> None:
 
 
 @cache
-def _command() -> Any:
+def _command(only: str | None) -> Any:
     # Kept, since a notebook or a test may run many command lines in one process.
-    return typer.main.get_command(build_app())
+    return typer.main.get_command(build_app(only))
 
 
 def _invoke(argv: list[str]) -> None:
     if not {"--help", "-h", "--version"} & set(argv):
         check_working_folder()
     # Not app(): it would answer interrupts, broken pipes and usage errors in its own way.
-    command = _command()
+    named = argv[0] if argv and argv[0] in {function for _, function in COMMANDS} else None
+    command = _command(named)
     # A command that writes down how it was called finds the words in the context's obj.
     with command.make_context("loev", argv or ["--help"], obj=tuple(argv)) as context:
         command.invoke(context)
