@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loev_cli.evaluate.tasks import ACC1_FACTORS, ACC2_FACTORS, key_weights, tempo_hits
 
 from loev_cli import audio
 from loev_cli.embed import Request, annotate
 from loev_cli.evaluate.manifest import Manifest, read_manifests
+from loev_cli.evaluate.probes import ACC1_FACTORS, ACC2_FACTORS, key_weights, tempo_hits
 from loev_cli.evaluate.readouts import reliability
 from loev_cli.evaluate.statistics import Bootstrap
 from loev_cli.music_keys import parse_key
@@ -175,8 +175,10 @@ def report(
             )
             if np.isfinite(confidence).any():
                 right = measures["exact" if label == "key" else "Acc1"]
-                record[label]["ECE"] = bootstrap.estimate(
-                    lambda rows, c=confidence, r=right: ece(c[rows], r[rows])
+                record[label]["ECE"] = bootstrap.of(
+                    lambda drawn, c=confidence, r=right: np.array(
+                        [ece(np.repeat(c, times), np.repeat(r, times)) for times in drawn]
+                    )
                 ).as_dict()
             if who != first and label in all_scores[first]:
                 record[label][f"minus {first}"] = {

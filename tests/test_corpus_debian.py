@@ -14,17 +14,31 @@ from corpus import debian
 from corpus.synth import write_audio
 
 
-@pytest.fixture
-def deb(tmp_path: Path) -> Path:
-    """A package with two tracks of one name, an effect, music too short, and a copyright file."""
+def package_in(folder: Path) -> Path:
+    """The tree of a package to be: its control file and a copyright; skips where none is built."""
     if shutil.which("dpkg-deb") is None:
         pytest.skip("no dpkg-deb: not a Debian")
-    root = tmp_path / "tunes-data"
+    root = folder / "tunes-data"
     (root / "DEBIAN").mkdir(parents=True)
     (root / "DEBIAN" / "control").write_text(
         "Package: tunes-data\nVersion: 1\nArchitecture: all\n"
         "Maintainer: x <x@y.z>\nDescription: x\n"
     )
+    document = root / "usr/share/doc/tunes-data/copyright"
+    document.parent.mkdir(parents=True)
+    document.write_text("License: CC0\n")
+    return root
+
+
+def build(root: Path, folder: Path) -> None:
+    """Build the package of that tree into a folder."""
+    subprocess.run(["dpkg-deb", "--build", root, folder], check=True, capture_output=True)
+
+
+@pytest.fixture
+def deb(tmp_path: Path) -> Path:
+    """A package with two tracks of one name, an effect, music too short, and a copyright file."""
+    root = package_in(tmp_path)
     noise = 0.1 * np.random.default_rng(0).standard_normal(40 * 16_000).astype(np.float32)
     for name, seconds in {"menu/a.flac": 40, "level/a.flac": 35, "sfx/hit.flac": 1}.items():
         file = root / "usr/share/games/tunes" / name
@@ -32,10 +46,7 @@ def deb(tmp_path: Path) -> Path:
         write_audio(file, noise[: seconds * 16_000], 16_000)
     write_audio(root / "usr/share/games/tunes/menu/hello.wav", noise, 16_000)
     write_audio(root / "usr/share/games/tunes/menu/short.flac", noise[: 20 * 16_000], 16_000)
-    document = root / "usr/share/doc/tunes-data/copyright"
-    document.parent.mkdir(parents=True)
-    document.write_text("License: CC0\n")
-    subprocess.run(["dpkg-deb", "--build", root, tmp_path], check=True, capture_output=True)
+    build(root, tmp_path)
     return next(tmp_path.glob("*.deb"))
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import soundfile
 from corpus import recordings
 from corpus.synth import write_audio
 from loev_cli.evaluate.manifest import read_manifests
+from tests.test_corpus_debian import build, package_in
 
 RATE_HZ = 8000
 LABELS = """package,path,start_s,length_s,key,tempo,use
@@ -34,26 +33,16 @@ def ramp(seconds: float) -> np.ndarray:
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
     """A folder with a package of two tunes, one of them in an archive."""
-    if shutil.which("dpkg-deb") is None:
-        pytest.skip("no dpkg-deb: not a Debian")
-    root = tmp_path / "tunes-data"
-    (root / "DEBIAN").mkdir(parents=True)
-    (root / "DEBIAN" / "control").write_text(
-        "Package: tunes-data\nVersion: 1\nArchitecture: all\n"
-        "Maintainer: x <x@y.z>\nDescription: x\n"
-    )
+    root = package_in(tmp_path)
     (root / "usr/games/music").mkdir(parents=True)
     write_audio(root / "usr/games/music/a.flac", ramp(10.0), RATE_HZ)
     packed = io.BytesIO()
     soundfile.write(packed, ramp(4.0), RATE_HZ, format="FLAC")
     with zipfile.ZipFile(root / "usr/games/data.pk3", "w") as archive:
         archive.writestr("sound/music/b.flac", packed.getvalue())
-    document = root / "usr/share/doc/tunes-data/copyright"
-    document.parent.mkdir(parents=True)
-    document.write_text("License: CC0\n")
     folder = tmp_path / "packages"
     folder.mkdir()
-    subprocess.run(["dpkg-deb", "--build", root, folder], check=True, capture_output=True)
+    build(root, folder)
     return folder
 
 
