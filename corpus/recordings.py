@@ -163,9 +163,9 @@ def cut_package(
         files = find_recordings(tree, {row["path"] for row in todo.values()})
         folder.mkdir(parents=True, exist_ok=True)
         (out / "copyright").mkdir(exist_ok=True)
-        licence = tree / "usr/share/doc" / package / "copyright"
-        if licence.is_file():
-            shutil.copyfile(licence, out / "copyright" / package)
+        terms = tree / "usr/share/doc" / package / "copyright"
+        if terms.is_file():
+            shutil.copyfile(terms, out / "copyright" / package)
         for i, row in todo.items():
             if row["path"] not in files:
                 problems[i] = "not in the package"

@@ -27,7 +27,7 @@ WriteTags = Annotated[
     bool,
     _tags(
         "--write-tags",
-        help="Write key and tempo into the tags of the files: show what would change, ask, write. "
+        help="Write key and tempo to the tags of the files, after showing the changes and asking. "
         "The audio data is not changed.",
     ),
 ]
@@ -35,7 +35,7 @@ Camelot = Annotated[
     bool,
     _tags(
         "--camelot",
-        help="Write keys as DJs do: 8A and not Am.",
+        help="Write keys in Camelot notation, such as 8A instead of Am.",
     ),
 ]
 MinConfidence = Annotated[
@@ -43,7 +43,7 @@ MinConfidence = Annotated[
     _tags(
         min=0.0,
         max=1.0,
-        help=f"Write no answer of less confidence; default {DEFAULT_MIN_CONFIDENCE}.",
+        help=f"Skip predictions below this confidence; default {DEFAULT_MIN_CONFIDENCE}.",
         metavar="P",
         show_default=False,
     ),
@@ -52,7 +52,7 @@ ReplaceTags = Annotated[
     bool,
     _tags(
         "--replace-tags",
-        help="Replace a key and a tempo that a file has; otherwise they are kept.",
+        help="Replace existing key and tempo tags; otherwise they are kept.",
     ),
 ]
 Yes = Annotated[
@@ -66,7 +66,7 @@ Yes = Annotated[
 UndoLog = Annotated[
     Path | None,
     _tags(
-        help="Log of the old values, a new file; default loev-tags-TIME.jsonl in this folder.",
+        help="New file for the log of old values; default loev-tags-TIME.jsonl in this folder.",
         metavar="FILE",
         show_default=False,
     ),
@@ -74,7 +74,7 @@ UndoLog = Annotated[
 Undo = Annotated[
     Path | None,
     _tags(
-        help="Take back what a log lists. Values that somebody has changed since are kept.",
+        help="Undo the changes in this log. Values that were changed since are kept.",
         metavar="LOG",
         show_default=False,
     ),
@@ -90,7 +90,7 @@ def check_options(
         others: whether an option is given that only ``--write-tags`` has.
     """
     if undo is not None and (inputs or write or others):
-        raise UsageError("--undo takes no inputs and no other options of tags, save --yes")
+        raise UsageError("--undo takes no inputs, and --yes is the only other tag option it allows")
     if not inputs and undo is None:
         raise UsageError("missing INPUT", hint="name files or folders, or see --help")
     if not write and (others or (yes and undo is None)):
@@ -197,8 +197,13 @@ class Tagging:
             tagging.write_log(self._log, changes)
             how = f"loev annotate --undo {shlex.quote(str(self._log))}"
             if not self._quiet:
-                say(f"old values -> {self._log} ({how} takes them back)")
-            _apply(changes, self._failures, quiet=self._quiet, how_to_resume=f"{how} takes it back")
+                say(f"old values -> {self._log} ({how} restores them)")
+            _apply(
+                changes,
+                self._failures,
+                quiet=self._quiet,
+                how_to_resume=f"{how} restores the old values",
+            )
         return self._failures.n
 
 
@@ -228,7 +233,7 @@ def take_back(log: Path, listed: ListWriter, *, yes: bool, strict: bool, quiet: 
             _list(change, listed)
     listed.finish()
     if _may_write(changes, yes=yes, quiet=quiet):
-        _apply(changes, failures, quiet=quiet, how_to_resume="run the same command again to go on")
+        _apply(changes, failures, quiet=quiet, how_to_resume="run the same command again to resume")
     return EXIT_SOME_FAILED if failures.n else EXIT_DONE
 
 

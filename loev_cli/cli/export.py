@@ -61,24 +61,24 @@ def export(
         bool,
         _annotations(
             "--adapt",
-            help="Start from the model's own readouts and change them no further than the labels "
-            "ask for; cross-validation over the groups of the train rows chooses how far. Several "
-            "manifests weigh the same, however long they are.",
+            help="Start from the model's own readouts and penalize their change; cross-validation "
+            "over the groups of the train rows chooses the penalty. Manifests have equal weight, "
+            "whatever their length.",
         ),
     ] = False,
     keep: Annotated[
         list[Path] | None,
         _annotations(
-            help="With --adapt: a manifest of tracks, without labels, on which the answers should "
-            "stay as they are. May be given several times.",
+            help="With --adapt: manifest of unlabeled tracks whose predictions should not change. "
+            "May be given several times.",
             metavar="CSV",
         ),
     ] = None,
     strength: Annotated[
         list[str] | None,
         _annotations(
-            help="With --adapt: the penalty on the change of a readout, for example tempo=0.01, "
-            "instead of the one that cross-validation chooses. May be given for each.",
+            help="With --adapt: penalty on the change of a readout, such as tempo=0.01, instead of "
+            "cross-validation. May be given once per readout.",
             metavar="NAME=NUMBER",
         ),
     ] = None,

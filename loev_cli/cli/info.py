@@ -28,7 +28,7 @@ def info(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Say what is in an embedding file: tracks, model, settings, and which files failed.
+    """Show what an embedding file contains: tracks, model, settings, and which files failed.
 
     Example: loev info emb.parquet
     """
