@@ -18,10 +18,10 @@ import csv
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import soundfile
 
@@ -75,37 +75,53 @@ def fetch(package: str, folder: Path) -> Path:
     return next(folder.glob(f"{package}_*.deb"))
 
 
-def unpack(deb: Path, package: str, out: Path) -> int:
-    """Take the music and the copyright file out of a package; the number of pieces.
+@contextmanager
+def unpacked(package: str, scratch_in: Path, packages: Path | None = None) -> Iterator[Path]:
+    """The folder that a package unpacks to, for as long as the context lasts.
+
+    Args:
+        scratch_in: an existing folder; the package is unpacked below it.
+        packages: folder with .deb files, used before the network; what is downloaded is kept there.
 
     Raises:
-        RuntimeError: the package cannot be read.
+        RuntimeError: the package cannot be had or read.
     """
+    with tempfile.TemporaryDirectory(dir=scratch_in) as scratch:
+        at_hand = sorted(packages.glob(f"{package}_*.deb")) if packages else []
+        deb = at_hand[0] if at_hand else fetch(package, packages or Path(scratch))
+        tree = Path(scratch) / "tree"
+        try:
+            subprocess.run(["dpkg-deb", "-x", deb, tree], check=True, capture_output=True)
+        except FileNotFoundError as error:
+            raise RuntimeError("there is no dpkg-deb here: this needs a Debian") from error
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"dpkg-deb failed on {deb.name}") from error
+        yield tree
+
+
+def keep_copyright(tree: Path, package: str, out: Path) -> None:
+    """Copy the copyright file of an unpacked package to ``out/copyright/PACKAGE``."""
+    terms = tree / "usr/share/doc" / package / "copyright"
+    (out / "copyright").mkdir(parents=True, exist_ok=True)
+    if terms.is_file():
+        shutil.copyfile(terms, out / "copyright" / package)
+
+
+def take_music(tree: Path, package: str, out: Path) -> int:
+    """Copy the music of an unpacked package to ``out/audio/PACKAGE``; the number of pieces."""
     audio = out / "audio" / package
     audio.mkdir(parents=True, exist_ok=True)
-    (out / "copyright").mkdir(exist_ok=True)
-    n_pieces = 0
-    with subprocess.Popen(
-        ["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-            for member in tar:
-                source = PurePosixPath(member.name)
-                target = None
-                if source.suffix.lower() in SUFFIXES and member.size >= LEAST_N_BYTES:
-                    # Folders of a package may hold files of one name.
-                    target = audio / f"{source.parent.name}-{source.name}"
-                elif source.name == "copyright" and package in source.parts:
-                    target = out / "copyright" / package
-                content = tar.extractfile(member) if target and member.isfile() else None
-                if target and content:
-                    with target.open("wb") as file:
-                        shutil.copyfileobj(content, file)
-                    n_pieces += target.parent == audio
-    if process.returncode:
-        raise RuntimeError(f"dpkg-deb failed on {deb.name}")
-    return n_pieces
+    pieces = [
+        file
+        for file in sorted(tree.rglob("*"))
+        if file.suffix.lower() in SUFFIXES
+        and file.is_file()
+        and not file.is_symlink()
+        and file.stat().st_size >= LEAST_N_BYTES
+    ]
+    for file in pieces:  # folders of a package may hold files of one name
+        shutil.copyfile(file, audio / f"{file.parent.name}-{file.name}")
+    return len(pieces)
 
 
 def music_length_s(file: Path) -> float:
@@ -147,13 +163,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done, n_errors = [], 0
     for package in packages:
         if not (args.out / "copyright" / package).exists():  # written by a run before
-            with tempfile.TemporaryDirectory(dir=args.out) as scratch:
-                try:
-                    n_pieces = unpack(fetch(package, Path(scratch)), package, args.out)
-                except (OSError, RuntimeError, tarfile.TarError) as error:
-                    n_errors += 1
-                    print(f"error: {package}: {error}", file=sys.stderr)
-                    continue
+            try:
+                with unpacked(package, args.out) as tree:
+                    n_pieces = take_music(tree, package, args.out)
+                    keep_copyright(tree, package, args.out)
+            except (OSError, RuntimeError) as error:
+                n_errors += 1
+                print(f"error: {package}: {error}", file=sys.stderr)
+                continue
             print(f"{package}: {n_pieces} files", file=sys.stderr, flush=True)
         done.append(package)
     print(f"{write_manifest(args.out, done)} pieces", file=sys.stderr)

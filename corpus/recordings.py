@@ -22,16 +22,14 @@ import argparse
 import csv
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import soundfile
 
-from corpus.debian import fetch
+from corpus.debian import keep_copyright, unpacked
 
 ARCHIVES = {".zip", ".pk3"}
 SPLIT_OF_USE = {"fit": "train", "test": "test"}
@@ -66,20 +64,6 @@ def read_labels(path: Path) -> list[Label]:
         if float(row["start_s"]) < 0 or not float(row["length_s"]) > 0:
             raise ValueError(f"{path}: {row['path']}: an excerpt without length")
     return rows
-
-
-def unpack(deb: Path, out: Path) -> None:
-    """Unpack a package into the folder ``out``.
-
-    Raises:
-        RuntimeError: no dpkg-deb, or a damaged package.
-    """
-    try:
-        subprocess.run(["dpkg-deb", "-x", deb, out], check=True, capture_output=True)
-    except FileNotFoundError as error:
-        raise RuntimeError("there is no dpkg-deb here: this needs a Debian") from error
-    except subprocess.CalledProcessError as error:
-        raise RuntimeError(f"dpkg-deb failed on {deb.name}") from error
 
 
 def find_recordings(tree: Path, wanted: Iterable[str]) -> dict[str, Path]:
@@ -155,17 +139,10 @@ def cut_package(
     if not todo:
         return {}
     problems = {}
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
-        at_hand = sorted(packages.glob(f"{package}_*.deb")) if packages else []
-        deb = at_hand[0] if at_hand else fetch(package, packages or Path(scratch))
-        tree = Path(scratch) / "tree"
-        unpack(deb, tree)
+    with unpacked(package, out, packages) as tree:
         files = find_recordings(tree, {row["path"] for row in todo.values()})
         folder.mkdir(parents=True, exist_ok=True)
-        (out / "copyright").mkdir(exist_ok=True)
-        terms = tree / "usr/share/doc" / package / "copyright"
-        if terms.is_file():
-            shutil.copyfile(terms, out / "copyright" / package)
+        keep_copyright(tree, package, out)
         for i, row in todo.items():
             if row["path"] not in files:
                 problems[i] = "not in the package"

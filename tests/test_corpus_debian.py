@@ -52,7 +52,9 @@ def deb(tmp_path: Path) -> Path:
 
 def test_music_is_taken_out_of_a_package(deb: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert debian.unpack(deb, "tunes-data", out) == 3
+    with debian.unpacked("tunes-data", tmp_path, packages=deb.parent) as tree:
+        assert debian.take_music(tree, "tunes-data", out) == 3
+        debian.keep_copyright(tree, "tunes-data", out)
     assert (out / "copyright/tunes-data").read_text() == "License: CC0\n"
     assert debian.write_manifest(out, ["tunes-data"]) == 2
     with (out / "manifest.csv").open(newline="") as file:
