@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,7 +44,7 @@ from corpus.synth import Note, Part
 from corpus.theory import Chord, Key, fold
 
 # To be raised when the same arguments no longer give the same clips.
-VERSION = 1
+VERSION = 2
 
 TEMPO_BPM = (50.0, 220.0)
 PEAK_DBFS = (-14.0, -1.0)
@@ -74,8 +74,15 @@ SCALES: dict[str, tuple[int, ...]] = MODES | {
     "octatonic": (0, 1, 3, 4, 6, 7, 9, 10),
     "chromatic": tuple(range(12)),
 }
-# The modes that a key label of `theory.Key` names rightly.
-_KEY_MODES = {"ionian": "major", "aeolian": "minor", "harmonic minor": "minor"}
+# Modes that are called a major or a minor key: by their tonic and its third.
+_KEY_MODES = {
+    "ionian": "major",
+    "mixolydian": "major",
+    "aeolian": "minor",
+    "dorian": "minor",
+    "harmonic minor": "minor",
+    "melodic minor": "minor",
+}
 
 _LEADS = tuple(sorted({p for programs in MELODY_FAMILIES.values() for p in programs}))
 _CHORDAL = (0, 1, 2, 4, 5, 6, 7, 11, 12, 16, 17, 18, 19, 21, 24, 25, 26, 27, 45, 46, 48, 50, 61, 88)
@@ -128,6 +135,9 @@ METRES = (
 )
 
 
+_METRE = {metre.name: metre for metre in METRES if metre.beat_eighths}
+
+
 @dataclass(frozen=True)
 class Pulse:
     """A meter at a speed."""
@@ -158,14 +168,46 @@ class Composition:
     key: str = ""
 
 
+@dataclass(frozen=True)
+class Dance:
+    """How a kind of music is played, and at which tempi: beats as most dancers count them.
+
+    Attributes:
+        bpm: lowest and highest tempo.
+        drums, bass: names of styles of `patterns`; no drums where the name is empty.
+        comps: bars of accompaniment, drawn in steps: `x` a chord, `-` held, `.` rest, or a digit
+            for one tone of the chord.
+        pace: lengths of the melody's notes in eighths.
+    """
+
+    metre: Metre
+    bpm: tuple[float, float]
+    drums: tuple[str, ...]
+    bass: tuple[str, ...]
+    comps: tuple[str, ...]
+    pace: tuple[float, ...]
+
+
 Rng = np.random.Generator
 Kind = Callable[[Rng, float], Composition]
 
 
-def compose(number: int, *, seed: int, clip_s: float, n_soundfonts: int) -> tuple[str, Clip]:
-    """(kind, clip) of the composition `number`; the same arguments give the same clip anywhere."""
+def compose(
+    number: int,
+    *,
+    seed: int,
+    clip_s: float,
+    n_soundfonts: int,
+    order: Sequence[str] | None = None,
+) -> tuple[str, Clip]:
+    """(kind, clip) of the composition `number`; the same arguments give the same clip anywhere.
+
+    Args:
+        order: the kinds that numbers go through in turn; default `ORDER`.
+    """
     rng = generator(seed, "composed", number)
-    kind = ORDER[number % len(ORDER)]
+    order = order or ORDER
+    kind = order[number % len(order)]
     soundfont = int(rng.integers(n_soundfonts))
     peak_dbfs = float(rng.uniform(*PEAK_DBFS))
     start_s = float(rng.choice([0.0, PREROLL_S]))  # from the first note, or from amid the music
@@ -309,6 +351,14 @@ def _row(rng: Rng, low: int, high: int) -> Callable[[], int]:
 
 def _chord(tonic: int, scale: Sequence[int], degree: int, stack: Sequence[int]) -> list[int]:
     return [fold(_degree(tonic, scale, degree + above), 43, 84) for above in stack]
+
+
+def _triad(tonic: int, scale: Sequence[int], degree: int) -> Chord:
+    """The thirds of a scale stacked on a degree."""
+    root = _degree(0, scale, degree)
+    third, fifth = (_degree(0, scale, degree + above) - root for above in (2, 4))
+    root_class = (tonic + root) % 12
+    return Chord(root_class, (0, third, fifth), root_class)
 
 
 _STACKS = ((0, 2, 4), (0, 2, 4), (0, 2, 4, 6), (0, 4), (0, 3, 6), (0, 1, 4), (0, 2, 4, 8))
@@ -489,10 +539,7 @@ def _bass_and_drums(rng: Rng, total_s: float) -> Composition:
         chords = []
         for bar in range(pulse.n_bars(total_s) + 1):
             degree = int(rng.integers(len(MODES[mode]))) if bar % 2 else 0
-            root = _degree(0, MODES[mode], degree)
-            third, fifth = (_degree(0, MODES[mode], degree + above) - root for above in (2, 4))
-            root_class = (tonic + root) % 12
-            chord = Chord(root_class, (0, third, fifth), root_class)
+            chord = _triad(tonic, MODES[mode], degree)
             chords.append(ChordSpan(bar * pulse.bar_s, (bar + 1) * pulse.bar_s, chord))
         style = BASS_STYLES[str(rng.choice(sorted(BASS_STYLES)))]
         notes = bass_notes(style, beats, chords, rng)
@@ -612,6 +659,127 @@ def _ostinato(rng: Rng, total_s: float) -> Composition:
     return Composition(tuple(parts))
 
 
+_FREE = (1, 1, 2)
+_DANCES = {
+    "swing": Dance(
+        _METRE["4/4"],
+        (90, 240),
+        ("shuffle", "brushes", "shuffle", ""),
+        ("walking", "walking", "halves"),
+        ("......x-....", "x--..x......", ".....x.....x", "...x.....x.."),
+        (4 / 3, 2 / 3, 2, 4 / 3, 2 / 3, 4),
+    ),
+    "waltz": Dance(
+        _METRE["3/4"],
+        (84, 200),
+        ("", "", "brushes", "rock", "sparse_hats"),
+        ("root_fifth", "roots"),
+        (".xx", ".x.x.x", ".x-", "x12"),
+        (2, 2, 4, 6, 1),
+    ),
+    "ballad": Dance(
+        _METRE["4/4"],
+        (54, 116),
+        ("half_time", "sparse_hats", "", "one_drop", "rock"),
+        ("halves", "roots"),
+        ("0-1-2-1-", "x---x---", "0121", "x-------"),
+        (3, 1, 2, 4),
+    ),
+    "hymn": Dance(
+        _METRE["4/4"], (50, 100), ("",), ("roots", "halves"), ("x-x-", "x---", "xxxx"), (2, 2, 4)
+    ),
+    "reel": Dance(
+        _METRE["4/4"],
+        (88, 132),
+        ("percussion", "", "four_on_floor"),
+        ("root_fifth", "roots"),
+        (".x.x.x.x", "x.x.x.xx", "x..xx..x"),
+        (1, 1, 1, 1, 2),
+    ),
+    "jig": Dance(
+        _METRE["6/8"], (88, 136), ("",), ("roots",), ("x..x..", "x.xx.x", "..x..x"), (1, 1, 1, 2)
+    ),
+    "march": Dance(
+        _METRE["2/4"], (96, 132), ("rock", "percussion"), ("root_fifth",), (".x.x", "x..x"), _FREE
+    ),
+    "bossa": Dance(
+        _METRE["4/4"],
+        (100, 168),
+        ("bossa", "brushes"),
+        ("syncopated", "root_fifth"),
+        ("x..x..x.", "..x.x..x"),
+        (3, 1, 2, 4),
+    ),
+    "club": Dance(
+        _METRE["4/4"],
+        (110, 150),
+        ("four_on_floor",),
+        ("offbeats", "eighths", "roots"),
+        ("..x-..x-..x-..x-", "x..x..x.", "0120120120120121"),
+        (1.5, 1, 0.5, 2),
+    ),
+    "drum and bass": Dance(
+        _METRE["4/4"], (160, 182), ("rock", "sixteenths"), ("halves", "roots"), ("x-------",), _FREE
+    ),
+    "metal": Dance(
+        _METRE["4/4"],
+        (100, 200),
+        ("rock", "sixteenths", "half_time"),
+        ("eighths",),
+        ("x.xxx.xx", "xxxxxxxx", "x---x---"),
+        (2, 4, 1, 1),
+    ),
+}
+
+
+def _dance(rng: Rng, total_s: float) -> Composition:
+    """A melody over chords, bass and beat of a known dance or genre, in a key or a mode."""
+    dance = _DANCES[str(rng.choice(sorted(_DANCES)))]
+    metre = dance.metre
+    bpm = float(np.exp(rng.uniform(*np.log(dance.bpm))))
+    pulse = Pulse(metre, 60 / bpm / metre.beat_eighths)
+    beats = _regular_beats(pulse, total_s + pulse.bar_s)
+    mode = _name(rng, {name: MODES[name] for name in _KEY_MODES} if rng.random() < 0.7 else MODES)
+    scale, tonic = MODES[mode], int(rng.integers(12))
+    n_bars = pulse.n_bars(total_s) + 2
+    loop = _progression(rng, int(rng.choice([4, 4, 8])), scale)
+    chords = [_triad(tonic, scale, loop[bar % len(loop)]) for bar in range(n_bars)]
+    spans = [
+        ChordSpan(bar * pulse.bar_s, (bar + 1) * pulse.bar_s, chord)
+        for bar, chord in enumerate(chords)
+    ]
+    comp = str(rng.choice(dance.comps))
+    step_s = pulse.bar_s / len(comp)
+    strums = []
+    for i in range(round(n_bars * len(comp))):
+        mark, rest = comp[i % len(comp)], comp[i % len(comp) + 1 :]
+        if mark in "-.":
+            continue
+        tones = chords[i // len(comp)].tones
+        length_s = 0.9 * step_s * (1 + len(rest) - len(rest.lstrip("-")))
+        for tone in tones if mark == "x" else [tones[int(mark)]]:
+            strums.append(Note(i * step_s, length_s, fold(tone, 50, 62), 78))
+    lead = [
+        Note(bar * pulse.bar_s + at * pulse.eighth_s, 0.9 * length * pulse.eighth_s, 0, 100)
+        for bar in range(n_bars)
+        for at, length in _rhythm(rng, metre, dance.pace, 0.1)
+    ]
+    pitches = _walk(rng, 60 + tonic, scale)
+    melody = tuple(replace(note, pitch=pitches()) for note in lead)
+    bass = bass_notes(BASS_STYLES[str(rng.choice(dance.bass))], beats, spans, rng)
+    parts = [
+        Part("melody", _pick(rng, _LEADS), melody, _level(rng)),
+        Part("comp", _pick(rng, _CHORDAL), tuple(strums), _level(rng)),
+        Part("bass", _pick(rng, BASS_PROGRAMS), tuple(bass), _level(rng)),
+    ]
+    drums = str(rng.choice(dance.drums))
+    if drums:
+        style = DRUM_STYLES[drums]
+        strokes = tuple(drum_notes(style, beats, rng))
+        parts.append(Part("drums", _pick(rng, style.kits), strokes, _level(rng), is_drums=True))
+    return Composition(tuple(parts), pulse.bpm, _key(tonic, mode))
+
+
 KINDS: dict[str, Kind] = {
     "drums": _drums,
     "drone": _drone,
@@ -624,6 +792,7 @@ KINDS: dict[str, Kind] = {
     "fast": _fast,
     "atonal": _atonal,
     "ostinato": _ostinato,
+    "dance": _dance,
 }
 # The kinds in turn, some of them more often.
 ORDER = (*KINDS, "drums", "solo", "loop")

@@ -86,6 +86,7 @@ class Rendering:
     out: Path
     settings: Settings
     soundfonts: tuple[Path, ...]
+    kinds: tuple[str, ...] = composed.ORDER
 
 
 def row_of(job: Job, clip: Clip, number: int, kind: str, soundfonts: Sequence[Path]) -> Row:
@@ -146,7 +147,9 @@ def render_piece(job: Job, rendering: Rendering) -> Done:
         try:
             kind = ""
             if piece is None:
-                kind, clip = composed.compose(job.number, clip_s=settings.clip_s, **wanted)
+                kind, clip = composed.compose(
+                    job.number, clip_s=settings.clip_s, order=rendering.kinds, **wanted
+                )
             else:
                 clip = clip_of(piece, number, clip_s=settings.clip_s, **wanted)
             stream = seed_of(settings.seed, f"{name}/tuning", number)
@@ -268,6 +271,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--score-cache", type=Path, help="parsed scores, made if missing (OUT/scores.json.gz)"
     )
     parser.add_argument("--composed", type=int, default=0, metavar="N", help="pieces composed here")
+    parser.add_argument(
+        "--kind",
+        action="append",
+        choices=list(composed.KINDS),
+        help="of composed pieces; repeatable; default: all in turn",
+    )
     parser.add_argument("--soundfont", type=Path, required=True, action="append", help="repeatable")
     parser.add_argument("--out", type=Path, required=True, help="folder for audio/ and manifest")
     parser.add_argument(
@@ -312,7 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pop909.check_settings(args.out, settings)
         with midi_files(args.midi) as files:
             jobs = _jobs(args, files)
-            n_errors = run(jobs, Rendering(args.out, settings, soundfonts), args.workers)
+            kinds = tuple(args.kind or composed.ORDER)
+            n_errors = run(jobs, Rendering(args.out, settings, soundfonts, kinds), args.workers)
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
     return 3 if n_errors else 0

@@ -320,13 +320,28 @@ def test_the_key_of_a_loop_is_its_scale() -> None:
         if not clip.key:
             continue
         n_keys += 1
-        assert kind in {"loop", "arpeggio"}
+        assert kind in {"loop", "arpeggio", "dance"}
         key = Key.parse(clip.key)
-        leading = (key.tonic - 1) % 12  # of harmonic minor
+        # Of mixolydian; of dorian, harmonic and melodic minor.
+        others = {"major": {10}, "minor": {9, 11}}[key.mode]
+        allowed = {*key.scale, *((key.tonic + step) % 12 for step in others)}
         for part in clip.parts:
-            if not part.is_drums:
-                assert {note.pitch % 12 for note in part.notes} <= {*key.scale, leading}
+            if not part.is_drums and part.name != "bass":  # a bass may walk by semitones
+                assert {note.pitch % 12 for note in part.notes} <= allowed
     assert n_keys > 5
+
+
+def test_a_dance_has_its_tempo_and_its_beat() -> None:
+    drawn = [composition(number, order=("dance",)) for number in range(60)]
+    assert {kind for kind, _ in drawn} == {"dance"}
+    tempi = [clip.tempo_bpm for _, clip in drawn]
+    assert min(tempi) < 90 < 160 < max(tempi)
+    for _, clip in drawn:
+        beat_s = 60 / clip.tempo_bpm
+        (bass,) = [part for part in clip.parts if part.name == "bass"]
+        off = [note.onset_s / beat_s % 1 for note in bass.notes]
+        near = [min(place % 0.5, 0.5 - place % 0.5) * beat_s for place in off]
+        assert np.median(near) < 0.03, "a bass plays on the beats or between them"
 
 
 def test_metres() -> None:
