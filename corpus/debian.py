@@ -157,14 +157,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--package", action="append", help="repeatable; default: all that are known here"
     )
+    parser.add_argument("--packages", type=Path, help="folder of .deb files to use and to keep")
     args = parser.parse_args(arguments)
     packages = args.package or [*TRAIN_PACKAGES, *TEST_PACKAGES]
-    args.out.mkdir(parents=True, exist_ok=True)
+    for folder in filter(None, (args.out, args.packages)):
+        folder.mkdir(parents=True, exist_ok=True)
     done, n_errors = [], 0
     for package in packages:
         if not (args.out / "copyright" / package).exists():  # written by a run before
             try:
-                with unpacked(package, args.out) as tree:
+                with unpacked(package, args.out, args.packages) as tree:
                     n_pieces = take_music(tree, package, args.out)
                     keep_copyright(tree, package, args.out)
             except (OSError, RuntimeError) as error:
