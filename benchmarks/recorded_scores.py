@@ -5,7 +5,8 @@
 
 Manifests have `path`, `key` or `tempo`, and `group` (album, package), as for `loev evaluate`.
 Measures: weighted key score of MIREX and exact key; tempo Acc1, and Acc2 (octaves and triples
-allowed), both within 4 %; ECE of loev's confidences. Intervals of 95 % by a bootstrap over groups.
+allowed), both within 4 %; ECE of loev's confidences, and the ECE to be expected if they were the
+exact probabilities: with few files it is far from 0. Intervals of 95 % by a bootstrap over groups.
 The differences from the first model are on the same draws.
 
 Peers are used if they can be imported here; those that cannot are named as left out. --answers
@@ -154,6 +155,14 @@ def ece(confidence: np.ndarray, right: np.ndarray) -> float:
     return reliability(confidence[known], right[known] > 0).ece if known.any() else float("nan")
 
 
+def ece_if_exact(confidence: np.ndarray) -> dict[str, float]:
+    """Mean and 95 % range of the ECE of answers that are right with exactly these probabilities."""
+    drawn = np.random.default_rng(0).random((1000, len(confidence))) < confidence
+    errors = [ece(confidence, right.astype(np.float64)) for right in drawn]
+    low, high = np.quantile(errors, [0.025, 0.975])
+    return {"value": float(np.mean(errors)), "low": float(low), "high": float(high)}
+
+
 def report(
     answers: dict[str, list[Answer]], key: np.ndarray, tempo: np.ndarray, groups: np.ndarray
 ) -> dict[str, Any]:
@@ -180,6 +189,8 @@ def report(
                         [ece(np.repeat(c, times), np.repeat(r, times)) for times in drawn]
                     )
                 ).as_dict()
+                judged = np.isfinite(confidence) & np.isfinite(right)
+                record[label]["ECE if exact"] = ece_if_exact(confidence[judged])
             if who != first and label in all_scores[first]:
                 record[label][f"minus {first}"] = {
                     name: bootstrap.mean(x - all_scores[first][label][name]).as_dict()
