@@ -32,7 +32,8 @@ _COLUMNS = range(20, 10_000)
 COMMANDS = {
     "embed": "Turn audio into an embedding file with one array per subspace.",
     "merge": "Join embedding files: parts of an array job, or libraries with the same settings.",
-    "info": "Show what an embedding file contains: tracks, model, settings, and which files failed.",
+    "info": "Show what an embedding file contains: tracks, model, settings, and which files "
+    "failed.",
     "annotate": "Estimate bpm, key and mode of audio files, each with its probability of being "
     "correct.",
     "train": "Train a model on a folder of music.",

@@ -47,6 +47,7 @@ _FEWEST_FOR_A_MEAN = 10
 _SAME = 1e-5
 _SHORTEST = 1e-12
 _BLOCK_N_ROWS = 8192
+_DISTINCT_N_ROWS = 128  # looked through at once; nearly always the first ones suffice
 _SCORED_N_ROWS = 16384  # at once
 _DECIMALS = 9
 _HINT_FROM_N_ROWS = 50_000  # to make an index
@@ -377,10 +378,10 @@ def subspace_of(x: Vectors, name: str, center: Vectors | None = None) -> Subspac
         if not np.isfinite(center).all():
             raise UsageError(f"{name} holds NaN or infinite values")
         distinct = Distinct()
-        for start in range(0, len(x), _BLOCK_N_ROWS):
+        for start in range(0, len(x), _DISTINCT_N_ROWS):
             if distinct.enough_for_a_mean:
                 break
-            distinct.add(x[start : start + _BLOCK_N_ROWS])
+            distinct.add(x[start : start + _DISTINCT_N_ROWS])
         if not distinct.enough_for_a_mean:
             center = np.zeros_like(center)
     vectors, lengths = _unit(x, center)
