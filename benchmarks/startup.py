@@ -56,7 +56,13 @@ def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
             "typer, numpy, pyarrow.parquet",
         ),
         f"loev search, {N_ROWS} rows of .npz": (
-            loev("search", folder / "x.npz", f"{N_ROWS // 2:07} a title", "--by", "tempo"),
+            loev(
+                "search",
+                folder / "x.npz",
+                f"{N_ROWS // 2:07} a title of usual length.mp3",
+                "--by",
+                "tempo",
+            ),
             "typer, numpy",
         ),
         "loev doctor, torch hidden": (
