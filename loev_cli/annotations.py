@@ -82,7 +82,7 @@ def _checked_range(bpm_range: BpmRange) -> BpmRange:
             hint=f"it begins at {LOWEST_RANGE[0]:g} to {LOWEST_RANGE[1]:g} BPM and spans at least "
             "an octave, as 80-160 does",
         )
-    return low, high
+    return float(low), float(high)  # integers would be other settings than these in a journal
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ _COLUMNS = range(20, 10_000)
 
 # Every command, in the order of the help, with its line there: a module and a function in it are
 # called like the command. Here because importing all modules for the lines would take a tenth of a
-# second; a test holds each to its function's docstring.
+# second; a test compares the help with that of all commands.
 COMMANDS = {
     "embed": "Turn audio into an embedding file with one array per subspace.",
     "merge": "Join embedding files: parts of an array job, or libraries with the same settings.",
@@ -132,7 +132,7 @@ def _invoke(argv: list[str]) -> None:
         check_working_folder()
     # Not app(): it would answer interrupts, broken pipes and usage errors in its own way.
     named = next((word for word in argv if not word.startswith("-")), None)
-    command = _command(named)
+    command = _command(named if named in COMMANDS else None)
     # A command that writes down how it was called finds the words in the context's obj.
     with command.make_context("loev", argv or ["--help"], obj=tuple(argv)) as context:
         command.invoke(context)
