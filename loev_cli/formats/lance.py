@@ -17,18 +17,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from loev_cli.errors import needs_extra
 from loev_cli.formats.base import EmbeddingFile, Row, RowWriter
 from loev_cli.formats.meta import Meta, damaged, not_ours
-from loev_cli.formats.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
 from loev_cli.storage.atomic import AtomicFolder
 from loev_cli.storage.bounded import DATA_ERRORS, parse_json, read_bytes
 
 with needs_extra("a .lance file", "db"):
     import lance
+    import pyarrow as pa
+
+    from loev_cli.formats.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
 
 _VERSIONS_FOLDER = "_versions"
 _CHECKSUMS_FILE = "loev.json"

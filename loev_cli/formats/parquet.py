@@ -6,14 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from loev_cli.errors import needs_extra
 from loev_cli.formats.base import EmbeddingFile, Row, RowWriter, Target
 from loev_cli.formats.meta import Meta, damaged, not_ours
-from loev_cli.formats.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
-from loev_cli.storage.parquet import PARQUET_ERRORS, check_size, read_table
+
+with needs_extra("reading or writing .parquet", "parquet"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from loev_cli.formats.tables import TableColumns, Tabulator, embedding_file, meta_of, rows_of
+    from loev_cli.storage.parquet import PARQUET_ERRORS, check_size, read_table
 
 _READ_N_RECORDS = 1024
 

@@ -9,6 +9,7 @@ null. ``meta`` is under ``loev`` in the schema's metadata.
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -120,13 +121,12 @@ def embedding_file(table: pa.Table, meta: Meta) -> EmbeddingFile:
     annotations = {
         name: as_column(name, table[name].to_pylist()) for name in annotation_columns(meta)
     }
-    duration_s = table["duration_s"].to_numpy()
-    silent = table["silent"].to_numpy()
+    duration_s, silent = _values(table["duration_s"]), _values(table["silent"])
     if not keeps_windows(meta):
         return EmbeddingFile(
             paths, duration_s, silent, vectors, meta, tags=tags, annotations=annotations
         )
-    _, first, track = np.unique(table["track"].to_numpy(), return_index=True, return_inverse=True)
+    _, first, track = np.unique(_values(table["track"]), return_index=True, return_inverse=True)
     return EmbeddingFile(
         paths=[paths[i] for i in first],
         duration_s=duration_s[first],
@@ -134,7 +134,7 @@ def embedding_file(table: pa.Table, meta: Meta) -> EmbeddingFile:
         vectors=vectors,
         meta=meta,
         track=track.astype(np.int64, copy=False),
-        start_s=table["start_s"].to_numpy(),
+        start_s=_values(table["start_s"]),
         tags={tag: [texts[i] for i in first] for tag, texts in tags.items()},
         annotations={name: said[first] for name, said in annotations.items()},
     )
@@ -166,7 +166,7 @@ def _by_record(table: pa.Table, meta: Meta) -> Iterator[Row]:
 def _by_track(table: pa.Table, meta: Meta) -> Iterator[tuple[int, Row]]:
     """(track, row) for every stretch of windows of one track; a track may go on in the next
     table."""
-    track, start_s = table["track"].to_numpy(), table["start_s"].to_numpy()
+    track, start_s = _values(table["track"]), _values(table["start_s"])
     firsts = [0, *(np.flatnonzero(np.diff(track)) + 1), len(track)]
     vectors = {name: _matrix(table, name, dim) for name, dim in meta["subspaces"].items()}
     tag_of = tag_columns(meta)
@@ -227,21 +227,35 @@ class TableColumns(ABC):
         table = self._read([name])
         if name in self.meta["subspaces"]:
             return _matrix(table, name, self.meta["subspaces"][name])
-        column = table[name].combine_chunks()
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            column = column.fill_null("")
-        values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+        values = _values(table[name])
         if name == "track" and keeps_windows(self.meta):  # as an index, whatever it counts from
             return np.asarray(np.unique(values, return_inverse=True)[1], np.int64)
         if not keeps_windows(self.meta) or name in self._per_window:
             return values
         if self._first is None:
-            track = self._read(["track"])["track"].to_numpy()
+            track = _values(self._read(["track"])["track"])
             self._first = np.asarray(np.unique(track, return_index=True)[1], np.int64)
         return values[self._first]
 
 
 def _matrix(table: pa.Table, name: str, dim: int) -> NDArray[np.float32]:
-    column = table[name].combine_chunks()
-    flat: NDArray[np.float32] = np.asarray(column.flatten(), dtype=np.float32)
-    return flat.reshape(len(table), dim)
+    flat = _values(table[name].combine_chunks().flatten())
+    return np.asarray(flat, np.float32).reshape(len(table), dim)
+
+
+def _values(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """A column as it is in NumPy: NaN and empty texts where there is nothing.
+
+    Not by ``to_numpy``, which imports pandas wherever that is installed, a third of a second.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    kind = array.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array([text or "" for text in array.to_pylist()], dtype=object)
+    if pa.types.is_boolean(kind) and not array.null_count:
+        return np.from_dlpack(array.cast(pa.uint8())).astype(np.bool_)
+    if pa.types.is_floating(kind) and array.null_count:
+        array = array.fill_null(math.nan)
+    if (pa.types.is_floating(kind) or pa.types.is_integer(kind)) and not array.null_count:
+        return np.from_dlpack(array)
+    return np.asarray(array.to_numpy(zero_copy_only=False))

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from loev_cli.errors import LoevError, needs_extra
@@ -36,6 +35,7 @@ from loev_cli.storage.bounded import DATA_ERRORS, parse_json
 
 with needs_extra("a database", "db"):
     import lance
+    import pyarrow as pa
 
 TABLE = "tracks"
 DIGEST_COLUMN = "loev_digest"

@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from loev_cli.errors import OutputError, UsageError, needs_extra
 from loev_cli.formats import AGREEING_KEYS, Meta, Row, check_agree, read_meta, rows
 from loev_cli.formats.meta import POOLED, keeps_windows, to_json
-from loev_cli.formats.tables import Tabulator
 from loev_cli.search import database as db
 from loev_cli.search.library import Distinct, Vectors
 from loev_cli.storage.replacing import check_no_input
@@ -31,6 +29,9 @@ from loev_cli.windows import MeanPool
 
 with needs_extra("loev index", "db"):
     import lance
+    import pyarrow as pa
+
+    from loev_cli.formats.tables import Tabulator
 
 # The means may move by this share of the vectors' typical length before all rows are rewritten.
 _MAX_DRIFT = 0.01

@@ -23,7 +23,7 @@ import heapq
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.annotations import Annotator
 from loev_cli.defaults import INVARIANT, N_HITS
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.formats import FOLDERS, Columns, Meta, keeps_windows, open_columns
+from loev_cli.formats import FOLDERS, Columns, Meta, as_column, keeps_windows, open_columns
 from loev_cli.search.filters import Mask, parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
 
@@ -46,6 +47,7 @@ _FEWEST_FOR_A_MEAN = 10
 _SAME = 1e-5
 _SHORTEST = 1e-12
 _BLOCK_N_ROWS = 8192
+_DISTINCT_N_ROWS = 128  # looked through at once; nearly always the first ones suffice
 _SCORED_N_ROWS = 16384  # at once
 _DECIMALS = 9
 _HINT_FROM_N_ROWS = 50_000  # to make an index
@@ -340,6 +342,26 @@ def library_of(source: Path, columns: Columns) -> Library:
     )
 
 
+def annotated(library: Library, annotator: Annotator) -> Library:
+    """The library with what the readouts of its model say of its vectors, instead of the
+    annotations that its file may have."""
+
+    @cache
+    def answers() -> dict[str, NDArray[Any]]:
+        spaces = {name: library.subspaces[name] for name in annotator.subspaces}
+        said = [
+            annotator.answer({name: x.raw(row) for name, x in spaces.items()}, silent=bool(silent))
+            for row, silent in enumerate(library.columns["silent"])
+        ]
+        return {name: as_column(name, [each[name] for each in said]) for name in annotator.columns}
+
+    def load(name: str) -> NDArray[Any]:
+        return answers()[name] if name in annotator.columns else library.columns[name]
+
+    names = dict.fromkeys((*library.columns, *annotator.columns))
+    return replace(library, columns=_Lazy(names, load))
+
+
 def subspace_of(x: Vectors, name: str, center: Vectors | None = None) -> Subspace:
     """Vectors (N, D) as the file has them -> ready for search.
 
@@ -356,10 +378,10 @@ def subspace_of(x: Vectors, name: str, center: Vectors | None = None) -> Subspac
         if not np.isfinite(center).all():
             raise UsageError(f"{name} holds NaN or infinite values")
         distinct = Distinct()
-        for start in range(0, len(x), _BLOCK_N_ROWS):
+        for start in range(0, len(x), _DISTINCT_N_ROWS):
             if distinct.enough_for_a_mean:
                 break
-            distinct.add(x[start : start + _BLOCK_N_ROWS])
+            distinct.add(x[start : start + _DISTINCT_N_ROWS])
         if not distinct.enough_for_a_mean:
             center = np.zeros_like(center)
     vectors, lengths = _unit(x, center)

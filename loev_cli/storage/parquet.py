@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from loev_cli.errors import needs_extra
 from loev_cli.storage.bounded import DATA_ERRORS
+
+with needs_extra("reading or writing .parquet", "parquet"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 # What damaged files, and tables that are not what they should be, raise.
 PARQUET_ERRORS = (*DATA_ERRORS, OSError, pa.ArrowException)

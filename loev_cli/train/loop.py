@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,6 @@ class Trainer:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
         self.average = copy.deepcopy(self.model).eval() if config.ema_decay else None
-        self.optimizer = torch.optim.AdamW(_decay_groups(self.model, config.weight_decay), lr=0.0)
         micro = config.micro_batch_size
         self.objective = Objective(
             config,
@@ -186,6 +185,11 @@ class Trainer:
         if self.config.minutes is not None:
             shares.append(self.elapsed_s / (60 * self.config.minutes))
         return min(1.0, max(shares))
+
+    @cached_property
+    def optimizer(self) -> torch.optim.AdamW:
+        # Made when first used: torch imports its compiler for it, a second that a dry run saves.
+        return torch.optim.AdamW(_decay_groups(self.model, self.config.weight_decay), lr=0.0)
 
     @property
     def result(self) -> LoevModel:
