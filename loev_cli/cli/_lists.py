@@ -104,14 +104,19 @@ def check_root(root: Path | None, *, unused: bool) -> None:
 
 
 def default_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; ``path`` comes last, where its length disturbs nothing."""
-    names = [name for name in records[0] if name != "path"] + ["path"]
-    return names, [[_cell(record.get(name)) for name in names] for record in records]
+    """Header and rows; ``path`` comes last, where its length disturbs nothing. Columns in which
+    nothing is known are left out."""
+    names = [
+        name
+        for name in records[0]
+        if name != "path" and any(record.get(name) is not None for record in records)
+    ] + ["path"]
+    return names, [[_cell(name, record.get(name)) for name in names] for record in records]
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.{_N_DECIMALS}f}"
+        return f"{value:.{1 if name == 'bpm' else _N_DECIMALS}f}"
     return "" if value is None else str(value)
 
 

@@ -52,7 +52,7 @@ def dedup(
         out,
         inputs=[emb],
         overwrite=overwrite,
-        header=["group", "path", "duration_s", *library.subspaces],
+        header=["group", "path", "duration_s", *library.subspaces, *library.labels_of(0)],
         root=root,
         csv_safe=csv_safe,
     ) as listed:
@@ -70,6 +70,7 @@ def dedup(
                 "path": member.path,
                 "duration_s": round(member.duration_s, 3),
                 **member.distances,
+                **library.labels_of(member.row),
             }
             listed.add(record, member.duration_s)
         listed.finish()

@@ -81,6 +81,7 @@ def playlist(
                 **step.kept,
                 drift: step.drifted,
                 "step": step.moved,
+                **library.labels_of(step.row),
             }
             listed.add(record, step.duration_s)
         listed.finish()

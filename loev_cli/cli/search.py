@@ -127,7 +127,14 @@ def search(
             *([] if root is None else [root / text for text in asked]),
         ],
         overwrite=overwrite,
-        header=[*(["query"] if several else []), "rank", "path", "score", *session.subspaces],
+        header=[
+            *(["query"] if several else []),
+            "rank",
+            "path",
+            "score",
+            *session.subspaces,
+            *session.labeled,
+        ],
         root=root,
         csv_safe=csv_safe,
     ) as listed:
@@ -135,13 +142,14 @@ def search(
         if not answers:
             raise typer.Exit(EXIT_FAILED)
         for query, hits in answers:
-            for hit in hits:
+            for hit, labels in zip(hits, session.labels(hits), strict=True):
                 record: dict[str, Any] = {
                     **({"query": query} if several else {}),
                     "rank": hit.rank,
                     "path": hit.path,
                     "score": hit.score,
                     **hit.distances,
+                    **labels,
                 }
                 listed.add(record, hit.duration_s)
         listed.finish()

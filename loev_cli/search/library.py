@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from loev_cli.defaults import INVARIANT, N_HITS
 from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.formats import FOLDERS, Columns, Meta, keeps_windows, open_columns
+from loev_cli.music_keys import camelot, parse_key
 from loev_cli.search.filters import Mask, parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
 
@@ -49,6 +50,14 @@ _BLOCK_N_ROWS = 8192
 _SCORED_N_ROWS = 16384  # at once
 _DECIMALS = 9
 _HINT_FROM_N_ROWS = 50_000  # to make an index
+# What lists show of a track -> the column that has it.
+LABELS = {
+    "title": "tag_title",
+    "artist": "tag_artist",
+    "key": "key",
+    "camelot": "key",
+    "bpm": "bpm",
+}
 
 
 @dataclass(frozen=True)
@@ -235,6 +244,11 @@ class Library:
         """The value of a column for a row; None if there is no such column."""
         return self.columns[column].tolist()[found.row] if column in self.columns else None
 
+    def labels_of(self, row: int) -> dict[str, Any]:
+        """What is known of a row; see :func:`labels`."""
+        known = {name: self.columns[name] for name in LABELS.values() if name in self.columns}
+        return labels({name: values[row : row + 1].tolist()[0] for name, values in known.items()})
+
     def distance(self, name: str, first: int, second: int) -> float:
         """Cosine distance of two rows in a subspace, rounded to 6 decimals."""
         x = self.vectors[name]
@@ -285,6 +299,25 @@ class Library:
         margin = 4 * longest * np.finfo(np.float32).eps
         kth = np.partition(scores, len(scores) - query.k)[len(scores) - query.k]
         return np.asarray(rows[scores >= kth - margin])
+
+
+def labels(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Column -> value of a track -> its title, artist, key, Camelot code and bpm.
+
+    Those of which there is a column; None where the value is missing.
+    """
+    shown: dict[str, Any] = {}
+    for label, column in LABELS.items():
+        if column not in values:
+            continue
+        value = values[column]
+        if label == "camelot":
+            key = parse_key(value) if isinstance(value, str) else None
+            value = None if key is None else camelot(key)
+        elif isinstance(value, float):
+            value = round(value, 2) if math.isfinite(value) else None
+        shown[label] = value if value != "" else None
+    return shown
 
 
 def check_subspace(name: str, known: Iterable[str], source: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loev_cli import bundle as bundles
 from loev_cli.errors import InputError, LoevError, UsageError
@@ -15,12 +15,14 @@ from loev_cli.row_names import path_of_row
 from loev_cli.search.filters import parse_where
 from loev_cli.search.find import FileQuery, RowQuery
 from loev_cli.search.library import (
+    LABELS,
     Hit,
     Library,
     Query,
     Vectors,
     check_subspace,
     default_weights,
+    labels,
     open_library,
 )
 from loev_cli.search.shifted_query import Asked, Change, move, parse_change
@@ -74,6 +76,7 @@ class Session:
             check_subspace(name, self.subspaces, source)
         if where is not None:
             parse_where(where, self._gallery.columns)
+        self.labeled = [name for name, column in LABELS.items() if column in self._gallery.columns]
         self._query = Query(weights, k, where)
         self._exclude_same_file = exclude_same_file
         self._root = root
@@ -112,6 +115,22 @@ class Session:
         if self._change is not None:
             query = self._shifted(found, vectors, query, self._change)
         return self._gallery.search(vectors, query)
+
+    def labels(self, hits: list[Hit]) -> list[dict[str, Any]]:
+        """Title, artist, key, Camelot code and bpm of each result, as far as they are known."""
+        gallery = self._gallery
+        if isinstance(gallery, Library):
+            return [gallery.labels_of(hit.row) for hit in hits]
+        from loev_cli.search.database import lance_errors, paths_filter
+
+        names = sorted({name for name in LABELS.values() if name in gallery.columns})
+        if not hits:
+            return []
+        wanted = paths_filter([hit.path for hit in hits])
+        with lance_errors(gallery.source):
+            found = gallery.table.to_table(columns=["path", *names], filter=wanted).to_pylist()
+        of_path = {row.pop("path"): labels(row) for row in found}
+        return [of_path[hit.path] for hit in hits]
 
     def can_go_on(self, error: LoevError) -> bool:
         """Whether the next query may succeed."""
