@@ -29,7 +29,7 @@ from loev_cli.embed.pipeline import (
     open_fast,
     outcomes,
 )
-from loev_cli.embed.presence import Lookout, drop_what_is_gone, while_there
+from loev_cli.embed.presence import Lookout, drop_what_is_gone, root_of, while_there
 from loev_cli.embed.report import (
     FAILURES_SUFFIX,
     Event,
@@ -56,6 +56,7 @@ from loev_cli.formats import (
     make_meta,
     open_writer,
 )
+from loev_cli.row_names import row_name
 from loev_cli.storage.remote import is_url
 from loev_cli.storage.replacing import check_no_input, read_inputs
 
@@ -116,6 +117,7 @@ def planned_meta(request: Request, bundle: Bundle) -> Meta:
     Raises:
         UsageError: the request does not fit the model.
     """
+    root = root_of(request.inputs)
     return make_meta(
         bundle,
         subspaces=select_subspaces(bundle, request.subspaces),
@@ -127,6 +129,7 @@ def planned_meta(request: Request, bundle: Bundle) -> Meta:
         shard=None if request.shard is None else str(request.shard),
         tags=TAGS if request.tags else (),
         annotator=open_annotator(bundle, request.bpm_range) if request.annotate else None,
+        audio_root=None if is_url(root) else row_name(os.path.abspath(root)),  # noqa: PTH100
     )
 
 

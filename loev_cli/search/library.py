@@ -33,8 +33,9 @@ from numpy.typing import NDArray
 
 from loev_cli.defaults import INVARIANT, N_HITS
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.formats import FOLDERS, Columns, Meta, keeps_windows, open_columns
+from loev_cli.formats import AUDIO_ROOT, FOLDERS, Columns, Meta, keeps_windows, open_columns
 from loev_cli.music_keys import camelot, parse_key
+from loev_cli.row_names import path_of_row
 from loev_cli.search.filters import Mask, parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
 
@@ -50,6 +51,7 @@ _BLOCK_N_ROWS = 8192
 _SCORED_N_ROWS = 16384  # at once
 _DECIMALS = 9
 _HINT_FROM_N_ROWS = 50_000  # to make an index
+_N_LOOKED_FOR = 100
 # What lists show of a track -> the column that has it.
 LABELS = {
     "title": "tag_title",
@@ -344,6 +346,23 @@ def open_library(path: str | os.PathLike[str]) -> Library:
 
         return library_of(path, Database(path))
     return library_of(path, open_columns(path))
+
+
+def audio_root(source: Path, meta: Meta, paths: Sequence[str]) -> Path | None:
+    """The folder that paths of rows are relative to: the one that was embedded, that of the
+    embedding file, or the current one, whichever has most of a sample of them; None: none of them.
+    """
+    sample = paths[:: max(1, len(paths) // _N_LOOKED_FOR)]
+    embedded = meta.get(AUDIO_ROOT)
+    roots = [source.absolute().parent, Path.cwd()]
+    if isinstance(embedded, str):
+        roots.insert(0, Path(path_of_row(embedded)))
+    n_found = [
+        sum(os.path.isfile(root / path_of_row(path)) for path in sample)  # noqa: PTH113
+        for root in roots
+    ]
+    best = int(np.argmax(n_found))
+    return roots[best] if n_found[best] else None
 
 
 def library_of(source: Path, columns: Columns) -> Library:
