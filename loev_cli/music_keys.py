@@ -82,6 +82,16 @@ def fifths(key: int) -> int:
     return 7 * (key + 3 * is_minor(key)) % N_PITCH_CLASSES
 
 
+def camelot_steps(first: int, second: int) -> int:
+    """Steps on the Camelot wheel: to a neighboring number, or from A to B.
+
+    >>> [camelot_steps(parse_key("12A"), parse_key(code)) for code in ("11A", "12B", "1B", "6A")]
+    [1, 1, 2, 6]
+    """
+    around = (fifths(first) - fifths(second)) % N_PITCH_CLASSES
+    return min(around, N_PITCH_CLASSES - around) + (is_minor(first) != is_minor(second))
+
+
 def camelot(key: int) -> str:
     """Place on the Camelot wheel: neighboring numbers are a fifth apart, A is minor, B major.
 

@@ -62,6 +62,7 @@ def annotate(
     import loev_cli.embed as job
     from loev_cli.annotations import parse_bpm_range
     from loev_cli.cli import _embed_report as tell
+    from loev_cli.embed.presence import root_of
 
     inputs = inputs or []
     of_tags = write_tags or undo is not None
@@ -94,8 +95,9 @@ def annotate(
         out,
         inputs=[undo] if undo else (),  # the job checks its own once it has listed them
         overwrite=overwrite,
-        root=root,
+        root=root or Path(root_of(inputs)).absolute(),
         csv_safe=csv_safe,
+        quiet=quiet,
         header=tags.COLUMNS if of_tags else (),
         as_table=lists.default_table if of_tags else _table,
     )

@@ -41,6 +41,7 @@ def dedup(
     """
     from loev_cli.search import open_library
     from loev_cli.search.duplicates import find_duplicates
+    from loev_cli.search.library import audio_root
 
     options.refuse_repeats(context)
     chosen = lists.format_of(list_format, out, [emb])
@@ -53,8 +54,9 @@ def dedup(
         inputs=[emb],
         overwrite=overwrite,
         header=["group", "path", "duration_s", *library.subspaces, *library.labels_of(0)],
-        root=root,
+        root=root or audio_root(emb, library.meta, library.paths),
         csv_safe=csv_safe,
+        quiet=quiet,
     ) as listed:
         with Bars(shown=not quiet) as bars:
             members = find_duplicates(

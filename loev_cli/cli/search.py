@@ -137,10 +137,13 @@ def search(
         ],
         root=root,
         csv_safe=csv_safe,
+        quiet=quiet,
     ) as listed:
         answers, n_failed = _ask(session, asked)
         if not answers:
             raise typer.Exit(EXIT_FAILED)
+        if chosen == "m3u":
+            listed.root = session.root_of([hit.path for _, hits in answers for hit in hits])
         for query, hits in answers:
             for hit, labels in zip(hits, session.labels(hits), strict=True):
                 record: dict[str, Any] = {

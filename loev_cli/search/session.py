@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from loev_cli.search.library import (
     Library,
     Query,
     Vectors,
+    audio_root,
     check_subspace,
     default_weights,
     labels,
@@ -44,7 +45,7 @@ class Session:
         like_but: the shift applied to every query; see :mod:`loev_cli.search.shifted_query`.
         exclude_same_file: exclude the query itself.
         exact: compare with all rows of a database too.
-        root: audio folder that the rows' paths are relative to.
+        root: audio folder that the rows' paths are relative to; default: :func:`audio_root`.
         model: path of the library's model, to embed audio files; default: by its name.
         device: for embedding.
 
@@ -132,6 +133,10 @@ class Session:
         of_path = {row.pop("path"): labels(row) for row in found}
         return [of_path[hit.path] for hit in hits]
 
+    def root_of(self, paths: Sequence[str]) -> Path | None:
+        """The folder that these rows are relative to; None if it is not found."""
+        return self._root or audio_root(self._gallery.source, self._gallery.meta, paths)
+
     def can_go_on(self, error: LoevError) -> bool:
         """Whether the next query may succeed."""
         return self._can_embed and isinstance(error, InputError | UsageError)
@@ -144,7 +149,8 @@ class Session:
         if isinstance(found, FileQuery):
             asked = Asked(gallery.meta, found.file)
         else:
-            file = None if self._root is None else self._root / path_of_row(found.path)
+            root = self.root_of([found.path])
+            file = None if root is None else root / path_of_row(found.path)
             asked = Asked(
                 gallery.meta,
                 file if file is not None and file.is_file() else None,

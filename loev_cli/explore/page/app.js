@@ -304,6 +304,7 @@ async function searchOnce() {
     show(null, "All weights are 0: move a slider to choose what results should have in common.");
     return;
   }
+  by("m3u").href = api.m3u(asked);
   try {
     show(await api.search(asked));
   } catch (error) {
