@@ -7,4 +7,4 @@ N_HITS = 10
 # Cosine distance up to which two tracks are the same recording; measured in docs/search.md.
 DUPLICATE_DISTANCE = 0.15
 # Cosine distance in a kept subspace up to which a playlist takes a track; see docs/search.md.
-PLAYLIST_DISTANCES = {"tempo": 0.5, "pitch": 0.5, "other": 1.0}
+PLAYLIST_DISTANCES = {"tempo": 0.7, "pitch": 0.5, "other": 1.0}
