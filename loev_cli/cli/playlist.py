@@ -70,8 +70,8 @@ def playlist(
     max_distance: Annotated[
         float | None,
         options.searching(
-            help="Cosine distance to the seed in every kept subspace at most; default 0.7 in tempo, "
-            "0.5 in pitch, 1 in others.",
+            help="Cosine distance to the seed in every kept subspace at most; default 0.7 in "
+            "tempo, 0.5 in pitch, 1 in others.",
             metavar="D",
         ),
     ] = None,

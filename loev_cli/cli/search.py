@@ -50,9 +50,10 @@ def search(
     like_but: Annotated[
         str | None,
         options.searching(
-            help="Like the query but shifted in one attribute: tempo=+10%, tempo=-5%, pitch=+2 "
-            "(semitones). Similar in all subspaces unless --by or --weights says otherwise.",
-            metavar="ATTRIBUTE=CHANGE",
+            help="Like the query but shifted: tempo=+10%, pitch=-2 (semitones), or "
+            "tempo=+5%,pitch=-1. Similar in all subspaces unless --by or --weights says "
+            "otherwise.",
+            metavar="ATTRIBUTE=CHANGE,...",
         ),
     ] = None,
     exclude_same_file: Annotated[

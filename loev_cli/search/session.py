@@ -26,7 +26,7 @@ from loev_cli.search.library import (
     labels,
     open_library,
 )
-from loev_cli.search.shifted_query import Asked, Change, move, parse_change
+from loev_cli.search.shifted_query import Asked, move, parse_changes
 
 if TYPE_CHECKING:
     from loev_cli.api import Model
@@ -42,8 +42,8 @@ class Session:
         weights: subspace -> weight; default ``invariant``, or all subspaces with ``like_but``.
         k: maximum number of results.
         where: a filter on the results.
-        like_but: the shift applied to every query; see :mod:`loev_cli.search.shifted_query`.
-        exclude_same_file: exclude the query itself.
+        like_but: the shifts applied to every query; see :mod:`loev_cli.search.shifted_query`.
+        exclude_same_file: exclude the query itself; with ``like_but`` it always is.
         exact: compare with all rows of a database too.
         root: audio folder that the rows' paths are relative to; default: :func:`audio_root`.
         model: path of the library's model, to embed audio files; default: by its name.
@@ -67,12 +67,12 @@ class Session:
         model: str | None = None,
         device: str = "auto",
     ) -> None:
-        self._change = None if like_but is None else parse_change(like_but)
+        self._changes = [] if like_but is None else parse_changes(like_but)
         self._gallery = _open(source, exact=exact)
         self.subspaces = list(self._gallery.meta["subspaces"])
         if weights is None:  # equal weights for the rest
             equal = dict.fromkeys(self.subspaces, 1.0)
-            weights = equal if self._change else default_weights(self.subspaces)
+            weights = equal if self._changes else default_weights(self.subspaces)
         for name in weights:
             check_subspace(name, self.subspaces, source)
         if where is not None:
@@ -111,10 +111,10 @@ class Session:
             same = frozenset({found.path})
             vectors = self._gallery.query_of(found)
         query = self._query
-        if self._exclude_same_file:
+        if self._exclude_same_file or self._changes:
             query = replace(query, exclude=query.exclude | same)
-        if self._change is not None:
-            query = self._shifted(found, vectors, query, self._change)
+        if self._changes:
+            query = self._shifted(found, vectors, query)
         return self._gallery.search(vectors, query)
 
     def labels(self, hits: list[Hit]) -> list[dict[str, Any]]:
@@ -142,7 +142,7 @@ class Session:
         return self._can_embed and isinstance(error, InputError | UsageError)
 
     def _shifted(
-        self, found: RowQuery | FileQuery, vectors: dict[str, Vectors], query: Query, change: Change
+        self, found: RowQuery | FileQuery, vectors: dict[str, Vectors], query: Query
     ) -> Query:
         """Shift the vectors in place; returns the query to search with."""
         gallery = self._gallery
@@ -157,15 +157,18 @@ class Session:
                 partial(gallery.raw_of, found),
                 partial(gallery.value, found),
             )
-        moved = move(change, asked, self._vectors_of)
-        if moved.how not in self._ways:
-            self._ways.append(moved.how)
-        vectors |= gallery.ready(moved.vectors)
-        if moved.where is None:
-            return query
-        where = moved.where if query.where is None else f"({query.where}) and ({moved.where})"
-        rest = {name: w for name, w in query.weights.items() if name != change.attribute}
-        return replace(query, where=where, weights=rest or default_weights(self.subspaces))
+        wheres = [] if query.where is None else [query.where]
+        weights = dict(query.weights)
+        for change in self._changes:
+            moved = move(change, asked, self._vectors_of)
+            if moved.how not in self._ways:
+                self._ways.append(moved.how)
+            vectors |= gallery.ready(moved.vectors)
+            if moved.where is not None:
+                wheres.append(moved.where)
+                weights.pop(change.attribute, None)
+        where = " and ".join(f"({each})" for each in wheres) or None
+        return replace(query, where=where, weights=weights or default_weights(self.subspaces))
 
     def _vectors_of(self, file: Path, speed: float = 1.0) -> dict[str, Vectors]:
         return self._embedder.embed_file(file, hop_s=self._gallery.meta["hop_s"], speed=speed)
