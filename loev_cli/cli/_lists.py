@@ -125,6 +125,8 @@ def default_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]
 
 
 def _cell(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.{1 if name == 'bpm' else _N_DECIMALS}f}"
     return "" if value is None else str(value)

@@ -159,16 +159,23 @@ def _rotated(change: Change, asked: Asked) -> Vectors | None:
     steps = round(change.semitones)
     if change.attribute != "pitch" or abs(change.semitones - steps) > 1e-6:
         return None
+    return rotated(asked.raw()["pitch"], steps) if rotates(asked.meta) else None
+
+
+def rotates(meta: Meta) -> bool:
+    """Whether ``pitch`` of a library consists of 12 pitch classes, as far as is known."""
     try:
-        bundle = bundles.find(str(asked.meta["model"]))
+        bundle = bundles.find(str(meta["model"]))
     except LoevError:
-        return None
+        return False
     config = bundle.config
-    is_known = bundle.sha256 == asked.meta["model_sha256"] and config["method"] == "loev++"
-    if not is_known or config["encoder"].get("name") != "small":
-        return None
-    x = asked.raw()["pitch"]
-    return np.roll(x.reshape(N_PITCH_CLASSES, -1), steps, axis=0).reshape(-1)
+    is_known = bundle.sha256 == meta["model_sha256"] and config["method"] == "loev++"
+    return bool(is_known and config["encoder"].get("name") == "small")
+
+
+def rotated(pitch: Vectors, semitones: int) -> Vectors:
+    """``pitch`` (D,) as the model gives it, so many semitones higher; see :func:`rotates`."""
+    return np.roll(pitch.reshape(N_PITCH_CLASSES, -1), semitones, axis=0).reshape(-1)
 
 
 def _annotated(change: Change, asked: Asked) -> str | None:
