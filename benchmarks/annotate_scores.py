@@ -23,11 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 
 from loev_cli import audio
-from loev_cli.annotations import Answer, open_annotator
-from loev_cli.bundle import DEFAULT_MODEL, find
+from loev_cli.annotations import Answer
+from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.embed import Request, annotate
 from loev_cli.evaluate import readouts
 from loev_cli.evaluate.equivariance import STRETCH_RATE_HZ, STRETCHERS, Stretcher, open_stretcher
@@ -36,7 +35,6 @@ from loev_cli.evaluate.manifest import Manifest, read_manifests
 from loev_cli.evaluate.probes import ACC1_FACTORS, ACC2_FACTORS, tempo_hits
 from loev_cli.formats import read
 from loev_cli.model.encoders.small import PitchBranch, TempoBranch
-from loev_cli.model.load import load_readouts
 from loev_cli.music_keys import KEYS, TONICS
 
 # Mean ratings of the 12 tones after a context in the key, from its tonic on.
@@ -104,21 +102,12 @@ def _annotated(files: list[str], model: str) -> list[Answer]:
 
 def _from_vectors(manifest: Manifest, path: Path, model: str) -> list[Answer]:
     """The readouts applied to the manifest's tracks in an embedding file, found by file name."""
-    file, bundle = read(path), find(model)
-    if file.meta["model_sha256"] != bundle.sha256:
-        raise SystemExit(f"{path} was made by another model than {model}")
-    annotator = open_annotator(bundle)
-    row_of = {Path(name).name: i for i, name in enumerate(file.paths)}
-    rows = [row_of[f.name] for f in manifest.files]
-    with torch.inference_mode():
-        logits = load_readouts(bundle, annotator)(
-            {name: torch.from_numpy(file.vectors[name][rows]) for name in annotator.subspaces}
-        )
-    by_output = {name: x.numpy() for name, x in logits.items()}
-    return [
-        annotator.answer({name: x[i] for name, x in by_output.items()}, silent=False)
-        for i in range(len(rows))
-    ]
+    answers: dict[str, Answer] = {}
+    annotate(
+        Request([str(path)], None, model=model),
+        lambda row: answers.update({Path(row.path).name: dict(row.annotations)}),
+    )
+    return [answers[f.name] for f in manifest.files]
 
 
 def _from_features(manifest: Manifest, path: Path) -> list[Answer]:

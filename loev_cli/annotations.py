@@ -1,15 +1,15 @@
 """Plain answers from a model's subspaces: bpm, key and mode, each with a confidence.
 
-    subspace (D,) --readout: linear, in the bundle--> logits --softmax, here--> answer, confidence
+    subspace (D,) --readout: linear--> logits --softmax--> answer, confidence
 
 readout  reads    logits                       answers, as columns
 key      pitch    24 keys                      key "F# minor", mode "minor", key_confidence
 tempo    tempo    tempi, evenly spaced in log  bpm, bpm_confidence, bpm_alt, bpm_alt_confidence
 
-A readout is linear, so a track's logits are the mean of its windows' logits, which is what a
-readout gives for the mean of its windows' vectors. The softmax comes last, with a temperature that
-makes confidences probabilities: that the key is right in tonic and mode, that the tempo is right
-within 4 %. A silent track has no answer: NaN, and empty text.
+A readout takes the mean of a track's windows, which is what an embedding file holds: a track that
+was embedded is annotated without its audio. The softmax comes last, with a temperature that makes
+confidences probabilities: that the key is right in tonic and mode, that the tempo is right within
+4 %. A silent track has no answer: NaN, and empty text.
 
 ``bpm_alt`` is the most probable of the tempi more than 8 % away from ``bpm``, with its own
 probability: nearly always half or twice the tempo. A range of tempi, such as 80 to 160 BPM, folds
@@ -17,7 +17,8 @@ the distribution before it is read: the probability of a tempo outside of the ra
 of the tempo whole octaves away that lies in it.
 
 A bundle's ``config.json`` describes its readouts under ``annotations``; their weights are in
-``annotations.safetensors``, and ``model.onnx`` gives their logits as outputs of their own.
+``annotations.safetensors``. ``model.onnx`` gives the same logits per window as outputs of their
+own, for whoever runs the graph without loev.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli import windows
 from loev_cli.bundle import ANNOTATIONS_FILE, CONFIG_FILE, Bundle
 from loev_cli.errors import BundleError, UsageError
 from loev_cli.music_keys import KEYS
+from loev_cli.storage.bounded import DATA_ERRORS, in_one_line
 
 TEMPO_TOLERANCE = 0.04  # of MIREX: a tempo this near is right
 _APART = 2 * TEMPO_TOLERANCE  # an alternative is further than this from the answer
@@ -62,16 +65,20 @@ def parse_bpm_range(text: str) -> BpmRange:
     Raises:
         UsageError: no two numbers, less than an octave, or a lowest tempo outside 40 to 120 BPM.
     """
-    wrong = UsageError(f"invalid BPM range '{text}'", hint="for example 80-160, or 60-180")
     try:
         low, high = (float(part) for part in text.split("-"))
     except ValueError as error:
-        raise wrong from error
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise wrong
-    if not (LOWEST_RANGE[0] <= low <= LOWEST_RANGE[1] and high >= 2 * low):
+        hint = "for example 80-160, or 60-180"
+        raise UsageError(f"invalid BPM range '{text}'", hint=hint) from error
+    return _checked_range((low, high))
+
+
+def _checked_range(bpm_range: BpmRange) -> BpmRange:
+    low, high = bpm_range
+    starts = LOWEST_RANGE[0] <= low <= LOWEST_RANGE[1]
+    if not (starts and math.isfinite(high) and high >= 2 * low):  # false for NaN too
         raise UsageError(
-            f"invalid BPM range '{text}'",
+            f"invalid BPM range '{low:g}-{high:g}'",
             hint=f"it begins at {LOWEST_RANGE[0]:g} to {LOWEST_RANGE[1]:g} BPM and spans at least "
             "an octave, as 80-160 does",
         )
@@ -216,6 +223,7 @@ class TempoReadout:
 
 
 Readout = KeyReadout | TempoReadout
+Weights = tuple[NDArray[np.float32], NDArray[np.float32]]  # (n, D), and the bias (n,)
 KINDS: dict[str, type[Readout]] = {"key": KeyReadout, "tempo": TempoReadout}
 
 
@@ -225,18 +233,15 @@ class Annotator:
 
     Attributes:
         readouts: name -> readout, in the order of ``COLUMNS``.
-        sha256: identity of their weights.
+        weights: name -> its weights.
+        sha256: identity of the weights.
         bpm_range: what tempi are folded into; None: not at all.
     """
 
     readouts: Mapping[str, Readout]
+    weights: Mapping[str, Weights]
     sha256: str
     bpm_range: BpmRange | None = None
-
-    @property
-    def outputs(self) -> dict[str, int]:
-        """Name of each output -> number of its logits."""
-        return {readout.output: readout.n_logits for readout in self.readouts.values()}
 
     @property
     def subspaces(self) -> tuple[str, ...]:
@@ -249,17 +254,27 @@ class Annotator:
         answered = {name for readout in self.readouts.values() for name in readout.columns}
         return tuple(name for name in COLUMNS if name in answered)
 
-    def answer(self, logits: Mapping[str, NDArray[np.float32]], *, silent: bool) -> Answer:
-        """A track's logits, output -> (n,), -> column -> value."""
+    def logits(self, vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float64]]:
+        """Subspace -> (..., D), -> readout -> (..., n)."""
+        logits = {}
+        for name, readout in self.readouts.items():
+            weight, bias = self.weights[name]
+            logits[name] = vectors[readout.subspace].astype(np.float64) @ weight.T + bias
+        return logits
+
+    def answer(self, vectors: Mapping[str, NDArray[np.float32]], *, silent: bool) -> Answer:
+        """A track's vectors, subspace -> (D,) or its windows' (M, D), -> column -> value."""
         if silent:
             return {name: COLUMNS[name] for name in self.columns}
+        read = {name: vectors[name] for name in self.subspaces}
+        of_windows = any(x.ndim == 2 for x in read.values())
+        logits = self.logits(windows.mean(read) if of_windows else read)
         said: Answer = {}
-        for readout in self.readouts.values():
-            of_readout = logits[readout.output]
+        for name, readout in self.readouts.items():
             if isinstance(readout, TempoReadout):
-                said |= readout.answer(of_readout, bpm_range=self.bpm_range)
+                said |= readout.answer(logits[name], bpm_range=self.bpm_range)
             else:
-                said |= readout.answer(of_readout)
+                said |= readout.answer(logits[name])
         return {name: said[name] for name in self.columns}
 
 
@@ -270,8 +285,8 @@ def open_annotator(bundle: Bundle, bpm_range: BpmRange | None = None) -> Annotat
         bpm_range: what tempi are folded into; None: not at all.
 
     Raises:
-        UsageError: it has none, or none of tempo to fold.
-        BundleError: its config does not describe them as it should.
+        UsageError: it has none, or none of tempo to fold; or the range is impossible.
+        BundleError: its config does not describe them as it should, or their weights are damaged.
     """
     described = bundle.config.get("annotations")
     if described is None:
@@ -293,7 +308,35 @@ def open_annotator(bundle: Bundle, bpm_range: BpmRange | None = None) -> Annotat
         raise BundleError(problem, hint="export the model again")
     if bpm_range is not None and "tempo" not in readouts:
         raise UsageError(f"model {bundle.name} has no readout of tempo for a BPM range")
-    return Annotator(readouts, sha256, bpm_range)
+    return Annotator(
+        readouts,
+        _read_weights(bundle, readouts),
+        sha256,
+        None if bpm_range is None else _checked_range(bpm_range),
+    )
+
+
+def _read_weights(bundle: Bundle, readouts: Mapping[str, Readout]) -> dict[str, Weights]:
+    """Raises BundleError where they are missing, damaged, or not as the config describes them."""
+    from safetensors import SafetensorError  # here: whoever reads a file's columns needs no weights
+    from safetensors.numpy import load_file
+
+    file = bundle.verified(ANNOTATIONS_FILE)
+    try:
+        arrays = load_file(file)
+        weights = {name: (arrays[f"{name}.weight"], arrays[f"{name}.bias"]) for name in readouts}
+        for name, readout in readouts.items():
+            shape = (readout.n_logits, bundle.subspaces[readout.subspace])
+            if [x.shape for x in weights[name]] != [shape, shape[:1]]:
+                raise ValueError(f"{name} has another shape than {shape}")
+            if not all(np.isfinite(x).all() for x in weights[name]):
+                raise ValueError(f"{name} has NaN or infinite weights")
+    except (*DATA_ERRORS, SafetensorError) as error:
+        raise BundleError(
+            f"{file} does not match {CONFIG_FILE}: {in_one_line(error)}",
+            hint="export the model again",
+        ) from error
+    return weights
 
 
 def to_config(readouts: Mapping[str, Readout]) -> dict[str, Any]:

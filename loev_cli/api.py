@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from loev_cli import bundle as bundles
-from loev_cli.annotations import Answer, open_annotator
+from loev_cli.annotations import Answer, BpmRange, open_annotator
 from loev_cli.audio import ArrayDecoding, Source, as_waveform, checked_rate, find
 from loev_cli.backends import Encoder
 from loev_cli.backends.machine import usable_cpus
@@ -255,11 +255,18 @@ class Model:
             source = sources[0]
         return _result(self._file_row(source, per_window, hop_s, speed))
 
-    def annotate(self, waveform: ArrayLike, sample_rate_hz: float) -> Answer:
+    def annotate(
+        self,
+        waveform: ArrayLike,
+        sample_rate_hz: float,
+        *,
+        bpm_range: BpmRange | None = None,
+    ) -> Answer:
         """Tempo and key of a waveform, as ``loev annotate`` has them.
 
         Args:
             waveform, sample_rate_hz: as of :meth:`__call__`.
+            bpm_range: fold tempi by octaves into this range, such as (80, 160) BPM.
 
         Returns:
             ``bpm``, ``bpm_confidence``, ``bpm_alt``, ``bpm_alt_confidence``, ``key`` ("A minor"),
@@ -267,14 +274,17 @@ class Model:
             for silence.
 
         Raises:
-            UsageError: the model has no readouts, or the waveform is not one.
+            UsageError: the model has no readouts, the range is impossible, or the waveform is
+                not one.
         """
-        rows = self._annotating._rows([(waveform, sample_rate_hz, "the waveform")], False, None)
-        return dict(rows[0].annotations)
+        annotator = open_annotator(self.bundle, bpm_range)
+        has_all = set(annotator.subspaces) <= set(self.subspaces)
+        model = self if has_all else self._with_all_subspaces
+        row = model._rows([(waveform, sample_rate_hz, "the waveform")], False, None)[0]
+        return annotator.answer(row.vectors, silent=row.silent)
 
     @cached_property
-    def _annotating(self) -> Model:
-        """The same model with its readouts, which :meth:`__call__` does not need."""
+    def _with_all_subspaces(self) -> Model:
         encoder = self._encoder
         return Model(
             *open_fast(
@@ -282,8 +292,6 @@ class Model:
                 backend=encoder.backend,
                 device=encoder.device,
                 precision=encoder.precision,
-                subspaces=open_annotator(encoder.bundle).subspaces,
-                annotate=True,
             )
         )
 

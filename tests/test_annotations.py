@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from loev_cli.annotations import (
     COLUMNS,
     Annotator,
     KeyReadout,
     TempoReadout,
+    Weights,
     open_annotator,
     parse_bpm_range,
     to_config,
 )
-from loev_cli.bundle import Bundle
+from loev_cli.bundle import ANNOTATIONS_FILE, Bundle, file_record
 from loev_cli.errors import BundleError, UsageError
 from loev_cli.music_keys import KEYS
+from tests.conftest import SUBSPACES
 
 TEMPO = TempoReadout("tempo")
 
@@ -64,36 +67,72 @@ def test_a_broad_hill_wins_over_a_lone_bin() -> None:
     assert TEMPO.answer(logits)["bpm"] == pytest.approx(2 ** TEMPO.log2_bpm[81], rel=1e-3)
 
 
+def weights_of(readout: KeyReadout | TempoReadout, dim: int) -> Weights:
+    rng = np.random.default_rng(0)
+    shape = (readout.n_logits, dim)
+    return rng.standard_normal(shape).astype(np.float32), np.zeros(shape[0], np.float32)
+
+
+def annotator_of(**readouts: KeyReadout | TempoReadout) -> Annotator:
+    """Random readouts of :data:`SUBSPACES`."""
+    weights = {name: weights_of(r, SUBSPACES[r.subspace]) for name, r in readouts.items()}
+    return Annotator(readouts, weights, sha256="")
+
+
 def test_silence_has_no_answer() -> None:
-    annotator = Annotator({"key": KeyReadout("pitch"), "tempo": TEMPO}, sha256="")
-    logits = {"key_logits": np.zeros(24, np.float32), "tempo_logits": np.zeros(125, np.float32)}
-    said = annotator.answer(logits, silent=True)
+    annotator = annotator_of(key=KeyReadout("pitch"), tempo=TEMPO)
+    vectors = {name: np.ones(dim, np.float32) for name, dim in SUBSPACES.items()}
+    said = annotator.answer(vectors, silent=True)
     assert list(said) == list(COLUMNS)
     assert (said["key"], said["mode"]) == ("", "")
     assert all(math.isnan(float(said[c])) for c, v in COLUMNS.items() if v != "")
-    assert not any(v == "" or v != v for v in annotator.answer(logits, silent=False).values())
+    assert not any(v == "" or v != v for v in annotator.answer(vectors, silent=False).values())
+
+
+def test_windows_answer_as_their_mean() -> None:
+    annotator = annotator_of(key=KeyReadout("pitch"), tempo=TEMPO)
+    rng = np.random.default_rng(1)
+    windows = {n: rng.standard_normal((7, d)).astype(np.float32) for n, d in SUBSPACES.items()}
+    means = {name: x.mean(axis=0) for name, x in windows.items()}
+    said, expected = (annotator.answer(v, silent=False) for v in (windows, means))
+    assert (said["key"], said["mode"]) == (expected["key"], expected["mode"])
+    for name in ("bpm", "bpm_confidence", "key_confidence"):
+        assert said[name] == pytest.approx(expected[name], rel=1e-5)
 
 
 def test_a_model_may_answer_one_question_only() -> None:
-    annotator = Annotator({"tempo": TEMPO}, sha256="")
+    annotator = annotator_of(tempo=TEMPO)
     tempo = ("bpm", "bpm_confidence", "bpm_alt", "bpm_alt_confidence")
     assert annotator.columns == tempo
-    assert annotator.outputs == {"tempo_logits": 125}
+    assert annotator.subspaces == ("tempo",)
 
 
-def described(bundle: Bundle, **changes: object) -> Bundle:
-    readouts = to_config({"key": KeyReadout("pitch"), "tempo": TEMPO})
-    readouts["tempo"] |= changes
-    files = bundle.config["files"] | {"annotations.safetensors": {"sha256": "ab", "n_bytes": 1}}
-    config = bundle.config | {"annotations": {"readouts": readouts}, "files": files}
-    return replace(bundle, config=config)
+def described(bundle: Bundle, folder: Path, **changes: object) -> Bundle:
+    """A bundle with readouts of key and tempo; ``changes`` to what its config says of the latter,
+    or arrays of ``annotations.safetensors``."""
+    arrays = {n: x for n, x in changes.items() if isinstance(x, np.ndarray)}
+    readouts: dict[str, KeyReadout | TempoReadout] = {"key": KeyReadout("pitch"), "tempo": TEMPO}
+    weights = {}
+    for name, readout in readouts.items():
+        weight, bias = weights_of(readout, SUBSPACES[readout.subspace])
+        weights |= {f"{name}.weight": weight, f"{name}.bias": bias}
+    file = folder / ANNOTATIONS_FILE
+    save_file(weights | {name.replace("_", "."): x for name, x in arrays.items()}, file)
+    config = to_config(readouts)
+    config["tempo"] |= {name: x for name, x in changes.items() if name not in arrays}
+    files = bundle.config["files"] | {ANNOTATIONS_FILE: file_record(file)}
+    return Bundle(folder, bundle.config | {"annotations": {"readouts": config}, "files": files})
 
 
-def test_what_a_config_says_is_read_back(bundle: Bundle) -> None:
-    annotator = open_annotator(described(bundle, temperature=0.7, min_bpm=30.0))
+def test_what_a_config_says_is_read_back(bundle: Bundle, tmp_path: Path) -> None:
+    model = described(bundle, tmp_path, temperature=0.7, min_bpm=30.0)
+    annotator = open_annotator(model)
     assert annotator.readouts["key"] == KeyReadout("pitch")
     assert annotator.readouts["tempo"] == TempoReadout("tempo", temperature=0.7, min_bpm=30.0)
-    assert annotator.sha256 == "ab"
+    assert annotator.sha256 == model.config["files"][ANNOTATIONS_FILE]["sha256"]
+    np.testing.assert_array_equal(
+        annotator.weights["key"][0], weights_of(KeyReadout("pitch"), 4)[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,9 +148,37 @@ def test_what_a_config_says_is_read_back(bundle: Bundle) -> None:
         {"colour": "red"},
     ],
 )
-def test_a_config_that_makes_no_sense(bundle: Bundle, changes: dict[str, object]) -> None:
+def test_a_config_that_makes_no_sense(
+    bundle: Bundle, tmp_path: Path, changes: dict[str, object]
+) -> None:
     with pytest.raises(BundleError, match="does not describe its annotations"):
-        open_annotator(described(bundle, **changes))
+        open_annotator(described(bundle, tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"tempo_weight": np.zeros((125, 4), np.float32)},  # `tempo` has 3 dimensions
+        {"tempo_bias": np.zeros(124, np.float32)},
+        {"key_weight": np.full((24, 4), np.nan, np.float32)},
+    ],
+)
+def test_weights_that_do_not_fit(
+    bundle: Bundle, tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    with pytest.raises(BundleError, match=r"annotations\.safetensors does not match"):
+        open_annotator(described(bundle, tmp_path, **arrays))
+
+
+def test_weights_that_are_damaged(bundle: Bundle, tmp_path: Path) -> None:
+    model = described(bundle, tmp_path)
+    file = tmp_path / ANNOTATIONS_FILE
+    file.write_bytes(b"not tensors")
+    with pytest.raises(BundleError, match="is damaged"):
+        open_annotator(model)
+    model.config["files"][ANNOTATIONS_FILE] = file_record(file)
+    with pytest.raises(BundleError, match="does not match"):
+        open_annotator(model)
 
 
 def test_a_model_without_readouts(bundle: Bundle) -> None:
@@ -179,6 +246,14 @@ def test_a_wide_range_takes_the_nearest_octave() -> None:
 def test_a_range_that_makes_no_sense(text: str) -> None:
     with pytest.raises(UsageError, match="invalid BPM range"):
         parse_bpm_range(text)
+
+
+@pytest.mark.parametrize("bpm_range", [(80.0, 100.0), (math.nan, 160.0), (80.0, math.inf)])
+def test_a_range_of_numbers_that_makes_no_sense(
+    bundle: Bundle, tmp_path: Path, bpm_range: tuple[float, float]
+) -> None:
+    with pytest.raises(UsageError, match="invalid BPM range"):
+        open_annotator(described(bundle, tmp_path), bpm_range)
 
 
 def test_a_range_is_read() -> None:

@@ -116,6 +116,21 @@ def test_answers_are_those_of_the_command(model: loev.Model, tracks: EmbeddingFi
     assert answer["key"] == "A minor" and answer["bpm"] == pytest.approx(150, rel=0.04)
 
 
+def test_tempi_are_folded_into_a_range(model: loev.Model, tmp_path: Path) -> None:
+    """As in a file; a model that was opened without `tempo` still annotates."""
+    samples = samples_of(FILES[0])  # 150 BPM
+    folded = model.annotate(*samples, bpm_range=(60, 120))
+    assert folded["bpm"] == pytest.approx(75, rel=0.04)
+    assert loev.load(subspaces=["pitch"]).annotate(*samples, bpm_range=(60, 120)) == folded
+    out = tmp_path / "x.npz"
+    loev.embed(MUSIC / FILES[0], out, annotate=True, bpm_range=(60, 120))
+    assert loev.read(out).annotations["bpm"][0] == pytest.approx(folded["bpm"], rel=1e-5)
+    with pytest.raises(UsageError, match="invalid BPM range '80-100'"):
+        model.annotate(*samples, bpm_range=(80, 100))
+    with pytest.raises(UsageError, match="annotate"):
+        loev.embed(MUSIC, tmp_path / "y.npz", bpm_range=(60, 120))
+
+
 def test_silence_has_vectors_and_no_answer(model: loev.Model) -> None:
     silence = np.zeros(44100, np.float32)
     assert all(np.isfinite(x).all() for x in model(silence, 44100).values())

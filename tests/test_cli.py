@@ -452,11 +452,19 @@ def test_every_command_has_help_with_an_example(loev: Loev) -> None:
     top = loev("--help")
     assert loev() == top
     assert top.code == 0
-    for _, name in COMMANDS:
+    for name in COMMANDS:
         assert name in top.out
         done = loev(name, "--help")
         assert done.code == 0
         assert f"Example: loev {name}" in done.out
+
+
+def test_the_help_is_that_of_all_commands(loev: Loev, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which it knows the names and their lines only."""
+    shown = loev("--help")
+    complete = typer.main.get_command(build_app())
+    monkeypatch.setattr("loev_cli.cli._command", lambda named: complete)
+    assert loev("--help") == shown
 
 
 def test_every_option_says_what_it_is_for_in_a_group() -> None:

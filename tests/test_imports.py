@@ -22,9 +22,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     ["defaults", "errors", "interrupts"],
     ["storage"],
-    ["bundle", "manifest"],
+    ["bundle", "manifest", "windows"],
     ["annotations"],
-    ["model", "audio", "windows"],
+    ["model", "audio"],
     ["backends", "formats"],
     ["embed"],
     ["api"],
@@ -34,7 +34,7 @@ ROWS = [
 ]
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 
-TORCH = {"torch", "torchaudio", "safetensors", "tensorboard", "onnx", "matplotlib"}
+TORCH = {"torch", "torchaudio", "tensorboard", "onnx", "matplotlib"}
 MAY_IMPORT_TORCH = (
     *("model/", "train/", "evaluate/", "experiments/"),
     *("export.py", "hear.py", "backends/pytorch.py"),

@@ -6,14 +6,16 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import soundfile
 
 from loev_cli import bundle as bundles
+from loev_cli.annotations import open_annotator
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import CARD_FILE, ONNX_FILE, WEIGHTS_FILE, Bundle
 from loev_cli.embed import Request, annotate, embed
-from loev_cli.formats import EmbeddingFile, read
+from loev_cli.formats import EmbeddingFile, read, rows
 from loev_cli.music_keys import KEYS, parse_key
 from tests.conftest import music
 from tests.reference.freeze import MUSIC, annotates, first_windows, frozen_file
@@ -102,16 +104,58 @@ def test_torch_and_onnx_agree_on_real_audio(model: Bundle, tmp_path: Path) -> No
 @every_model
 def test_it_gives_what_it_gave_when_it_was_shipped(model: Bundle) -> None:
     """Frozen by tests/reference/freeze.py."""
-    encoder = open_encoder(model, device="cpu", annotate=annotates(model))
-    vectors = encoder.encode(first_windows(model))
+    vectors = open_encoder(model, device="cpu").encode(first_windows(model))
     with np.load(frozen_file(model)) as frozen:
         assert str(frozen["sha256"]) == model.sha256
         for name in model.subspaces:
             np.testing.assert_allclose(vectors[name], frozen[name], atol=1e-4, rtol=0)
-        if encoder.annotator is not None:
-            assert str(frozen["readouts_sha256"]) == encoder.annotator.sha256
-            for name in encoder.annotator.outputs:  # logits: differences of 0.01 tell nothing apart
-                np.testing.assert_allclose(vectors[name], frozen[name], atol=3e-3, rtol=0)
+        if annotates(model):
+            annotator = open_annotator(model)
+            assert str(frozen["readouts_sha256"]) == annotator.sha256
+            for name, logits in annotator.logits(vectors).items():
+                expected = frozen[annotator.readouts[name].output]
+                # Differences of 0.01 tell nothing apart.
+                np.testing.assert_allclose(logits, expected, atol=3e-3, rtol=0)
+
+
+@every_model
+def test_its_graph_gives_the_same_logits(model: Bundle) -> None:
+    """For whoever runs ``model.onnx`` alone."""
+    if not annotates(model):
+        pytest.skip("this model has no readouts")
+    windows, annotator = first_windows(model), open_annotator(model)
+    ours = annotator.logits(open_encoder(model, device="cpu").encode(windows))
+    session = onnxruntime.InferenceSession(model.path / ONNX_FILE)
+    for name, readout in annotator.readouts.items():
+        (theirs,) = session.run([readout.output], {"waveform": windows})
+        np.testing.assert_allclose(theirs, ours[name], atol=3e-3, rtol=0)
+
+
+@every_model
+def test_stored_vectors_give_the_answers_of_the_audio(model: Bundle, tmp_path: Path) -> None:
+    """As near as the vectors of two runs are, whose batches differ; of the same vectors exactly."""
+    if not annotates(model):
+        pytest.skip("this model has no readouts")
+
+    def answers(given: Path) -> dict[str, dict[str, float | str]]:
+        said: dict[str, dict[str, float | str]] = {}
+        request = Request([str(given)], None, model=str(model.path), device="cpu")
+        annotate(request, lambda row: said.update({row.path: dict(row.annotations)}))
+        return said
+
+    heard = answers(MUSIC)
+    assert len(heard) == 13
+    for name, per_window in (("x.parquet", False), ("x.npz", True)):
+        out = tmp_path / name
+        options = {"per_window": per_window, "annotate": True}
+        embed(Request([str(MUSIC)], str(out), model=str(model.path), **options))
+        stored = answers(out)
+        assert list(stored) == list(heard)
+        assert stored == {row.path: row.annotations for row in rows(out)}
+        for path, expected in heard.items():
+            for column, value in expected.items():
+                near = value if isinstance(value, str) else pytest.approx(value, abs=1e-4)
+                assert stored[path][column] == near
 
 
 @every_model

@@ -15,7 +15,6 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.annotations import Annotator, open_annotator
 from loev_cli.backends.machine import cuda_driver
 from loev_cli.bundle import Bundle
 from loev_cli.errors import UsageError, did_you_mean
@@ -37,7 +36,6 @@ class Encoder(Protocol):
         n_devices: how many there are of it.
         precision: ``fp32``, ``fp16`` or ``bf16``.
         subspaces: name -> dimension D of what :meth:`encode` gives, in the model's order.
-        annotator: how to read what :meth:`encode` gives for annotations; None unless asked for.
         unused_gpu: why a GPU that is there was not taken by ``auto``; None if none is, or it was.
     """
 
@@ -47,14 +45,12 @@ class Encoder(Protocol):
     n_devices: int
     precision: str
     subspaces: dict[str, int]
-    annotator: Annotator | None
     unused_gpu: str | None
 
     def encode(self, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Windows (B, N) -> subspace name -> vectors (B, D), float32.
 
-        With an annotator also each of its outputs -> logits (B, n). ``N`` is the bundle's
-        ``window_n_samples``; full scale is 1.
+        ``N`` is the bundle's ``window_n_samples``; full scale is 1.
 
         Raises:
             LoevError: the backend failed, for instance for lack of memory.
@@ -80,7 +76,6 @@ class _BackendModule(Protocol):
         precision: str,
         n_threads: int | None,
         subspaces: dict[str, int],
-        annotator: Annotator | None,
     ) -> Encoder: ...
 
 
@@ -92,7 +87,6 @@ def open_encoder(
     precision: str = "auto",
     n_threads: int | None = None,
     subspaces: Sequence[str] | None = None,
-    annotate: bool = False,
 ) -> Encoder:
     """Open a bundle for encoding.
 
@@ -104,16 +98,13 @@ def open_encoder(
         precision: ``auto`` (fp32), ``fp32``, ``fp16`` or ``bf16``.
         n_threads: CPU threads; default all usable cores.
         subspaces: which to compute; default all.
-        annotate: compute the logits of the model's readouts too.
 
     Raises:
-        UsageError: an unknown name, a model without readouts that is to annotate, or a device or
-            precision that is not to be had here.
+        UsageError: an unknown name, or a device or precision that is not to be had here.
         BundleError: the bundle's files are missing or damaged.
         MissingExtraError: the torch backend without torch.
     """
     chosen = select_subspaces(bundle, subspaces)
-    annotator = open_annotator(bundle) if annotate else None
     name = _DEFAULT_BACKEND if backend == "auto" else backend
     if name not in BACKENDS:
         raise UsageError(f"unknown backend '{backend}'", hint=f"auto, {', '.join(BACKENDS)}")
@@ -128,7 +119,6 @@ def open_encoder(
             precision="fp32" if precision == "auto" else precision,
             n_threads=n_threads,
             subspaces=chosen,
-            annotator=annotator,
         )
 
     if device != _ALL_GPUS:
@@ -153,7 +143,6 @@ class EncoderPool:
         self.n_devices = len(encoders)
         self.precision = first.precision
         self.subspaces = first.subspaces
-        self.annotator = first.annotator
         self.unused_gpu: str | None = None
         self._encoders = encoders
         self._n_under_way = [0] * len(encoders)

@@ -15,7 +15,6 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from loev_cli.annotations import Annotator
 from loev_cli.backends.machine import cuda_driver, usable_cpus
 from loev_cli.bundle import CONFIG_FILE, ONNX_FILE, Bundle
 from loev_cli.errors import BundleError, LoevError, UsageError
@@ -46,17 +45,15 @@ class OnnxEncoder:
         session: ort.InferenceSession,
         device: str,
         subspaces: dict[str, int],
-        annotator: Annotator | None,
     ) -> None:
         self.bundle = bundle
         self.device = device
         self.subspaces = subspaces
-        self.annotator = annotator
         self._session = session
         self._options = _run_options()
 
     def encode(self, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        names = [*self.subspaces, *(self.annotator.outputs if self.annotator else ())]
+        names = list(self.subspaces)
         try:
             vectors = self._run(names, windows)
         except _ORT_ERRORS as error:
@@ -97,7 +94,6 @@ def open_encoder(
     precision: str,
     n_threads: int | None,
     subspaces: dict[str, int],
-    annotator: Annotator | None,
 ) -> OnnxEncoder:
     """See :func:`loev_cli.backends.open_encoder`; ``device`` is ``auto``, ``cpu`` or ``cuda:N``.
 
@@ -129,9 +125,8 @@ def open_encoder(
             )
     if session is None:
         session = _open_session(file, ["CPUExecutionProvider"], n_threads)
-    outputs = bundle.subspaces | (annotator.outputs if annotator else {})
-    _check_contract(bundle, session, outputs)
-    encoder = OnnxEncoder(bundle, session, opened, subspaces, annotator)
+    _check_contract(bundle, session)
+    encoder = OnnxEncoder(bundle, session, opened, subspaces)
     if problem is not None and cuda_driver().problem is None:
         encoder.unused_gpu = problem
     return encoder
@@ -192,10 +187,10 @@ def _open_session(file: Path, providers: list[Any], n_threads: int | None) -> or
         ) from error
 
 
-def _check_contract(bundle: Bundle, session: ort.InferenceSession, outputs: dict[str, int]) -> None:
+def _check_contract(bundle: Bundle, session: ort.InferenceSession) -> None:
     """Compare the graph's names and sizes with the config; a size it leaves open is trusted."""
     nodes = {node.name: node.shape for node in (*session.get_inputs(), *session.get_outputs())}
-    for name, size in {_INPUT: bundle.window_n_samples, **outputs}.items():
+    for name, size in {_INPUT: bundle.window_n_samples, **bundle.subspaces}.items():
         shape = nodes.get(name)
         if shape is None:
             problem = f"it has no {name}"

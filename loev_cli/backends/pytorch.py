@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.annotations import Annotator
 from loev_cli.backends.machine import cuda_driver, usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.errors import LoevError, UsageError, needs_extra
@@ -19,7 +18,6 @@ with needs_extra("the torch backend", "train"):
 
     from loev_cli.model import load_model
     from loev_cli.model.layers import fold_weights
-    from loev_cli.model.load import Readouts, load_readouts
 
 _log = logging.getLogger(__name__)
 
@@ -40,26 +38,19 @@ class TorchEncoder:
         device: str,
         precision: str,
         subspaces: dict[str, int],
-        annotator: Annotator | None = None,
-        readouts: Readouts | None = None,
     ) -> None:
         self.bundle = bundle
         self.device = device
         self.precision = precision
         self.subspaces = subspaces
-        self.annotator = annotator
         self._module = module
-        self._readouts = readouts
 
     def encode(self, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         try:
             with torch.inference_mode(), self._numerics():
                 waveform = torch.from_numpy(windows).to(self.device)
                 vectors = self._module(waveform)
-                given = {name: vectors[name] for name in self.subspaces}
-                if self._readouts is not None:
-                    given |= self._readouts(vectors)
-                return {name: x.float().cpu().numpy() for name, x in given.items()}
+                return {name: vectors[name].float().cpu().numpy() for name in self.subspaces}
         except RuntimeError as error:  # out of memory is one of them
             reason = str(error).strip().splitlines()[0]
             raise LoevError(
@@ -90,7 +81,6 @@ def open_encoder(
     precision: str,
     n_threads: int | None,
     subspaces: dict[str, int],
-    annotator: Annotator | None,
 ) -> TorchEncoder:
     """See :func:`loev_cli.backends.open_encoder`; ``device`` is ``auto``, ``cpu`` or ``cuda:N``.
 
@@ -117,10 +107,7 @@ def open_encoder(
     torch.set_num_threads(n_threads or min(torch.get_num_threads(), usable_cpus()))
     module = load_model(bundle)
     fold_weights(module)
-    readouts = None if annotator is None else load_readouts(bundle, annotator).to(device)
-    encoder = TorchEncoder(
-        bundle, module.to(device), device, precision, subspaces, annotator, readouts
-    )
+    encoder = TorchEncoder(bundle, module.to(device), device, precision, subspaces)
     if problem is not None and cuda_driver().problem is None:
         encoder.unused_gpu = problem
     return encoder

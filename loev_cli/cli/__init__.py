@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Annotated, Any, NoReturn
 
@@ -26,25 +26,31 @@ from loev_cli.cli._console import log_to_stderr, stop_logging
 
 _COLUMNS = range(20, 10_000)
 
-# (module, function): the command is called like the function. Order is that of the help.
-COMMANDS = [
-    ("loev_cli.cli.embed", "embed"),
-    ("loev_cli.cli.merge", "merge"),
-    ("loev_cli.cli.info", "info"),
-    ("loev_cli.cli.annotate", "annotate"),
-    ("loev_cli.cli.train", "train"),
-    ("loev_cli.cli.export", "export"),
-    ("loev_cli.cli.evaluate", "evaluate"),
-    ("loev_cli.cli.compare", "compare"),
-    ("loev_cli.cli.advise", "advise"),
-    ("loev_cli.cli.search", "search"),
-    ("loev_cli.cli.index", "index"),
-    ("loev_cli.cli.dedup", "dedup"),
-    ("loev_cli.cli.playlist", "playlist"),
-    ("loev_cli.cli.explore", "explore"),
-    ("loev_cli.cli.models", "models"),
-    ("loev_cli.cli.doctor", "doctor"),
-]
+# Every command, in the order of the help, with its line there: a module and a function in it are
+# called like the command. Here because importing all modules for the lines would take a tenth of a
+# second; a test holds each to its function's docstring.
+COMMANDS = {
+    "embed": "Turn audio into an embedding file with one array per subspace.",
+    "merge": "Join embedding files: parts of an array job, or libraries with the same settings.",
+    "info": "Show what an embedding file contains: tracks, model, settings, and which files failed.",
+    "annotate": "Estimate bpm, key and mode of audio files, each with its probability of being "
+    "correct.",
+    "train": "Train a model on a folder of music.",
+    "export": "Turn a training checkpoint into a model bundle: weights, ONNX, config, card.",
+    "evaluate": "Evaluate each subspace: probes, equivariance, retrieval, geometry.",
+    "compare": "Train and evaluate CL, LooC, LOEV and LOEV++ alike, and test their differences.",
+    "advise": "Find out from labels which augmentations should have a subspace of their own.",
+    "search": "Find the tracks nearest to one in a subspace: same tempo, same key, sounds like "
+    "this.",
+    "index": "Make a LanceDB database of an embedding file, with an index for every subspace.",
+    "dedup": "Group tracks that are the same recording: copies, re-encodings, other speeds and "
+    "keys.",
+    "playlist": "Make a playlist that keeps one attribute steady and lets another move.",
+    "explore": "Look at a library as a map, listen to it, and search it by subspace, in the "
+    "browser.",
+    "models": "List the models that came with loev, or show the card of one.",
+    "doctor": "Say what this machine can run, and why it cannot run the rest.",
+}
 
 
 def _show_version(wanted: bool) -> None:
@@ -65,8 +71,9 @@ def _top(
     """
 
 
-def build_app(only: str | None = None) -> typer.Typer:
-    """The application with all its commands, or with one: reading their options takes time."""
+def build_app(ready: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
+    """The application. Commands that are not among ``ready`` are listed and cannot be run: reading
+    a command's options takes time."""
     app = typer.Typer(
         name="loev",
         add_completion=False,
@@ -75,11 +82,17 @@ def build_app(only: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_top)
-    for module, function in COMMANDS:
-        if only not in (None, function):
-            continue
-        app.command(name=function)(getattr(importlib.import_module(module), function))
+    for name, line in COMMANDS.items():
+        if name in ready:
+            module = importlib.import_module(f"loev_cli.cli.{name}")
+            app.command(name)(getattr(module, name))
+        else:
+            app.command(name, help=line)(_listed)
     return app
+
+
+def _listed() -> None:
+    """Stands for a command that is not run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -108,16 +121,16 @@ def _forget_useless_width() -> None:
 
 
 @cache
-def _command(only: str | None) -> Any:
+def _command(named: str | None) -> Any:
     # Kept, since a notebook or a test may run many command lines in one process.
-    return typer.main.get_command(build_app(only))
+    return typer.main.get_command(build_app([] if named is None else [named]))
 
 
 def _invoke(argv: list[str]) -> None:
     if not {"--help", "-h", "--version"} & set(argv):
         check_working_folder()
     # Not app(): it would answer interrupts, broken pipes and usage errors in its own way.
-    named = argv[0] if argv and argv[0] in {function for _, function in COMMANDS} else None
+    named = next((word for word in argv if not word.startswith("-")), None)
     command = _command(named)
     # A command that writes down how it was called finds the words in the context's obj.
     with command.make_context("loev", argv or ["--help"], obj=tuple(argv)) as context:

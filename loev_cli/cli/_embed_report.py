@@ -120,6 +120,7 @@ def report(result: Report, request: Request, *, quiet: bool, stats: bool, log_js
     if not quiet:
         say(_summary(result, "standard output" if out == STDOUT else out))
         for n_rows, what in (
+            (result.n_annotated, "annotated from the vectors that were there"),
             (result.n_orphans, "kept for files that are not among the inputs (--prune drops them)"),
             (result.n_missing, "kept for inputs that no longer exist (--prune drops them)"),
             (result.n_pruned, "dropped for files that no longer exist"),
@@ -188,7 +189,8 @@ def _stats_lines(stats: Stats) -> list[str]:
 
 def _figures(result: Report) -> dict[str, object]:
     stats = result.stats
-    counts = ("n_done", "n_rows", "n_orphans", "n_missing", "n_pruned", "n_out_of_sight", "n_stale")
+    rows = ("n_rows", "n_annotated", "n_orphans", "n_missing", "n_pruned", "n_out_of_sight")
+    counts = ("n_done", *rows, "n_stale")
     times_s = ("decode_s", "encode_s", "write_s", "waiting_s")
     return {
         **{name: getattr(result, name) for name in counts},

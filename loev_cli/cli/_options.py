@@ -33,13 +33,11 @@ Emb = Annotated[
     Path,
     typer.Argument(metavar="EMB", help="A file of 'loev embed', or a folder of 'loev index'."),
 ]
-_INPUT: dict[str, Any] = {
-    "metavar": "INPUT",
-    "help": "Audio files, folders (searched recursively), s3:// and other URLs of them, or "
-    "- for a list of paths on stdin.",
-}
-Inputs = Annotated[list[str], typer.Argument(**_INPUT)]
-OptionalInputs = Annotated[list[str] | None, typer.Argument(show_default=False, **_INPUT)]
+INPUTS_HELP = (
+    "Audio files, folders (searched recursively), s3:// and other URLs of them, or - for a list of "
+    "paths on stdin."
+)
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=INPUTS_HELP)]
 Quiet = Annotated[bool, reporting("--quiet", "-q", help="Only errors on stderr.")]
 Debug = Annotated[bool, reporting("--debug", help="Show tracebacks and library log messages.")]
 LogJson = Annotated[
@@ -156,6 +154,13 @@ def refuse_repeats(context: typer.Context) -> None:
         seen.add(options[name].opts[0])
         if takes_value and not equals:
             next(words, None)
+
+
+def tempi(bpm_range: str | None) -> tuple[float, float] | None:
+    """What ``--bpm-range`` says, in BPM. Raises UsageError where it is no range."""
+    from loev_cli.annotations import parse_bpm_range
+
+    return None if bpm_range is None else parse_bpm_range(bpm_range)
 
 
 def names(text: str, option: str) -> list[str]:

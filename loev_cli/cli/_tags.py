@@ -91,6 +91,15 @@ def check_options(
     """
     if undo is not None and (inputs or write or others):
         raise UsageError("--undo takes no inputs, and --yes is the only other tag option it allows")
+    if write:
+        from loev_cli.formats import is_embedding_file
+
+        for given in inputs:
+            if is_embedding_file(given):
+                raise UsageError(
+                    f"{given} is an embedding file, --write-tags is for audio files",
+                    hint="name the audio files",
+                )
     if not inputs and undo is None:
         raise UsageError("missing INPUT", hint="name files or folders, or see --help")
     if not write and (others or (yes and undo is None)):

@@ -1,4 +1,4 @@
-"""``loev annotate``: bpm, key and mode of audio files, without an embedding file."""
+"""``loev annotate``: bpm, key and mode of audio files, or of the tracks of an embedding file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ LEAST_SHOWN = 0.05  # probability of an alternative tempo in the table
 
 
 def annotate(
-    inputs: options.OptionalInputs = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            show_default=False,
+            metavar="INPUT",
+            help=f"{options.INPUTS_HELP} Or files of 'loev embed'.",
+        ),
+    ] = None,
     list_format: lists.Format = None,
     out: lists.Out = lists.STDOUT,
     overwrite: lists.Overwrite = False,
@@ -57,10 +64,11 @@ def annotate(
 ) -> None:
     """Estimate bpm, key and mode of audio files, each with its probability of being correct.
 
+    Of an embedding file the answers are read from its vectors, without the audio.
+
     Example: loev annotate ~/Music --out answers.csv
     """
     import loev_cli.embed as job
-    from loev_cli.annotations import parse_bpm_range
     from loev_cli.cli import _embed_report as tell
     from loev_cli.embed.presence import root_of
 
@@ -81,7 +89,7 @@ def annotate(
         inputs=inputs,
         out=None if out == lists.STDOUT else out,
         model=model,
-        bpm_range=None if bpm_range is None else parse_bpm_range(bpm_range),
+        bpm_range=options.tempi(bpm_range),
         device=device,
         backend=backend,
         precision=precision,

@@ -42,8 +42,9 @@ def dedup(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Group tracks that are the same recording, and say which are copies, excerpts, or in another
-    key or tempo, and which to keep.
+    """Group tracks that are the same recording: copies, re-encodings, other speeds and keys.
+
+    Each is said to be a copy or an excerpt of one that is kept, or in another key or tempo.
 
     Example: loev dedup emb.npz
     """

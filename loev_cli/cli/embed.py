@@ -13,7 +13,7 @@ from loev_cli.cli._console import (
     stdin_bytes,
     stdout_bytes,
 )
-from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, StoppedError, UsageError
+from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, StoppedError
 
 
 def embed(
@@ -164,14 +164,11 @@ def embed(
     import os
 
     import loev_cli.embed as job
-    from loev_cli.annotations import parse_bpm_range
     from loev_cli.cli import _embed_report as tell
     from loev_cli.storage.remote import Limits
 
     if log_json:
         say_in_json()
-    if bpm_range is not None and not annotate:
-        raise UsageError("--bpm-range needs --annotate", hint="add --annotate")
     request = job.Request(
         inputs=inputs,
         out=out,
@@ -180,7 +177,7 @@ def embed(
         per_window=per_window,
         tags=tags,
         annotate=annotate,
-        bpm_range=None if bpm_range is None else parse_bpm_range(bpm_range),
+        bpm_range=options.tempi(bpm_range),
         hop_s=hop_s,
         device=device,
         backend=backend,

@@ -31,6 +31,14 @@ def explore(
             metavar="FOLDER",
         ),
     ] = None,
+    bpm_range: options.BpmRange = None,
+    model: Annotated[
+        str | None,
+        options.model(
+            help="The model that made EMB, for --bpm-range; default: the one of that name.",
+            metavar="NAME|FOLDER",
+        ),
+    ] = None,
     host: Annotated[
         str,
         _serving(
@@ -54,12 +62,20 @@ def explore(
     """
     with needs_extra("loev explore", "explore"):
         import loev_cli.explore as page
-    from loev_cli.search.library import audio_root, open_library
+    from loev_cli import bundle as bundles
+    from loev_cli.formats import annotator_for
+    from loev_cli.search.library import annotated, audio_root, open_library
 
     options.refuse_repeats(context)
     if audio is not None and not audio.is_dir():
         raise UsageError(f"--audio {audio}: no such folder")
+    tempi = options.tempi(bpm_range)
     library = open_library(emb)
+    if tempi is not None:
+        bundle = bundles.find(model or str(library.meta["model"]))
+        library = annotated(library, annotator_for(library.meta, str(emb), bundle, tempi))
+    elif model is not None:
+        raise UsageError("--model is for --bpm-range", hint="add --bpm-range LOW-HIGH")
     root = audio or audio_root(emb, library.meta, library.paths) or emb.absolute().parent
     files = page.AudioFiles(root, library.paths)
     with page.listen(host, port) as listener:

@@ -51,7 +51,7 @@ class Workers:
 
     Attributes:
         bundle: the model's folder.
-        subspaces, annotate, backend, device, precision: as for
+        subspaces, backend, device, precision: as for
             :func:`loev_cli.backends.open_encoder`.
         cpu_settings, gpu_settings: how a worker runs that has a core, or a GPU.
         count: how many; None: as many as the cluster has cores for, or GPUs.
@@ -64,7 +64,6 @@ class Workers:
     precision: str
     cpu_settings: Settings
     gpu_settings: Settings
-    annotate: bool = False
     count: int | None = None
 
     @property
@@ -83,7 +82,6 @@ class Workers:
             device="cuda" if self.use_gpus else "cpu",
             precision=self.precision,
             subspaces=list(self.subspaces),
-            annotate=self.annotate,
             n_threads=1 if self.backend != "torch" else None,
         )
 
@@ -205,7 +203,6 @@ def _packed(outcome: Row | InputError) -> tuple[dict[str, Any], bytes]:
         "silent": outcome.silent,
         "shapes": {name: vector.shape for name, vector in outcome.vectors.items()},
         "tags": dict(outcome.tags),
-        "annotations": dict(outcome.annotations),
         "per_window": outcome.start_s is not None,
         "warnings": list(outcome.warnings),
     }
@@ -232,8 +229,7 @@ def _unpacked(head: dict[str, Any], values: bytes, path: str) -> Row | InputErro
         vectors,
         start_s,
         head["tags"],
-        head["annotations"],
-        head["warnings"],
+        warnings=head["warnings"],
     )
 
 

@@ -8,11 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from loev_cli import bundle as bundles
-from loev_cli.annotations import open_annotator
+from loev_cli.annotations import Annotator, BpmRange, open_annotator
 from loev_cli.audio import STDIN, TAGS, Source, find
 from loev_cli.backends import Encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
@@ -29,7 +30,7 @@ from loev_cli.embed.pipeline import (
     open_fast,
     outcomes,
 )
-from loev_cli.embed.presence import Lookout, drop_what_is_gone, root_of, while_there
+from loev_cli.embed.presence import Lookout, Results, drop_what_is_gone, root_of, while_there
 from loev_cli.embed.report import (
     FAILURES_SUFFIX,
     Event,
@@ -48,13 +49,18 @@ from loev_cli.embed.request import Request
 from loev_cli.embed.staging import staged
 from loev_cli.errors import InputError, LoevError, UsageError
 from loev_cli.formats import (
+    ANNOTATIONS,
     STDOUT,
     Meta,
     Row,
+    annotator_for,
     check_output,
     check_replaceable,
+    is_embedding_file,
     make_meta,
     open_writer,
+    read_meta,
+    rows,
 )
 from loev_cli.row_names import row_name
 from loev_cli.storage.remote import is_url
@@ -96,8 +102,11 @@ def embed(
         with staged(out) as local:
             request = replace(request, out=str(local))
             return embed(request, stdin=stdin, stdout=stdout, on_event=on_event)
+    annotator = _annotator(request, bundle)
+    # Annotations are added to an earlier output that has what they are read from.
+    adds = annotator is not None and set(annotator.subspaces) <= set(planned["subspaces"])
     if not request.overwrite:
-        check_replaceable(out, planned)
+        check_replaceable(out, planned, adds_annotations=adds)
     passed_over: Counter[str] = Counter()
     sources = find_sources(request, stdin, passed_over)
     if out == STDOUT:
@@ -106,7 +115,9 @@ def embed(
         inputs = _read_by(request, sources)
         check_no_input(Path(out), inputs)  # not even with --overwrite
         check_failures(out, inputs, overwrite=request.overwrite)
-        with Journal(Path(out), planned, overwrite=request.overwrite) as journal:
+        with Journal(
+            Path(out), planned, overwrite=request.overwrite, adds_annotations=adds
+        ) as journal:
             report = _Run(request, bundle, planned, sources, journal, on_event).carry_out()
     return replace(report, passed_over=dict(passed_over))
 
@@ -128,9 +139,25 @@ def planned_meta(request: Request, bundle: Bundle) -> Meta:
         precision=_SETTLED_PRECISION.get(request.precision, request.precision),
         shard=None if request.shard is None else str(request.shard),
         tags=TAGS if request.tags else (),
-        annotator=open_annotator(bundle, request.bpm_range) if request.annotate else None,
+        annotator=_annotator(request, bundle),
         audio_root=None if is_url(root) else row_name(os.path.abspath(root)),  # noqa: PTH100
     )
+
+
+def _annotator(request: Request, bundle: Bundle) -> Annotator | None:
+    if request.bpm_range is not None and not request.annotate:
+        raise UsageError("--bpm-range needs --annotate", hint="add --annotate")
+    return open_annotator(bundle, request.bpm_range) if request.annotate else None
+
+
+def _computed(request: Request, bundle: Bundle) -> tuple[str, ...]:
+    """The subspaces that are kept, and those that annotations are read from."""
+    annotator = _annotator(request, bundle)
+    needed = {
+        *select_subspaces(bundle, request.subspaces),
+        *(annotator.subspaces if annotator else ()),
+    }
+    return tuple(name for name in bundle.subspaces if name in needed)
 
 
 class _Run:
@@ -154,6 +181,7 @@ class _Run:
         self._stamps = {source.path: _stamp(source) for source in sources}
         self._failures: list[Failure] = []
         self._audio_s = 0.0
+        self._n_annotated = 0
 
     def carry_out(self) -> Report:
         began = time.monotonic()
@@ -174,6 +202,7 @@ class _Run:
         return Report(
             n_done=self._journal.n_added,
             n_rows=len(self._journal),
+            n_annotated=self._n_annotated,
             **counts,
             failures=tuple(self._failures),
             audio_s=self._audio_s,
@@ -210,14 +239,20 @@ class _Run:
         # an output whose last row has gone must not stay as it was.
         if not len(self._journal) and self._request.shard is None and not exists:
             return
+        annotator = _annotator(self._request, self._bundle)
         if exists and not self._journal.has_news:
-            return
+            adds_annotations = annotator is not None and not self._request.overwrite
+            if not adds_annotations or ANNOTATIONS in read_meta(out):
+                return
         began = time.monotonic()
 
         def commit(before_replace: Callable[[Path], None]) -> None:
             meta = self._meta | self._journal.origin
             with open_writer(out, meta, before_replace=before_replace) as writer:
                 for row in self._journal.merged():
+                    if annotator is not None and not row.annotations:
+                        row = row.annotated(annotator)
+                        self._n_annotated += 1
                     writer.add(row)
                 writer.commit()
 
@@ -255,15 +290,28 @@ def annotate(
 ) -> Report:
     """Give the answers of a model's readouts for every track, in the order of the inputs.
 
-    Nothing is written or kept: the request's ``out`` is only checked to be none of the inputs.
-    Rows hold the subspaces that are read.
+    Embedding files may be given instead of audio: the answers are read from their vectors, in the
+    order of their rows. Nothing is written or kept: the request's ``out`` is only checked to be
+    none of the inputs. Rows have the subspaces that are read, or those of their file.
 
-    Raises: as :func:`embed`.
+    Raises: as :func:`embed`, and
+        UsageError: an embedding file is damaged, of another model, or lacks a subspace.
     """
     began = time.monotonic()
     bundle = bundles.find(request.model)
-    read = open_annotator(bundle).subspaces
     out = request.out or STDOUT
+    stored = [given for given in request.inputs if is_embedding_file(given)]
+    if stored:
+        audio = next((given for given in request.inputs if given not in stored), None)
+        if audio is not None:
+            raise UsageError(
+                f"{stored[0]} is an embedding file and {audio} is not",
+                hint="annotate them one after the other",
+            )
+        if out != STDOUT:
+            check_no_input(Path(out), stored)
+        return _annotate_stored(stored, bundle, request.bpm_range, on_row)
+    read = open_annotator(bundle).subspaces
     request = replace(request, out=STDOUT, annotate=True, subspaces=read)
     planned_meta(request, bundle)
     sources = find_sources(request, stdin)
@@ -273,6 +321,20 @@ def annotate(
     with _engine(request, bundle, sources, on_event) as (_, stats, results):
         report = _hand_over(request, sources, stats, results, on_row, on_event)
     return replace(report, wall_s=time.monotonic() - began)
+
+
+def _annotate_stored(
+    files: Sequence[str], bundle: Bundle, bpm_range: BpmRange | None, on_row: Callable[[Row], None]
+) -> Report:
+    began = time.monotonic()
+    for file in files:
+        annotator = annotator_for(read_meta(file), file, bundle, bpm_range)
+    n_done, audio_s = 0, 0.0
+    for row in chain.from_iterable(map(rows, files)):
+        on_row(row.annotated(annotator))
+        n_done += 1
+        audio_s += row.duration_s
+    return Report(n_done, n_done, (), audio_s, time.monotonic() - began)
 
 
 def _hand_over(
@@ -316,14 +378,13 @@ def _done(row: Row) -> TrackDone:
 @contextlib.contextmanager
 def _engine(
     request: Request, bundle: Bundle, sources: Sequence[Source], on_event: Callable[[Event], None]
-) -> Iterator[tuple[Meta, Stats, Iterator[tuple[int, Row | InputError]]]]:
+) -> Iterator[tuple[Meta, Stats, Results]]:
     """The engine chosen by the request, working on ``sources``: what it adds to ``meta``,
     where its time goes, and for each source its index with its row or why there is none."""
     if request.engine == "ray":
         workers = Workers(
             bundle=bundle.path,
-            subspaces=tuple(select_subspaces(bundle, request.subspaces)),
-            annotate=request.annotate,
+            subspaces=_computed(request, bundle),
             backend=request.backend,
             device=request.device,
             precision=request.precision,
@@ -334,12 +395,24 @@ def _engine(
             ),
         )
         with on_cluster(sources, workers) as (origin, stats, results):
-            yield origin, stats, while_there(sources, results)
+            yield origin, stats, _finished(while_there(sources, results), request, bundle)
         return
     encoder, settings = prepare(request, bundle, on_event)
     stats = Stats(min(settings.n_workers, len(sources)), settings.n_encoders)
     with contextlib.closing(outcomes(sources, encoder, settings, stats)) as results:
-        yield actual(encoder), stats, while_there(sources, results)
+        results_there = while_there(sources, results)
+        yield actual(encoder), stats, _finished(results_there, request, bundle)
+
+
+def _finished(results: Results, request: Request, bundle: Bundle) -> Results:
+    """Rows with their annotations, if asked for, and without subspaces that only these needed."""
+    annotator = _annotator(request, bundle)
+    kept = select_subspaces(bundle, request.subspaces)
+    for track, outcome in results:
+        if annotator is not None and isinstance(outcome, Row):
+            outcome = outcome.annotated(annotator)
+            outcome = replace(outcome, vectors={name: outcome.vectors[name] for name in kept})
+        yield track, outcome
 
 
 def prepare(
@@ -355,8 +428,7 @@ def prepare(
         backend=request.backend,
         device=request.device,
         precision=request.precision,
-        subspaces=list(select_subspaces(bundle, request.subspaces)),
-        annotate=request.annotate,
+        subspaces=_computed(request, bundle),
     )
     if encoder.unused_gpu is not None and request.device == "auto":
         on_event(Notice(f"a GPU is present but not used: {encoder.unused_gpu}"))
@@ -377,7 +449,6 @@ def _settings(
         hop_n_samples=bundle.hop_n_samples(request.hop_s),
         per_window=request.per_window,
         tags=request.tags,
-        bpm_range=request.bpm_range,
         in_order=request.out == STDOUT,
         batch_size=request.batch_size or batch_size,
         n_workers=n_workers,
@@ -444,6 +515,7 @@ def embed_to_file(
     per_window: bool = False,
     tags: bool = False,
     annotate: bool = False,
+    bpm_range: BpmRange | None = None,
     hop_s: float | None = None,
     device: str = Request.device,
     backend: str = Request.backend,
@@ -485,6 +557,7 @@ def embed_to_file(
             per_window=per_window,
             tags=tags,
             annotate=annotate,
+            bpm_range=bpm_range,
             hop_s=hop_s,
             device=device,
             backend=backend,

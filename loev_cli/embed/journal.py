@@ -31,7 +31,16 @@ from typing import Any
 
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.formats import ONNX_SHA256, Meta, Row, difference, fingerprint, rows
+from loev_cli.formats import (
+    ANNOTATIONS,
+    ONNX_SHA256,
+    Meta,
+    Row,
+    difference,
+    fingerprint,
+    rows,
+    without_annotations,
+)
 from loev_cli.storage.atomic import write_own
 from loev_cli.storage.bounded import DATA_ERRORS, parse_json, read_bytes
 from loev_cli.storage.own import check_own, own, own_folder
@@ -56,6 +65,8 @@ class Journal:
         out: the output's path.
         meta: of the run that starts; its fingerprint must be the journal's.
         overwrite: discard what an earlier run with other settings left, and the output's rows.
+        adds_annotations: rows of the same settings without annotations may be there; they stay
+            without.
 
     Attributes:
         problems: what was found damaged or foreign and is not used, one line each.
@@ -67,7 +78,9 @@ class Journal:
         OutputError: another run holds it, or it cannot be written.
     """
 
-    def __init__(self, out: Path, meta: Meta, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, out: Path, meta: Meta, *, overwrite: bool = False, adds_annotations: bool = False
+    ) -> None:
         self.problems: list[str] = []
         self.n_added = 0
         self.origin: Meta = {}
@@ -78,6 +91,10 @@ class Journal:
         self._fingerprint = fingerprint(meta)
         self._graph: str | None = meta.get(ONNX_SHA256)
         self._owner = _owner(self._fingerprint)
+        self._owners = [self._owner]
+        self._adds_annotations = adds_annotations
+        if adds_annotations:
+            self._owners.append(_owner(without_annotations(self._fingerprint)))
         self._parts: list[Part] = []
         self._places: dict[str, tuple[int, Place]] = {}
         self._in_output: dict[str, Stamp | None] = {}
@@ -161,7 +178,7 @@ class Journal:
         """
         if self._writer is not None:
             with _writing(self.folder):
-                self._parts.append(Part(self._writer.file, self._owner))
+                self._parts.append(Part(self._writer.file, *self._owners))
         fresh = (
             self._parts[number].row(place, self._subspaces)
             for _, (number, place) in sorted(self._places.items())
@@ -228,6 +245,8 @@ class Journal:
         state = self._read_state(overwrite)
         if state is not None:
             theirs, ours = dict(state["fingerprint"]), dict(self._fingerprint)
+            if self._adds_annotations and ANNOTATIONS not in theirs:
+                ours = without_annotations(ours)
             if self._graph is not None and ONNX_SHA256 in state["origin"]:
                 theirs[ONNX_SHA256], ours[ONNX_SHA256] = state["origin"][ONNX_SHA256], self._graph
             if theirs != ours:
@@ -301,7 +320,7 @@ class Journal:
         problem: str | None = f"{self.out} was modified since the last run"
         if file.exists():
             try:
-                with contextlib.closing(Part(file, self._owner)) as index:
+                with contextlib.closing(Part(file, *self._owners)) as index:
                     self._in_output = {place.path: place.stamp for place in index.places()}
                     problem = index.torn
             except ForeignError as error:
@@ -325,7 +344,7 @@ class Journal:
 
     def _read_part(self, file: Path) -> None:
         try:
-            part = Part(file, self._owner)
+            part = Part(file, *self._owners)
         except ForeignError as error:
             self.problems.append(f"{file} {error}; it is not used")
             return

@@ -120,21 +120,24 @@ class PartWriter:
 class Part:
     """A file of records, opened to read.
 
+    Args:
+        owners: what its records may belong to.
+
     Attributes:
         torn: why not everything in it could be read; None if it could. Known after :meth:`places`.
 
     Raises:
-        ForeignError: it is not a part, or not of this owner.
+        ForeignError: it is not a part, or of none of the owners.
         OutputError: it is a link, or not a regular file.
         OSError: it cannot be read.
     """
 
-    def __init__(self, file: Path, owner: bytes) -> None:
+    def __init__(self, file: Path, *owners: bytes) -> None:
         self.file = file
         self.torn: str | None = None
         self._stream = open(file, "rb", opener=own)  # noqa: SIM115
         header = self._stream.read(_HEADER_N_BYTES)
-        if header != _MAGIC + owner:
+        if header not in [_MAGIC + owner for owner in owners]:
             self._stream.close()
             whole = len(header) == _HEADER_N_BYTES and header.startswith(_MAGIC)
             raise ForeignError(

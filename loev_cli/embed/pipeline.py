@@ -12,13 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.annotations import Annotator, BpmRange
 from loev_cli.audio import DEFAULT_TIMEOUT_S, Source
 from loev_cli.backends import Encoder, open_encoder
 from loev_cli.backends.machine import usable_cpus
@@ -58,7 +57,6 @@ def open_fast(
     device: str = "auto",
     precision: str = "auto",
     subspaces: Sequence[str] | None = None,
-    annotate: bool = False,
 ) -> tuple[Encoder, Batching]:
     """A model, open, and the batches that keep this machine at work on many windows.
 
@@ -70,7 +68,6 @@ def open_fast(
         device=device,
         precision=precision,
         subspaces=subspaces,
-        annotate=annotate,
         n_threads=1 if backend != "torch" else None,
     )
     if encoder.device != "cpu":
@@ -213,13 +210,12 @@ class Named(Protocol):
 class _Track:
     """What has come of one track so far."""
 
-    def __init__(self, per_window: bool, annotator: Annotator | None) -> None:
+    def __init__(self, per_window: bool) -> None:
         self.end: TrackEnd | None = None
         self.n_encoded = 0
         self.finite = True
         self._per_window = per_window
-        self._annotator = annotator
-        self._pool = MeanPool()  # of the logits too, which annotations are read from
+        self._pool = MeanPool()
         self._starts: list[int] = []
         self._windows: list[dict[str, NDArray[np.float32]]] = []
 
@@ -229,12 +225,8 @@ class _Track:
         if not self._per_window:
             self._pool.add(encoded.vectors)
             return
-        logits = self._annotator.outputs if self._annotator else ()
-        self._pool.add({name: v for name, v in encoded.vectors.items() if name in logits})
         self._starts.append(encoded.start_n)
-        self._windows.append(
-            {name: v.copy() for name, v in encoded.vectors.items() if name not in logits}
-        )
+        self._windows.append({name: v.copy() for name, v in encoded.vectors.items()})
 
     @property
     def complete(self) -> bool:
@@ -242,10 +234,7 @@ class _Track:
 
     def row(self, path: str, sample_rate_hz: int) -> Row:
         assert self.end is not None
-        vectors, start_s, annotations = self._pool.mean(), None, {}
-        if self._annotator is not None:
-            logits = {name: vectors.pop(name) for name in self._annotator.outputs}
-            annotations = self._annotator.answer(logits, silent=self.end.silent)
+        vectors, start_s = self._pool.mean(), None
         if self._per_window:
             vectors = {
                 name: np.stack([w[name] for w in self._windows]) for name in self._windows[0]
@@ -258,8 +247,7 @@ class _Track:
             vectors,
             start_s,
             self.end.tags,
-            annotations,
-            self.end.warnings,
+            warnings=self.end.warnings,
         )
 
 
@@ -270,7 +258,6 @@ class Assembler:
         sources: the tracks; ``track`` is an index here.
         sample_rate_hz: the model's.
         per_window: rows keep their windows.
-        annotator: reads annotations from the mean of the tracks' logits.
         in_order: a finished track waits for those before it. What waits is vectors, not audio.
 
     Attributes:
@@ -283,14 +270,12 @@ class Assembler:
         sample_rate_hz: int,
         *,
         per_window: bool = False,
-        annotator: Annotator | None = None,
         in_order: bool = False,
     ) -> None:
         self.n_settled = 0
         self._sources = sources
         self._sample_rate_hz = sample_rate_hz
         self._per_window = per_window
-        self._annotator = annotator
         self._in_order = in_order
         self._tracks: dict[int, _Track] = {}
         self._failed: set[int] = set()
@@ -324,7 +309,7 @@ class Assembler:
             yield track, outcome
 
     def _track(self, track: int) -> _Track:
-        return self._tracks.setdefault(track, _Track(self._per_window, self._annotator))
+        return self._tracks.setdefault(track, _Track(self._per_window))
 
     def _settle(self, index: int) -> None:
         track = self._tracks[index]
@@ -378,7 +363,6 @@ class Settings:
         n_encoders: batches encoded at once; changes speed, not results.
         file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
         tags: keep what the files say about themselves.
-        bpm_range: what annotated tempi are folded into; None: not at all.
         download_limits: for each remote file.
     """
 
@@ -390,7 +374,6 @@ class Settings:
     n_encoders: int = 1
     file_timeout_s: float = DEFAULT_TIMEOUT_S
     tags: bool = False
-    bpm_range: BpmRange | None = None
     download_limits: Limits = DEFAULT_LIMITS
 
 
@@ -444,14 +427,10 @@ def encoded(
     reader: Items, sources: Sequence[Named], encoder: Encoder, settings: Settings, stats: Stats
 ) -> Generator[tuple[int, Row | InputError], None, None]:
     """The windows that ``reader`` gives of ``sources`` -> rows, as :func:`outcomes`."""
-    annotator = encoder.annotator
-    if annotator is not None:
-        annotator = replace(annotator, bpm_range=settings.bpm_range)
     assembler = Assembler(
         sources,
         encoder.bundle.sample_rate_hz,
         per_window=settings.per_window,
-        annotator=annotator,
         in_order=settings.in_order,
     )
     interrupts = Interrupts()

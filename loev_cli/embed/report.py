@@ -203,6 +203,7 @@ class Report:
         n_pruned: rows of either kind dropped.
         n_out_of_sight: rows kept since their file cannot be looked at.
         n_stale: rows dropped since their file has changed and now fails.
+        n_annotated: rows of earlier runs that were annotated from their vectors.
         passed_over: files of folders that were left out, by extension.
     """
 
@@ -217,6 +218,7 @@ class Report:
     n_pruned: int = 0
     n_out_of_sight: int = 0
     n_stale: int = 0
+    n_annotated: int = 0
     passed_over: Mapping[str, int] = field(default_factory=dict)
 
 

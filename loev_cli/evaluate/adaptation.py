@@ -46,7 +46,6 @@ from loev_cli.evaluate.readouts import (
     turned,
     usable,
 )
-from loev_cli.model.load import load_readouts
 from loev_cli.music_keys import N_PITCH_CLASSES
 
 # Penalties on the change, for vectors of mean variance 1, strong to weak.
@@ -92,9 +91,8 @@ def priors_of(bundle: Bundle) -> dict[str, Prior]:
         BundleError: they are damaged.
     """
     annotator = open_annotator(bundle)
-    weights = load_readouts(bundle, annotator).layers.state_dict()
     return {
-        name: Prior(readout, weights[f"{name}.weight"].numpy(), weights[f"{name}.bias"].numpy())
+        name: Prior(readout, *annotator.weights[name])
         for name, readout in annotator.readouts.items()
     }
 

@@ -30,7 +30,7 @@ from loev_cli.evaluate.vectors import (
     read_embeddings,
     with_concatenation,
 )
-from loev_cli.formats import is_made_by, read_meta
+from loev_cli.formats import is_made_by, not_made_by, read_meta
 
 PARTS = ("probes", "equivariance", "retrieval", "geometry")
 DEFAULT_N_CHANGED = 16
@@ -321,11 +321,8 @@ def _open_model(request: Request) -> Model | None:
         meta = read_meta(request.embeddings[0])
         subspaces = list(meta["subspaces"])
         if not is_made_by(meta, bundle):
-            raise UsageError(
-                f"the embeddings were made by {meta['model']} ({meta['model_sha256'][:12]}), "
-                f"not by {bundle.name} ({bundle.sha256[:12]})",
-                hint="omit --model, or pass the model that made them",
-            )
+            hint = "omit --model, or pass the model that made them"
+            raise not_made_by(bundle, meta, "the embeddings were", hint=hint)
     encoder = open_encoder(
         bundle,
         backend=request.backend,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from loev_cli.errors import UsageError
-from loev_cli.formats.base import Columns, EmbeddingFile, Row, RowWriter
+from loev_cli.formats.base import Columns, EmbeddingFile, Row, RowWriter, as_column
 from loev_cli.formats.meta import (
     AGREEING_KEYS,
     ANNOTATIONS,
@@ -31,13 +31,16 @@ from loev_cli.formats.meta import (
     ONNX_SHA256,
     Meta,
     annotation_columns,
+    annotator_for,
     check_agree,
     difference,
     fingerprint,
     is_made_by,
     keeps_windows,
     make_meta,
+    not_made_by,
     tag_columns,
+    without_annotations,
 )
 from loev_cli.storage.atomic import AtomicFile, AtomicFolder, StreamTarget, check_target
 from loev_cli.storage.remote import is_url
@@ -57,21 +60,26 @@ __all__ = [
     "Row",
     "RowWriter",
     "annotation_columns",
+    "annotator_for",
+    "as_column",
     "check_agree",
     "check_output",
     "check_replaceable",
     "check_target",
     "difference",
     "fingerprint",
+    "is_embedding_file",
     "is_made_by",
     "keeps_windows",
     "make_meta",
+    "not_made_by",
     "open_columns",
     "open_writer",
     "read",
     "read_meta",
     "rows",
     "tag_columns",
+    "without_annotations",
 ]
 
 # Extension -> module that writes and reads it.
@@ -124,10 +132,13 @@ def check_output(out: str) -> None:
         raise UsageError(f"{out} exists and is not a Lance dataset")
 
 
-def check_replaceable(out: str, meta: Meta) -> None:
+def check_replaceable(out: str, meta: Meta, *, adds_annotations: bool = False) -> None:
     """Whether a run with ``meta`` may add to what lies at ``out``.
 
     It may if nothing does, or an embedding file made by the same model with the same settings.
+
+    Args:
+        adds_annotations: the file may also be one without annotations.
 
     Raises:
         UsageError: it holds something else; the hint is to overwrite.
@@ -137,6 +148,8 @@ def check_replaceable(out: str, meta: Meta) -> None:
         return
     try:
         existing = read_meta(path)
+        if adds_annotations and ANNOTATIONS not in existing:
+            meta = without_annotations(meta)
         keys = fingerprint(meta) | fingerprint(existing)
         check_agree({out: existing, "this run": meta}, keys=keys)
     except UsageError as error:
@@ -198,9 +211,19 @@ def open_columns(path: AnyPath) -> Columns:
     return _existing(path).Columns(Path(path))
 
 
+def is_embedding_file(path: AnyPath) -> bool:
+    """Whether something with the extension of a format is there."""
+    path = Path(path)
+    return path.suffix.lower() in FORMATS and _is_there(path)
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_dir() if _is_folder_format(path) else path.is_file()
+
+
 def _existing(path: AnyPath) -> _FormatModule:
     path = Path(path)
-    if not (path.is_dir() if _is_folder_format(path) else path.is_file()):
+    if not _is_there(path):
         raise UsageError(f"no such embedding file: {path}")
     return _format_of(path)
 

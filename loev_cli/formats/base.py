@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.annotations import COLUMNS
+from loev_cli.annotations import COLUMNS, Annotator
 from loev_cli.errors import OutputError, UsageError, needs_extra
 from loev_cli.formats.meta import TAG_PREFIX, Meta, annotation_columns, keeps_windows
 
@@ -43,6 +43,10 @@ class Row:
     tags: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, float | str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+
+    def annotated(self, annotator: Annotator) -> Row:
+        """The same row with what the readouts of its model say of its vectors."""
+        return replace(self, annotations=annotator.answer(self.vectors, silent=self.silent))
 
 
 @dataclass(frozen=True)

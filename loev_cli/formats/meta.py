@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loev_cli import __version__
-from loev_cli.annotations import COLUMNS, Annotator
+from loev_cli.annotations import COLUMNS, Annotator, BpmRange, open_annotator
 from loev_cli.bundle import MAX_DIM, Bundle
 from loev_cli.errors import UsageError
 from loev_cli.storage.bounded import in_one_line, parse_json
@@ -96,6 +96,11 @@ def fingerprint(meta: Meta) -> dict[str, Any]:
     if ANNOTATIONS in meta:
         settings[ANNOTATIONS] = meta[ANNOTATIONS]
     return settings
+
+
+def without_annotations(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``meta``, or its fingerprint, as it is where no annotations are kept."""
+    return {key: value for key, value in settings.items() if key != ANNOTATIONS}
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
@@ -219,6 +224,37 @@ def is_made_by(meta: Meta, bundle: Bundle) -> bool:
     """Whether the model in ``bundle`` made a file, as far as the file says."""
     graph = meta.get(ONNX_SHA256, bundle.onnx_sha256)
     return (meta["model_sha256"], graph) == (bundle.sha256, bundle.onnx_sha256)
+
+
+def annotator_for(
+    meta: Meta, name: str, bundle: Bundle, bpm_range: BpmRange | None = None
+) -> Annotator:
+    """A model's readouts, to read the vectors of the file called ``name``.
+
+    Raises: as :func:`loev_cli.annotations.open_annotator`, and
+        UsageError: the file was made by another model, or lacks a subspace that is read.
+    """
+    annotator = open_annotator(bundle, bpm_range)
+    # Not the graph, which changes with the readouts in it: new ones may read old vectors.
+    if meta["model_sha256"] != bundle.sha256:
+        hint = "pass the model that made it with --model"
+        raise not_made_by(bundle, meta, f"{name} was", hint=hint)
+    for subspace in annotator.subspaces:
+        if subspace not in meta["subspaces"]:
+            raise UsageError(
+                f"{name} has no subspace '{subspace}', which annotations are read from",
+                hint="annotate the audio, or embed it with that subspace",
+            )
+    return annotator
+
+
+def not_made_by(bundle: Bundle, meta: Meta, what: str, *, hint: str) -> UsageError:
+    """The error for ``what``, with that ``meta``, which another model made."""
+    return UsageError(
+        f"{what} made by {meta['model']} ({str(meta['model_sha256'])[:12]}), not by {bundle.name} "
+        f"({bundle.sha256[:12]}) in {bundle.path}",
+        hint=hint,
+    )
 
 
 def _readable(key: str, first: Meta, other: Meta) -> tuple[str, Any, Any]:

@@ -23,7 +23,7 @@ import heapq
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loev_cli.annotations import Annotator
 from loev_cli.defaults import INVARIANT, N_HITS
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.formats import AUDIO_ROOT, FOLDERS, Columns, Meta, keeps_windows, open_columns
+from loev_cli.formats import (
+    AUDIO_ROOT,
+    FOLDERS,
+    Columns,
+    Meta,
+    as_column,
+    keeps_windows,
+    open_columns,
+)
 from loev_cli.music_keys import camelot, parse_key
 from loev_cli.row_names import path_of_row
 from loev_cli.search.filters import Mask, parse_where
@@ -390,6 +399,26 @@ def library_of(source: Path, columns: Columns) -> Library:
         columns=_Lazy(described, columns.load),
         meta=columns.meta,
     )
+
+
+def annotated(library: Library, annotator: Annotator) -> Library:
+    """The library with what the readouts of its model say of its vectors, instead of the
+    annotations that its file may have."""
+
+    @cache
+    def answers() -> dict[str, NDArray[Any]]:
+        spaces = {name: library.subspaces[name] for name in annotator.subspaces}
+        said = [
+            annotator.answer({name: x.raw(row) for name, x in spaces.items()}, silent=bool(silent))
+            for row, silent in enumerate(library.columns["silent"])
+        ]
+        return {name: as_column(name, [each[name] for each in said]) for name in annotator.columns}
+
+    def load(name: str) -> NDArray[Any]:
+        return answers()[name] if name in annotator.columns else library.columns[name]
+
+    names = dict.fromkeys((*library.columns, *annotator.columns))
+    return replace(library, columns=_Lazy(names, load))
 
 
 def subspace_of(x: Vectors, name: str, center: Vectors | None = None) -> Subspace:

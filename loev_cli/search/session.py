@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loev_cli import bundle as bundles
 from loev_cli.errors import InputError, LoevError, UsageError
-from loev_cli.formats import FOLDERS, Meta, is_made_by
+from loev_cli.formats import FOLDERS, Meta, is_made_by, not_made_by
 from loev_cli.row_names import path_of_row
 from loev_cli.search.filters import parse_where
 from loev_cli.search.find import FileQuery, RowQuery
@@ -221,9 +221,6 @@ def model_of(meta: Meta, *, model: str | None = None, device: str = "auto") -> M
             hint="pass its folder with --model",
         ) from error
     if not is_made_by(meta, bundle):
-        raise UsageError(
-            f"the library was made by {wanted}, not by {bundle.name} ({bundle.sha256[:12]}) in "
-            f"{bundle.path}",
-            hint="pass the folder of the library's model with --model, or embed the library again",
-        )
+        hint = "pass the folder of the library's model with --model, or embed the library again"
+        raise not_made_by(bundle, meta, "the library was", hint=hint)
     return Model(open_encoder(bundle, device=device, subspaces=list(meta["subspaces"])))

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ from loev_cli import bundle as bundles
 from loev_cli.annotations import COLUMNS, KeyReadout, TempoReadout, open_annotator
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
-from loev_cli.embed import cluster
 from loev_cli.embed.merge import merge
 from loev_cli.errors import UsageError
 from loev_cli.export import add_readouts
-from loev_cli.formats import EmbeddingFile, Row, read, rows
+from loev_cli.formats import EmbeddingFile, read, rows
 from loev_cli.music_keys import KEYS
+from loev_cli.search.library import annotated, open_library
 from tests.conftest import RATE_HZ, SUBSPACES, WINDOW_N, Loev, music
-from tests.embed.common import assert_same, embedded, left_in
+from tests.embed.common import assert_same, embedded, interrupted, left_in, request
 from tests.embed.test_tags import every_format
 
 TEMPO = TempoReadout("tempo", temperature=0.9)
@@ -72,11 +73,10 @@ def test_the_rest_of_the_model_stays(bundle: Bundle, annotating: Bundle) -> None
     ).read_bytes()
     windows = music(4.0).reshape(-1, WINDOW_N)
     plain = open_encoder(bundle).encode(windows)
-    told = open_encoder(annotating, annotate=True).encode(windows)
-    assert list(plain) == list(open_encoder(annotating).encode(windows)) == list(SUBSPACES)
+    told = open_encoder(annotating).encode(windows)
+    assert list(plain) == list(told) == list(SUBSPACES)
     for name, vectors in plain.items():
         np.testing.assert_array_equal(vectors, told[name])
-    assert told["key_logits"].shape == (8, 24) and told["tempo_logits"].shape == (8, 125)
 
 
 def test_readouts_are_replaced_and_not_piled_up(annotating: Bundle, tmp_path: Path) -> None:
@@ -179,16 +179,6 @@ def test_later_runs_and_merged_parts_keep_the_answers(
     assert_annotated_alike(merged, whole)
 
 
-def test_answers_travel_between_machines(annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
-    """As rows of --engine ray do."""
-    embedded(annotating, tmp_path / "x.npz", tracks, annotate=True)
-    for row in rows(tmp_path / "x.npz"):
-        head, values = cluster._packed(row)
-        arrived = cluster._unpacked(json.loads(json.dumps(head)), values, row.path)
-        assert isinstance(arrived, Row)
-        np.testing.assert_equal(dict(arrived.annotations), dict(row.annotations))
-
-
 def test_what_does_not_go_together(annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
     told, plain = tmp_path / "told.npz", tmp_path / "plain.npz"
     embedded(annotating, told, tracks, annotate=True)
@@ -197,13 +187,108 @@ def test_what_does_not_go_together(annotating: Bundle, tracks: Path, tmp_path: P
         merge([str(told), str(plain)], str(tmp_path / "x.npz"))
     with pytest.raises(UsageError, match=r"will not replace .* annotations"):
         embedded(annotating, told, tracks)
-    with pytest.raises(UsageError, match=r"will not replace .* annotations"):
-        embedded(annotating, plain, tracks, annotate=True)
     other = with_random_readouts(annotating, tmp_path / "other", seed=2)
     with pytest.raises(UsageError, match="annotations"):
         embedded(other, told, tracks, annotate=True)
     again, report = embedded(annotating, plain, tracks, annotate=True, overwrite=True)
     assert report.n_done == 6 and again.annotations
+    narrow = tmp_path / "narrow.npz"  # without what annotations are read from
+    embedded(annotating, narrow, tracks, subspaces=["invariant"])
+    with pytest.raises(UsageError, match=r"will not replace .* annotations"):
+        embedded(annotating, narrow, tracks, subspaces=["invariant"], annotate=True)
+
+
+def make_unreadable(tracks: Path) -> None:
+    """Nothing can be heard of the files any more, which seem to be what they were."""
+    for file in [path for path in tracks.rglob("*") if path.is_file()]:
+        status = file.stat()
+        file.write_bytes(b"\0" * status.st_size)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@every_format
+@pytest.mark.parametrize("per_window", [False, True])
+def test_an_output_is_annotated_without_its_audio(
+    annotating: Bundle, tracks: Path, tmp_path: Path, extension: str, per_window: bool
+) -> None:
+    out = tmp_path / f"x{extension}"
+    reference, _ = embedded(annotating, tmp_path / "reference.npz", tracks, annotate=True)
+    plain, _ = embedded(annotating, out, tracks, per_window=per_window)
+    make_unreadable(tracks)
+    file, report = embedded(annotating, out, tracks, annotate=True, per_window=per_window)
+    assert (report.n_done, report.n_annotated, report.failures) == (0, 6, ())
+    assert_annotated_alike(file, reference)
+    for name, vectors in plain.vectors.items():
+        np.testing.assert_array_equal(vectors, file.vectors[name])
+    _, report = embedded(annotating, out, tracks, annotate=True, per_window=per_window)
+    assert (report.n_done, report.n_annotated) == (0, 0)
+
+
+def test_a_run_that_was_interrupted_is_annotated_too(
+    annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    """Rows that no output has yet are kept, and files that are new are embedded."""
+    reference, _ = embedded(annotating, tmp_path / "reference.npz", tracks, annotate=True)
+    out = tmp_path / "x.npz"
+    interrupted(request(annotating, out, tracks, workers=1), after=2)
+    interrupted(request(annotating, out, tracks, workers=1, annotate=True), after=1)
+    file, report = embedded(annotating, out, tracks, annotate=True)
+    assert (report.n_done, report.n_annotated) == (3, 2)
+    assert_annotated_alike(file, reference)
+    assert_same(file, reference)
+
+
+def test_embedding_files_are_annotated(
+    loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    """As the audio is, in every format of lists, with a range of tempi and without."""
+    out = tmp_path / "x.npz"
+    embedded(annotating, out, tracks)
+    for more in ((), ("--bpm-range", "80-160")):
+        for of_list in ("table", "csv", "jsonl", "m3u"):
+            options = ("--model", annotating.path, "--format", of_list, *more)
+            heard = loev("annotate", tracks, *options)
+            stored = loev("annotate", out, *options)
+            assert (stored.code, stored.err) == (heard.code, heard.err) == (0, "")
+            assert stored.out == heard.out
+    listed = tmp_path / "x.csv"
+    assert loev("annotate", out, "--model", annotating.path, "--out", listed).code == 0
+    assert len(listed.read_text().splitlines()) == 7
+
+
+def test_new_readouts_read_old_vectors(
+    loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    """The model is the same, its graph is not."""
+    out = tmp_path / "x.npz"
+    embedded(annotating, out, tracks)
+    other = with_random_readouts(annotating, tmp_path / "other", seed=2)
+    stored = loev("annotate", out, "--model", other.path, "--format", "csv")
+    assert stored.code == 0
+    assert stored.out == loev("annotate", tracks, "--model", other.path, "--format", "csv").out
+
+
+def test_embedding_files_that_cannot_be_annotated(
+    loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    out, narrow = tmp_path / "x.npz", tmp_path / "narrow.npz"
+    embedded(annotating, out, tracks)
+    embedded(annotating, narrow, tracks, subspaces=["pitch"])
+    model = ("--model", annotating.path)
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(out.read_bytes()[:-1000])
+    for arguments, says in (
+        ((out,), "made by telling"),  # and not by the shipped model
+        ((narrow, *model), "no subspace 'tempo'"),
+        ((out, tracks, *model), "is an embedding file and"),
+        ((damaged, *model), "damaged.npz"),
+        ((tmp_path / "gone.npz", *model), "gone.npz"),
+        ((out, *model, "--write-tags"), "--write-tags is for audio files"),
+        ((out, *model, "--out", out, "--overwrite"), "is one of the inputs"),
+    ):
+        outcome = loev("annotate", *arguments)
+        assert outcome.code == 2 and says in outcome.err, outcome.err
+        assert len(outcome.lines) == 1
 
 
 def test_a_model_without_readouts_says_so(loev: Loev, bundle: Bundle, tracks: Path) -> None:
@@ -265,6 +350,14 @@ def test_a_range_of_tempi(loev: Loev, annotating: Bundle, tracks: Path, tmp_path
         assert (said[path] == "") == math.isnan(bpm)
         if said[path]:
             assert bpm == pytest.approx(float(said[path]), abs=0.01)
+    folded = open_annotator(annotating, (80.0, 160.0))
+    library = annotated(open_library(plain), folded)  # as `loev explore --bpm-range` has it
+    assert {"path", "duration_s", *COLUMNS} < set(library.columns)
+    for name in COLUMNS:
+        if COLUMNS[name] == "":
+            np.testing.assert_array_equal(library.columns[name], file.annotations[name])
+        else:
+            np.testing.assert_allclose(library.columns[name], file.annotations[name], rtol=1e-3)
     with pytest.raises(UsageError, match="80-160 BPM"):
         merge([str(out), str(plain)], str(tmp_path / "merged.npz"))
     assert loev("annotate", tracks, "--bpm-range", "80-100").code == 2
@@ -315,21 +408,10 @@ def test_an_output_file_is_whole_or_not_there(
 def test_a_damaged_bundle(loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path) -> None:
     broken = with_random_readouts(annotating, tmp_path / "broken")
     config = json.loads((broken.path / CONFIG_FILE).read_text())
-    config["annotations"]["readouts"]["key"]["output"] = "logits_of_key"
+    config["annotations"]["readouts"]["key"]["subspace"] = "rhythm"
     (broken.path / CONFIG_FILE).write_text(json.dumps(config))
     outcome = loev("annotate", tracks, "--model", broken.path)
-    assert outcome.code == 1 and "does not match config.json" in outcome.err
-
-
-def test_torch_and_onnx_say_the_same(tmp_path: Path) -> None:
-    model = with_random_readouts(bundles.find(bundles.DEFAULT_MODEL), tmp_path / "shipped")
-    n, size = 2, model.window_n_samples
-    windows = music(n * model.window_s, rate_hz=model.sample_rate_hz)[: n * size].reshape(n, size)
-    by_onnx = open_encoder(model, device="cpu", annotate=True).encode(windows)
-    by_torch = open_encoder(model, device="cpu", backend="torch", annotate=True).encode(windows)
-    assert list(by_onnx) == list(by_torch)
-    for name in ("key_logits", "tempo_logits"):
-        np.testing.assert_allclose(by_onnx[name], by_torch[name], atol=2e-3, rtol=0)
+    assert outcome.code == 1 and "does not describe its annotations" in outcome.err
 
 
 def test_a_model_is_adapted(loev: Loev, annotating: Bundle, tracks: Path, tmp_path: Path) -> None:

@@ -68,6 +68,10 @@ def test_a_port_that_is_taken(loev: Loev, place: Place) -> None:
         (["{emb}", "--audio", "gone"], "--audio gone: no such folder"),
         (["{emb}", "--host", "no such host"], "--host no such host: no such address"),
         (["{emb}", "--port", "70000"], "--port"),
+        (["{emb}", "--bpm-range", "80-100"], "80-100"),
+        (["{emb}", "--bpm-range", "80-160"], "no model 'tiny'"),
+        (["{emb}", "--bpm-range", "80-160", "--model", "loevpp-small"], "made by tiny"),
+        (["{emb}", "--model", "loevpp-small"], "--model is for --bpm-range"),
     ],
 )
 def test_what_is_refused(loev: Loev, place: Place, arguments: list[str], says: str) -> None:

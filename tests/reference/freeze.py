@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from loev_cli import audio, bundle, windows
+from loev_cli.annotations import open_annotator
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import Bundle
 
@@ -39,15 +40,18 @@ def annotates(model: Bundle) -> bool:
 
 def main() -> None:
     for model in bundle.shipped():
-        encoder = open_encoder(
-            model, backend="onnx", device="cpu", precision="fp32", annotate=annotates(model)
-        )
-        vectors = encoder.encode(first_windows(model))
-        readouts = encoder.annotator.sha256 if encoder.annotator else ""
+        encoder = open_encoder(model, backend="onnx", device="cpu", precision="fp32")
+        arrays = encoder.encode(first_windows(model))
+        readouts = ""
+        if annotates(model):
+            annotator = open_annotator(model)
+            readouts = annotator.sha256
+            logits = annotator.logits(arrays)
+            arrays |= {annotator.readouts[n].output: np.float32(x) for n, x in logits.items()}
         np.savez_compressed(
-            frozen_file(model), sha256=model.sha256, readouts_sha256=readouts, **vectors
+            frozen_file(model), sha256=model.sha256, readouts_sha256=readouts, **arrays
         )
-        print(f"{frozen_file(model)}: {', '.join(vectors)}")
+        print(f"{frozen_file(model)}: {', '.join(arrays)}")
 
 
 if __name__ == "__main__":
