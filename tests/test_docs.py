@@ -19,6 +19,7 @@ import loev_cli
 from loev_cli.cli import build_app
 from loev_cli.embed import Request, embed
 from tests.conftest import ROOT, Loev
+from tests.test_segments import write_medley
 
 PAGES = [
     *sorted(ROOT.glob("*.md")),
@@ -135,9 +136,11 @@ def words(text: str) -> list[Any]:
 def test_consoles_show_what_commands_print(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loev: Loev
 ) -> None:
-    """A page's commands, one after the other, in a folder with the examples as ``Music``."""
+    """A page's commands, one after the other, in a folder with the examples as ``Music`` and three
+    of them in a row as ``medley.flac``."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples" / "music", "Music")
+    write_medley(Path("medley.flac"))
     for _, text in (block for block in blocks("console") if block[0] == page):
         for block in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             command, _, shown = block.replace("\\\n", " ").partition("\n")

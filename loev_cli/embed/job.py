@@ -57,6 +57,7 @@ from loev_cli.formats import (
     check_output,
     check_replaceable,
     is_embedding_file,
+    keeps_windows,
     make_meta,
     open_writer,
     read_meta,
@@ -292,10 +293,12 @@ def annotate(
 
     Embedding files may be given instead of audio: the answers are read from their vectors, in the
     order of their rows. Nothing is written or kept: the request's ``out`` is only checked to be
-    none of the inputs. Rows have the subspaces that are read, or those of their file.
+    none of the inputs. Rows have the subspaces that are read, or those of their file. With
+    ``per_window`` windows are half a window apart unless the request says otherwise.
 
     Raises: as :func:`embed`, and
-        UsageError: an embedding file is damaged, of another model, or lacks a subspace.
+        UsageError: an embedding file is damaged, of another model, or lacks a subspace, or
+            windows that are asked for.
     """
     began = time.monotonic()
     bundle = bundles.find(request.model)
@@ -308,11 +311,17 @@ def annotate(
                 f"{stored[0]} is an embedding file and {audio} is not",
                 hint="annotate them one after the other",
             )
+        whole = [file for file in stored if not keeps_windows(read_meta(file))]
+        if request.per_window and whole:
+            hint = "give the audio, or embed it with --per-window"
+            raise UsageError(f"{whole[0]} has no windows", hint=hint)
         if out != STDOUT:
             check_no_input(Path(out), stored)
         return _annotate_stored(stored, bundle, request.bpm_range, on_row)
     read = open_annotator(bundle).subspaces
     request = replace(request, out=STDOUT, annotate=True, subspaces=read)
+    if request.per_window and request.hop_s is None:
+        request = replace(request, hop_s=bundle.window_s / 2)  # a finer look than the track's mean
     planned_meta(request, bundle)
     sources = find_sources(request, stdin)
     if out != STDOUT:
