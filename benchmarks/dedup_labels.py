@@ -21,7 +21,7 @@ import soxr
 from loev_cli.audio import find, load
 from loev_cli.embed import Request, embed
 from loev_cli.evaluate.equivariance import STRETCH_RATE_HZ, open_stretcher
-from loev_cli.search import open_library
+from loev_cli.search import Library, open_library
 from loev_cli.search.duplicates import Comparison, Relation
 
 RATE_HZ = STRETCH_RATE_HZ
@@ -89,51 +89,50 @@ VERSIONS: dict[str, tuple[str, Write, Relation]] = {
 }
 
 
+def write_versions(folders: list[Path], seconds: float, target: Path) -> int:
+    """Originals and versions of the tracks, numbered; how many tracks."""
+    n = 0
+    for source in find([str(folder) for folder in folders]):
+        waveform = load(source.file, RATE_HZ)[: round(seconds * RATE_HZ)]
+        soundfile.write(target / f"{n:03}-original.flac", waveform, RATE_HZ)
+        for i, (extension, write, _) in enumerate(VERSIONS.values()):
+            write(waveform, target / f"{n:03}-{i:02}{extension}")
+        n += 1
+    return n
+
+
+def report(library: Library, n: int) -> None:
+    compare = Comparison(library)
+    originals = [library.row_of[f"{k:03}-original.flac"] for k in range(n)]
+    loud = [k for k in range(n) if not library.columns["silent"][originals[k]]]
+    print(f"{len(loud)} tracks\n\n| version | is | share right | others | semitones | rate |")
+    print("|---|---|---|---|---|---|")
+    n_right = 0
+    for i, (name, (extension, _, is_)) in enumerate(VERSIONS.items()):
+        versions = [library.row_of[f"{k:03}-{i:02}{extension}"] for k in range(n)]
+        said = [compare(originals[k], versions[k]) for k in loud]
+        right = [each for each in said if each.kind == is_.kind]
+        n_right += len(right)
+        cells = [name, is_.kind, f"{len(right) / len(said):.2f}"]
+        cells.append(", ".join(sorted({each.kind for each in said} - {is_.kind})))
+        cells.append(f"{np.mean([each.semitones == is_.semitones for each in right]):.2f}")
+        rates = np.array([each.rate for each in right if each.rate is not None])
+        near = np.abs(rates / (is_.rate or 1) - 1) < 0.01
+        cells.append(f"{near.mean():.2f} of {len(rates)}" if len(rates) else "")
+        print(f"| {' | '.join(cells)} |")
+    print(f"\nright: {n_right} of {len(loud) * len(VERSIONS)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--seconds", type=float, default=40.0, help="of each track at most")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        n = 0
-        for source in find([str(folder) for folder in arguments.folders]):
-            waveform = load(source.file, RATE_HZ)[: round(arguments.seconds * RATE_HZ)]
-            soundfile.write(Path(scratch) / f"{n:03}-original.flac", waveform, RATE_HZ)
-            for i, (extension, write, _) in enumerate(VERSIONS.values()):
-                write(waveform, Path(scratch) / f"{n:03}-{i:02}{extension}")
-            n += 1
+        n = write_versions(arguments.folders, arguments.seconds, Path(scratch))
         emb = Path(scratch) / "emb.npz"
         embed(Request([scratch], str(emb), annotate=True))
-        library = open_library(emb)
-    compare = Comparison(library)
-    loud = [
-        i
-        for i in range(n)
-        if not library.columns["silent"][library.row_of[f"{i:03}-original.flac"]]
-    ]
-    print(f"{len(loud)} tracks\n\n| version | is | share right | others | semitones | rate |")
-    print("|---|---|---|---|---|---|")
-    n_right = 0
-    for i, (name, (extension, _, is_)) in enumerate(VERSIONS.items()):
-        said = [
-            compare(
-                library.row_of[f"{k:03}-original.flac"], library.row_of[f"{k:03}-{i:02}{extension}"]
-            )
-            for k in loud
-        ]
-        right = [each for each in said if each.kind == is_.kind]
-        n_right += len(right)
-        others = sorted({each.kind for each in said} - {is_.kind})
-        semitones = np.mean([each.semitones == is_.semitones for each in right])
-        rates = [each.rate for each in right if each.rate is not None]
-        rate = (
-            f"{np.mean(np.abs(np.array(rates) / is_.rate - 1) < 0.01):.2f} of {len(rates)}"
-            if is_.rate and rates
-            else ""
-        )
-        share = f"{len(right) / len(said):.2f}"
-        print(f"| {name} | {is_.kind} | {share} | {', '.join(others)} | {semitones:.2f} | {rate} |")
-    print(f"\nright: {n_right} of {len(loud) * len(VERSIONS)}")
+        report(open_library(emb), n)  # which reads the file
 
 
 if __name__ == "__main__":

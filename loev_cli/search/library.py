@@ -188,6 +188,8 @@ class Library:
         columns: name -> (N,): ``path``, ``duration_s``, ``silent``, tags as the file names them
             (``tag_title``), and further columns of the file (``bpm``, ``key``).
         meta: how it was made.
+        windows: of a file with windows, M of all tracks together: ``track`` (M,), ``start_s`` (M,)
+            and subspace -> (M, D) as the model gives it; else empty.
     """
 
     source: Path
@@ -195,6 +197,7 @@ class Library:
     subspaces: Mapping[str, Subspace]
     columns: Mapping[str, NDArray[Any]]
     meta: Meta
+    windows: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -398,6 +401,7 @@ def library_of(source: Path, columns: Columns) -> Library:
         subspaces=subspaces,
         columns=_Lazy(described, columns.load),
         meta=columns.meta,
+        windows=_Lazy([*subspaces, "track", "start_s"], columns.load) if windows else {},
     )
 
 

@@ -33,6 +33,7 @@ ROUTES = [
     "/api/tracks?rows=0",
     "/api/search?row=0&weights=pitch=1&k=3",
     "/api/m3u?row=0&weights=pitch=1&k=3",
+    "/api/segments/0",
     "/api/find?text=wav",
     "/api/column/key",
     "/api/where?where=silent",
