@@ -87,9 +87,8 @@ Where = Annotated[
 Root = Annotated[
     Path | None,
     output(
-        help="Folder that the tracks' paths are relative to, for playlists and --like-but. "
-        "Default: the folder that was embedded, that of EMB or the current one, whichever has most "
-        "of them.",
+        help="Folder that the tracks' paths are relative to, to find their audio. Default: the "
+        "folder that was embedded, that of EMB or the current one, whichever has most of them.",
         metavar="FOLDER",
     ),
 ]

@@ -54,7 +54,7 @@ def dedup(
 
     options.refuse_repeats(context)
     chosen = lists.format_of(list_format, out, [emb])
-    lists.check_root(root, unused=chosen != "m3u")
+    lists.check_root(root, unused=False)
     library = open_library(emb)
     root = root or audio_root(emb, library.meta, library.paths)
     with lists.ListWriter(

@@ -72,7 +72,7 @@ class Member:
     """One track of a group.
 
     Attributes:
-        group: from 1 on, in order of the paths of their first tracks.
+        group: from 1 on, in order of the first of their paths.
         path: its row name.
         row: of the library.
         duration_s: its length.

@@ -77,7 +77,7 @@ export function drawQuery(box, track, onPlay) {
 
 // Key and tempo along a track, as a strip; `onPlay(second)` is called by a click.
 export function drawSegments(box, segments, keyColour, onPlay) {
-  const strip = make("div", "segments");
+  const strip = make("div", "strip");
   strip.setAttribute("role", "group");
   strip.setAttribute("aria-label", "Key and tempo along the track");
   for (const { start_s: start, end_s: end, key, bpm, code } of segments) {
