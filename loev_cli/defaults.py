@@ -6,3 +6,12 @@ INVARIANT = "invariant"
 N_HITS = 10
 # Cosine distance up to which two tracks are the same recording; measured in docs/search.md.
 DUPLICATE_DISTANCE = 0.15
+# Of two tracks that are: from which cosine distances on they differ in tempo, and in key where
+# `pitch` cannot be rotated; and the share of their length, and the seconds, by which copies differ
+# at most. Measured in docs/search.md too.
+OTHER_TEMPO_DISTANCE = 0.1
+OTHER_KEY_DISTANCE = 0.25
+COPY_LENGTH_SHARE = 0.005
+COPY_LENGTH_S = 0.25
+# Cosine distance in a kept subspace up to which a playlist takes a track; see docs/search.md.
+PLAYLIST_DISTANCES = {"tempo": 0.7, "pitch": 0.5, "other": 1.0}

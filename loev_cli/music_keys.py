@@ -19,10 +19,14 @@ _KEY = re.compile(r"([A-Ga-g])([#b♯♭]?)[\s:_-]*((?i:major|maj|minor|min)|M|m
 def parse_key(text: str) -> int | None:
     """Index into ``KEYS``, or None if the text is not a key. Without a mode the key is major.
 
-    >>> KEYS[parse_key("C#:min")], KEYS[parse_key("D♭m")], parse_key("H major")
-    ('Db minor', 'Db minor', None)
+    >>> KEYS[parse_key("C#:min")], KEYS[parse_key("D♭m")], KEYS[parse_key("12A")], parse_key("H")
+    ('Db minor', 'Db minor', 'Db minor', None)
     """
-    found = _KEY.fullmatch(text.strip())
+    text = text.strip()
+    if text[:1].isdigit():
+        code = text.upper().lstrip("0")
+        return next((key for key in range(len(KEYS)) if camelot(key) == code), None)
+    found = _KEY.fullmatch(text)
     if found is None:
         return None
     letter, accidental, mode = found.groups()
@@ -32,7 +36,8 @@ def parse_key(text: str) -> int | None:
 
 
 def spellings(key: int) -> list[str]:
-    """The common ways to write a key, as "C# minor", "Dbm" and "D♭:min", for exact comparison."""
+    """The common ways to write a key, as "C# minor", "Dbm", "D♭:min" and "12A", for exact
+    comparison."""
     tonics = [
         letter + accidental
         for letter, pitch in _LETTERS.items()
@@ -41,9 +46,12 @@ def spellings(key: int) -> list[str]:
     ]
     short, *modes = ("m", "min", "minor") if is_minor(key) else ("", "M", "maj", "major")
     return [
-        tonic + ending
-        for tonic in tonics
-        for ending in (short, *(gap + mode for mode in modes for gap in ("", " ", ":")))
+        camelot(key),
+        *(
+            tonic + ending
+            for tonic in tonics
+            for ending in (short, *(gap + mode for mode in modes for gap in ("", " ", ":")))
+        ),
     ]
 
 
@@ -72,6 +80,16 @@ def fifths(key: int) -> int:
     (1, 1)
     """
     return 7 * (key + 3 * is_minor(key)) % N_PITCH_CLASSES
+
+
+def camelot_steps(first: int, second: int) -> int:
+    """Steps on the Camelot wheel: to a neighboring number, or from A to B.
+
+    >>> [camelot_steps(parse_key("12A"), parse_key(code)) for code in ("11A", "12B", "1B", "6A")]
+    [1, 1, 2, 6]
+    """
+    around = (fifths(first) - fifths(second)) % N_PITCH_CLASSES
+    return min(around, N_PITCH_CLASSES - around) + (is_minor(first) != is_minor(second))
 
 
 def camelot(key: int) -> str:

@@ -18,7 +18,8 @@ import yaml
 import loev_cli
 from loev_cli.cli import build_app
 from loev_cli.embed import Request, embed
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Loev
+from tests.test_segments import write_medley
 
 PAGES = [
     *sorted(ROOT.glob("*.md")),
@@ -119,8 +120,42 @@ def test_commands_have_the_options_they_are_shown_with(app: Any, words: list[str
     assert used <= known
 
 
+CONSOLE = sorted({page for page, _ in blocks("console")})
+
+
+def words(text: str) -> list[Any]:
+    """Its words; numbers, which differ a little between machines, about as large."""
+    found: list[Any] = text.split()
+    for i, word in enumerate(found):
+        if re.fullmatch(r"-?\d+\.\d+", word):
+            found[i] = pytest.approx(float(word), rel=0.02, abs=0.02)
+    return found
+
+
+@pytest.mark.parametrize("page", CONSOLE)
+def test_consoles_show_what_commands_print(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loev: Loev
+) -> None:
+    """A page's commands, one after the other, in a folder with the examples as ``Music`` and three
+    of them in a row as ``medley.flac``."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "examples" / "music", "Music")
+    write_medley(Path("medley.flac"))
+    for _, text in (block for block in blocks("console") if block[0] == page):
+        for block in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            command, _, shown = block.replace("\\\n", " ").partition("\n")
+            name, *arguments = shlex.split(command)
+            assert name == "loev"
+            done = loev(*arguments)
+            assert words(shown) == [
+                float(word) if re.fullmatch(r"-?\d+\.\d+", word) else word
+                for word in (done.out + done.err).split()
+            ], command
+
+
 def test_there_is_something_to_check() -> None:
     assert len(loev_commands()) >= 10
+    assert CONSOLE
     assert len(list(blocks("python"))) >= 2
 
 

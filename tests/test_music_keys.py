@@ -35,6 +35,8 @@ from loev_cli.music_keys import (
         ("Cb major", "B major"),
         ("B# minor", "C minor"),
         ("D♭-minor", "Db minor"),
+        ("8A", "A minor"),
+        ("08b", "C major"),
     ],
 )
 def test_keys_in_many_spellings(text: str, key: str) -> None:
@@ -45,6 +47,11 @@ def test_keys_in_many_spellings(text: str, key: str) -> None:
     "text", ["H major", "C mixolydian", "major", "5", "C##", "", "Cm7", "anything", "A minor minor"]
 )
 def test_what_is_no_key(text: str) -> None:
+    assert parse_key(text) is None
+
+
+@pytest.mark.parametrize("text", ["0A", "13A", "8C", "80A", "8 A"])
+def test_what_is_no_camelot_code(text: str) -> None:
     assert parse_key(text) is None
 
 

@@ -286,6 +286,19 @@ def identify(file: Path) -> tuple[str, str]:
         return container.format.name.split(",")[0], audio.codec_context.name
 
 
+def quality(file: Path) -> tuple[int, int, int]:
+    """How well a file's sound is kept; of two tuples the higher is the better: lossless before
+    lossy, then by rate in Hz and bits per sample if it is lossless, by bit rate if it is not.
+
+    Raises as :func:`identify`.
+    """
+    with _with_audio(file) as (container, audio):
+        context = audio.codec_context
+        if context.codec.lossless:
+            return 1, int(context.rate), 8 * int(context.format.bytes)
+        return 0, int(container.bit_rate), 0
+
+
 def content_sha256(file: Path) -> str:
     """SHA-256 of what a file has beside its tags: all that decoders are given of every stream,
     which are packets with their times, pictures, and headers without comments.

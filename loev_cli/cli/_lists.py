@@ -6,14 +6,24 @@ import contextlib
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import UNPRINTABLE, say, show, stdout_bytes, stdout_is_terminal, table
+from loev_cli.cli._console import (
+    UNPRINTABLE,
+    plural,
+    say,
+    show,
+    stdout_bytes,
+    stdout_is_terminal,
+    table,
+)
 from loev_cli.errors import OutputError, UsageError
-from loev_cli.row_names import path_of_row
+from loev_cli.storage.remote import is_url
+from loev_cli.track_lists import file_of, m3u_entry, relative_to
 
 if TYPE_CHECKING:
     from loev_cli.formats import AtomicFile
@@ -104,14 +114,21 @@ def check_root(root: Path | None, *, unused: bool) -> None:
 
 
 def default_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; ``path`` comes last, where its length disturbs nothing."""
-    names = [name for name in records[0] if name != "path"] + ["path"]
-    return names, [[_cell(record.get(name)) for name in names] for record in records]
+    """Header and rows; ``path`` comes last, where its length disturbs nothing. Columns in which
+    nothing is known are left out."""
+    names = [
+        name
+        for name in records[0]
+        if name != "path" and any(record.get(name) is not None for record in records)
+    ] + ["path"]
+    return names, [[_cell(name, record.get(name)) for name in names] for record in records]
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.{_N_DECIMALS}f}"
+        return f"{value:.{1 if name == 'bpm' else _N_DECIMALS}f}"
     return "" if value is None else str(value)
 
 
@@ -127,7 +144,9 @@ class ListWriter:
         inputs: what the run reads, which ``out`` must not be: paths, or descriptors.
         overwrite: ``out`` may be something else than an earlier list of the command.
         header: of a CSV without any track.
-        root: folder that goes before paths in a playlist.
+        root: folder that paths are relative to, an attribute too; a playlist has them relative to
+            its own folder.
+        quiet: no warning of files that a playlist names and that are not there.
         csv_safe: cells of a CSV that look like formulas get an apostrophe.
         as_table: records -> a table's header and rows.
 
@@ -146,13 +165,16 @@ class ListWriter:
         header: Sequence[str] = (),
         root: Path | None = None,
         csv_safe: bool = False,
+        quiet: bool = False,
         as_table: Callable[[Sequence[Record]], tuple[list[str], list[list[str]]]] = default_table,
     ) -> None:
         self._command = command
         self._format = chosen
         self._header: Sequence[str] = header
-        self._root = root
+        self.root = root
         self._csv_safe = csv_safe
+        self._quiet = quiet
+        self._missing: list[str] = []
         self._as_table = as_table
         self._records: list[Record] = []
         self._begun = False
@@ -190,7 +212,7 @@ class ListWriter:
                 self._write(csv_line(list(record.values()), safe=self._csv_safe))
             case "m3u":
                 self._begin([])
-                self._write_entry(str(record["path"]), duration_s)
+                self._write_entry(record, duration_s)
 
     def finish(self) -> None:
         """All tracks are there: the file appears."""
@@ -202,6 +224,11 @@ class ListWriter:
         elif self._format == "m3u":
             self._begin([])
             self._write(_marker(self._command))
+            if self._missing and not self._quiet:
+                say(
+                    f"loev: warning: {plural(len(self._missing), 'file')} of the playlist not "
+                    f"found, such as {self._missing[0]} (--root says which folder has the tracks)"
+                )
         if self._file is not None:
             with _writing(self._file.name):
                 self._file.commit()
@@ -213,15 +240,19 @@ class ListWriter:
         self._begun = True
         self._write("#EXTM3U" if self._format == "m3u" else csv_line(header, safe=False))
 
-    def _write_entry(self, row_name: str, duration_s: float) -> None:
+    def _write_entry(self, record: Record, duration_s: float) -> None:
         """An entry of an extended M3U. A path with a line break in it cannot be listed."""
-        path = path_of_row(row_name)
-        entry = path if self._root is None else str(self._root / path)
-        if "\n" in entry or "\r" in entry:
-            say(f"loev: warning: not in the playlist, its name contains a line break: {row_name}")
-            return
-        self._write(f"#EXTINF:{round(duration_s)},{Path(path).stem}")
-        self._write(f"./{entry}" if entry.startswith("#") else entry)
+        file = file_of(str(record["path"]), self.root)
+        if not is_url(file) and not os.path.isfile(file):  # noqa: PTH113
+            self._missing.append(file)
+        if self.root is not None and self._file is not None:
+            file = relative_to(Path(self._file.name).absolute().parent, file)
+        try:
+            title, artist = record.get("title"), record.get("artist")
+            self._write(m3u_entry(file, duration_s, title=title, artist=artist))
+        except ValueError:
+            name = record["path"]
+            say(f"loev: warning: not in the playlist, its name contains a line break: {name}")
 
     def _write(self, text: str, *, is_safe: bool = False) -> None:
         """A line, or a table, which is safe to show."""

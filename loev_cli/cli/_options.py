@@ -87,8 +87,8 @@ Where = Annotated[
 Root = Annotated[
     Path | None,
     output(
-        help="Folder that the tracks' paths are relative to; prepended to them in playlists, and "
-        "used to read the audio for --like-but.",
+        help="Folder that the tracks' paths are relative to, to find their audio. Default: the "
+        "folder that was embedded, that of EMB or the current one, whichever has most of them.",
         metavar="FOLDER",
     ),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,9 @@ from loev_cli.cli._console import clock, plural, say, stdin_bytes
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
+    from loev_cli.embed import Request
     from loev_cli.formats import Row
+    from loev_cli.segments import Segment
 
 
 LEAST_SHOWN = 0.05  # probability of an alternative tempo in the table
@@ -39,6 +41,14 @@ def annotate(
     root: options.Root = None,
     model: options.Model = DEFAULT_MODEL,
     bpm_range: options.BpmRange = None,
+    segments: Annotated[
+        bool,
+        options.panel(options.OUTPUT)(
+            "--segments",
+            help="A line for each stretch with the same key and tempo instead of one for the "
+            "track.",
+        ),
+    ] = False,
     write_tags: tags.WriteTags = False,
     in_camelot: tags.Camelot = False,
     min_confidence: tags.MinConfidence = None,
@@ -70,6 +80,7 @@ def annotate(
     """
     import loev_cli.embed as job
     from loev_cli.cli import _embed_report as tell
+    from loev_cli.embed.presence import root_of
 
     inputs = inputs or []
     of_tags = write_tags or undo is not None
@@ -82,8 +93,11 @@ def annotate(
     )
     chosen = lists.format_of(list_format, out, [each for each in inputs if not Path(each).is_dir()])
     lists.check_root(root, unused=chosen != "m3u")
-    if of_tags and chosen == "m3u":
-        raise UsageError("changes of tags are not a playlist", hint="--format table, csv or jsonl")
+    if (of_tags or segments) and chosen == "m3u":
+        what = "changes of tags" if of_tags else "segments"
+        raise UsageError(f"{what} are not a playlist", hint="--format table, csv or jsonl")
+    if of_tags and segments:
+        raise UsageError("--segments is not for tags, which a file has one of")
     request = job.Request(
         inputs=inputs,
         out=None if out == lists.STDOUT else out,
@@ -95,6 +109,7 @@ def annotate(
         workers=workers,
         strict=strict,
         null=null,
+        per_window=segments,
     )
     listed = lists.ListWriter(
         "annotate",
@@ -102,8 +117,9 @@ def annotate(
         out,
         inputs=[undo] if undo else (),  # the job checks its own once it has listed them
         overwrite=overwrite,
-        root=root,
+        root=root or Path(root_of(inputs)).absolute(),
         csv_safe=csv_safe,
+        quiet=quiet,
         header=tags.COLUMNS if of_tags else (),
         as_table=lists.default_table if of_tags else _table,
     )
@@ -124,11 +140,18 @@ def annotate(
             quiet=quiet,
         )
 
+    split = _splitter(request) if segments else None
+
     def add(row: Row) -> None:
-        if tagging is None:
-            listed.add(_record(row), row.duration_s)
-        else:
+        if tagging is not None:
             tagging.plan(row, listed)
+        elif split is None:
+            span = {"duration_s": round(row.duration_s, 3)}
+            listed.add(_record(row.path, span, row.annotations), row.duration_s)
+        else:
+            for segment in split(row):
+                span = {"start_s": segment.start_s, "end_s": segment.end_s}
+                listed.add(_record(row.path, span, segment.answer), row.duration_s)
 
     with listed, tell.Progress(quiet=quiet, log_json=False) as progress:
         report = job.annotate(
@@ -153,12 +176,35 @@ def annotate(
     raise typer.Exit(EXIT_SOME_FAILED if n_failed else EXIT_DONE)
 
 
-def _record(row: Row) -> dict[str, Any]:
-    """One track for machines; None where there is no value."""
+def _splitter(request: Request) -> Callable[[Row], list[Segment]]:
+    """Row with its windows -> its segments."""
+    from loev_cli import bundle as bundles
+    from loev_cli.annotations import open_annotator
+    from loev_cli.segments import find_segments
+
+    bundle = bundles.find(request.model)
+    annotator = open_annotator(bundle, request.bpm_range)
+
+    def split(row: Row) -> list[Segment]:
+        assert row.start_s is not None
+        return find_segments(
+            annotator,
+            row.vectors,
+            row.start_s,
+            window_s=bundle.window_s,
+            duration_s=row.duration_s,
+            silent=row.silent,
+        )
+
+    return split
+
+
+def _record(path: str, span: dict[str, float], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A track, or a segment, for machines; None where there is no value."""
     from loev_cli.music_keys import camelot, parse_key
 
-    record: dict[str, Any] = {"path": row.path, "duration_s": round(row.duration_s, 3)}
-    for name, value in row.annotations.items():
+    record: dict[str, Any] = {"path": path, **span}
+    for name, value in answer.items():
         if isinstance(value, str):
             record[name] = value or None
         elif math.isnan(value):
@@ -166,7 +212,7 @@ def _record(row: Row) -> dict[str, Any]:
         else:
             record[name] = round(value, 2 if name in ("bpm", "bpm_alt") else 3)
         if name == "mode":
-            key = parse_key(str(row.annotations["key"]))
+            key = parse_key(str(answer["key"]))
             record["camelot"] = None if key is None else camelot(key)
     return record
 
@@ -176,7 +222,7 @@ def _table(records: Sequence[lists.Record]) -> tuple[list[str], list[list[str]]]
     there only if it is at all probable."""
     names = [name for name in records[0] if name not in ("mode", "bpm_alt_confidence")]
     titles = {name: "confidence" for name in names if name.endswith("_confidence")}
-    titles |= {"duration_s": "length", "bpm_alt": "or"}
+    titles |= {"duration_s": "length", "start_s": "start", "end_s": "end", "bpm_alt": "or"}
 
     def cell(name: str, record: lists.Record) -> str:
         value = record[name]
@@ -185,7 +231,7 @@ def _table(records: Sequence[lists.Record]) -> tuple[list[str], list[list[str]]]
         if name == "bpm_alt":
             confidence = record["bpm_alt_confidence"]
             return f"{value:.1f} {confidence:.0%}" if confidence >= LEAST_SHOWN else "-"
-        if name == "duration_s":
+        if name in ("duration_s", "start_s", "end_s"):
             return clock(value)
         if name == "bpm":
             return f"{value:.1f}"

@@ -26,8 +26,8 @@ def explore(
         Path | None,
         _serving(
             help="Folder that the tracks' paths are relative to, to listen to them; nothing "
-            "outside it is served. Default: EMB's folder or the current one, whichever has more "
-            "of the tracks.",
+            "outside it is served. Default: the folder that was embedded, that of EMB or the "
+            "current one, whichever has most of the tracks.",
             metavar="FOLDER",
         ),
     ] = None,
@@ -64,7 +64,7 @@ def explore(
         import loev_cli.explore as page
     from loev_cli import bundle as bundles
     from loev_cli.formats import annotator_for
-    from loev_cli.search.library import annotated, open_library
+    from loev_cli.search.library import annotated, audio_root, open_library
 
     options.refuse_repeats(context)
     if audio is not None and not audio.is_dir():
@@ -76,7 +76,8 @@ def explore(
         library = annotated(library, annotator_for(library.meta, str(emb), bundle, tempi))
     elif model is not None:
         raise UsageError("--model is for --bpm-range", hint="add --bpm-range LOW-HIGH")
-    files = page.AudioFiles(audio or page.guess_root(emb, library.paths), library.paths)
+    root = audio or audio_root(emb, library.meta, library.paths) or emb.absolute().parent
+    files = page.AudioFiles(root, library.paths)
     with page.listen(host, port) as listener:
         token = None if page.is_loopback(listener) else page.new_token()
         app = page.make_app(library, files, page.Access(token, host))

@@ -50,9 +50,10 @@ def search(
     like_but: Annotated[
         str | None,
         options.searching(
-            help="Like the query but shifted in one attribute: tempo=+10%, tempo=-5%, pitch=+2 "
-            "(semitones). Similar in all subspaces unless --by or --weights says otherwise.",
-            metavar="ATTRIBUTE=CHANGE",
+            help="Like the query but shifted: tempo=+10%, pitch=-2 (semitones), or "
+            "tempo=+5%,pitch=-1. Similar in all subspaces unless --by or --weights says "
+            "otherwise.",
+            metavar="ATTRIBUTE=CHANGE,...",
         ),
     ] = None,
     exclude_same_file: Annotated[
@@ -127,21 +128,32 @@ def search(
             *([] if root is None else [root / text for text in asked]),
         ],
         overwrite=overwrite,
-        header=[*(["query"] if several else []), "rank", "path", "score", *session.subspaces],
+        header=[
+            *(["query"] if several else []),
+            "rank",
+            "path",
+            "score",
+            *session.subspaces,
+            *session.labeled,
+        ],
         root=root,
         csv_safe=csv_safe,
+        quiet=quiet,
     ) as listed:
         answers, n_failed = _ask(session, asked)
         if not answers:
             raise typer.Exit(EXIT_FAILED)
+        if chosen == "m3u":
+            listed.root = session.root_of([hit.path for _, hits in answers for hit in hits])
         for query, hits in answers:
-            for hit in hits:
+            for hit, labels in zip(hits, session.labels(hits), strict=True):
                 record: dict[str, Any] = {
                     **({"query": query} if several else {}),
                     "rank": hit.rank,
                     "path": hit.path,
                     "score": hit.score,
                     **hit.distances,
+                    **labels,
                 }
                 listed.add(record, hit.duration_s)
         listed.finish()

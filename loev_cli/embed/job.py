@@ -30,7 +30,7 @@ from loev_cli.embed.pipeline import (
     open_fast,
     outcomes,
 )
-from loev_cli.embed.presence import Lookout, Results, drop_what_is_gone, while_there
+from loev_cli.embed.presence import Lookout, Results, drop_what_is_gone, root_of, while_there
 from loev_cli.embed.report import (
     FAILURES_SUFFIX,
     Event,
@@ -57,11 +57,13 @@ from loev_cli.formats import (
     check_output,
     check_replaceable,
     is_embedding_file,
+    keeps_windows,
     make_meta,
     open_writer,
     read_meta,
     rows,
 )
+from loev_cli.row_names import row_name
 from loev_cli.storage.remote import is_url
 from loev_cli.storage.replacing import check_no_input, read_inputs
 
@@ -127,6 +129,7 @@ def planned_meta(request: Request, bundle: Bundle) -> Meta:
     Raises:
         UsageError: the request does not fit the model.
     """
+    root = root_of(request.inputs)
     return make_meta(
         bundle,
         subspaces=select_subspaces(bundle, request.subspaces),
@@ -138,6 +141,7 @@ def planned_meta(request: Request, bundle: Bundle) -> Meta:
         shard=None if request.shard is None else str(request.shard),
         tags=TAGS if request.tags else (),
         annotator=_annotator(request, bundle),
+        audio_root=None if is_url(root) else row_name(os.path.abspath(root)),  # noqa: PTH100
     )
 
 
@@ -289,10 +293,12 @@ def annotate(
 
     Embedding files may be given instead of audio: the answers are read from their vectors, in the
     order of their rows. Nothing is written or kept: the request's ``out`` is only checked to be
-    none of the inputs. Rows have the subspaces that are read, or those of their file.
+    none of the inputs. Rows have the subspaces that are read, or those of their file. With
+    ``per_window`` windows are half a window apart unless the request says otherwise.
 
     Raises: as :func:`embed`, and
-        UsageError: an embedding file is damaged, of another model, or lacks a subspace.
+        UsageError: an embedding file is damaged, of another model, or lacks a subspace, or
+            windows that are asked for.
     """
     began = time.monotonic()
     bundle = bundles.find(request.model)
@@ -305,11 +311,17 @@ def annotate(
                 f"{stored[0]} is an embedding file and {audio} is not",
                 hint="annotate them one after the other",
             )
+        whole = [file for file in stored if not keeps_windows(read_meta(file))]
+        if request.per_window and whole:
+            hint = "give the audio, or embed it with --per-window"
+            raise UsageError(f"{whole[0]} has no windows", hint=hint)
         if out != STDOUT:
             check_no_input(Path(out), stored)
         return _annotate_stored(stored, bundle, request.bpm_range, on_row)
     read = open_annotator(bundle).subspaces
     request = replace(request, out=STDOUT, annotate=True, subspaces=read)
+    if request.per_window and request.hop_s is None:
+        request = replace(request, hop_s=bundle.window_s / 2)  # a finer look than the track's mean
     planned_meta(request, bundle)
     sources = find_sources(request, stdin)
     if out != STDOUT:

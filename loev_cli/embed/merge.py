@@ -19,6 +19,7 @@ from loev_cli.errors import UsageError
 from loev_cli.formats import (
     AGREEING_KEYS,
     ANNOTATIONS,
+    AUDIO_ROOT,
     ONNX_SHA256,
     STDOUT,
     Meta,
@@ -191,6 +192,8 @@ def _joined_meta(metas: Sequence[Meta]) -> Meta:
     for other in metas:
         if ONNX_SHA256 in other:
             meta[ONNX_SHA256] = other[ONNX_SHA256]
+        if other.get(AUDIO_ROOT) != meta.get(AUDIO_ROOT):
+            meta[AUDIO_ROOT] = None
     meta["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     return meta
 

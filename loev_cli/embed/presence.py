@@ -94,6 +94,13 @@ class Sight(Enum):
     UNKNOWN = auto()  # its folder cannot be listed
 
 
+def root_of(inputs: Sequence[str]) -> str:
+    """The folder or URL that row names are relative to; empty: the working folder."""
+    if len(inputs) != 1 or inputs[0] == STDIN:
+        return ""
+    return inputs[0] if is_url(inputs[0]) or os.path.isdir(inputs[0]) else ""  # noqa: PTH112
+
+
 class Lookout:
     """Looks for the files of rows.
 
@@ -106,10 +113,8 @@ class Lookout:
 
     def __init__(self, request: Request) -> None:
         self.prune = request.prune
-        (only, *others) = inputs = request.inputs
-        is_root = not others and (is_url(only) or os.path.isdir(only))  # noqa: PTH112
-        self._root = only if is_root and only != STDIN else ""
-        self._urls = [given for given in inputs if is_url(given)]
+        self._root = root_of(request.inputs)
+        self._urls = [given for given in request.inputs if is_url(given)]
         self._names_in = functools.lru_cache(_N_FOLDERS)(_names_in)
 
     def row(self, path: str) -> Sight:

@@ -11,7 +11,7 @@ server       the routes, and running them
 page/        HTML, CSS and JavaScript, without external resources
 """
 
-from loev_cli.explore.audio_files import AudioFiles, guess_root
+from loev_cli.explore.audio_files import AudioFiles
 from loev_cli.explore.security import Access, new_token
 from loev_cli.explore.server import address, is_loopback, listen, make_app, serve
 
@@ -19,7 +19,6 @@ __all__ = [
     "Access",
     "AudioFiles",
     "address",
-    "guess_root",
     "is_loopback",
     "listen",
     "make_app",

@@ -110,13 +110,6 @@ def is_playable(file: Path) -> bool:
     return file.suffix.lower() in TYPES
 
 
-def guess_root(source: Path, paths: Sequence[str]) -> Path:
-    """The default audio folder: the embedding file's folder or the current one, whichever has
-    more of the rows; ties prefer the first."""
-    candidates = [source.absolute().parent, Path.cwd()]
-    return max(candidates, key=lambda root: AudioFiles(root, paths).n_found()[0])
-
-
 class Previews:
     """Limits the number of concurrent previews."""
 

@@ -8,6 +8,8 @@
     /api/tracks?rows=1,2         rows as shown on the page
     /api/find?text=WORDS         rows whose path or tags contain these words
     /api/search?row=R&weights=A=W,B=W&k=K&where=EXPR     as ``loev search``, with its command
+    /api/segments/ROW            key and tempo along a row, of a file with windows
+    /api/m3u?...                 the files of the same hits, as a playlist
     /audio/ROW                   the file of a row, or its decoded preview
 
 All of it is read-only, and a track is named by its row alone. Numbers are little-endian.
@@ -15,12 +17,14 @@ All of it is read-only, and a track is named by its row alone. Numbers are littl
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import shlex
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from importlib import resources
 from typing import Any
 
@@ -32,13 +36,18 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from loev_cli import bundle as bundles
+from loev_cli.annotations import Annotator
 from loev_cli.errors import InputError, LoevError, StoppedError, UsageError
 from loev_cli.explore.audio_files import TYPES, AudioFiles, NotServedError, Previews, is_playable
 from loev_cli.explore.layout import NEIGHBORS, components, layouts, neighbors
 from loev_cli.explore.security import Access, BoundedProtocol, Guard
-from loev_cli.explore.tracks import Tracks
-from loev_cli.formats import FOLDERS
-from loev_cli.search.library import Library, Query, default_weights, parse_weights
+from loev_cli.explore.tracks import Tracks, wheel_place
+from loev_cli.formats import FOLDERS, annotator_for
+from loev_cli.row_names import path_of_row
+from loev_cli.search.library import Hit, Library, Query, default_weights, parse_weights
+from loev_cli.segments import find_segments
+from loev_cli.track_lists import m3u_entry
 
 _PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _MAX_K = 200
@@ -113,22 +122,71 @@ class Explorer:
 
     def search(self, row: int, weights: str, k: int, where: str) -> dict[str, Any]:
         """Hits near a row, the row itself left out, and the command that gives the same."""
-        path = self._library.paths[self._checked(row)]
-        # One extra result instead of excluding the row, which would copy the vectors.
-        query = Query(parse_weights(weights), min(k, _MAX_K), where or None)
-        with self._loading:  # subspaces are loaded on first access
-            vectors = self._library.of_row(row)
-        found = self._library.search(vectors, replace(query, k=query.k + 1))
-        hits = [hit for hit in found if hit.row != row][: query.k]
+        query, hits = self._hits(row, weights, k, where)
         return {
             "query": self._tracks.describe(row),
-            "command": self._command(path, query),
+            "command": self._command(self._library.paths[row], query),
             "hits": [
                 self._tracks.describe(hit.row)
                 | {"rank": rank, "score": hit.score, "distances": hit.distances}
                 for rank, hit in enumerate(hits, start=1)
             ],
         }
+
+    def m3u(self, row: int, weights: str, k: int, where: str) -> bytes:
+        """The same hits as an extended M3U, by full paths; those without a file left out."""
+        lines = ["#EXTM3U"]
+        for hit in self._hits(row, weights, k, where)[1]:
+            known = self._library.labels_of(hit.row)
+            with contextlib.suppress(NotServedError, ValueError):
+                self._files.find(hit.row)
+                file = str(self._files.root.absolute() / path_of_row(hit.path))
+                title, artist = known.get("title"), known.get("artist")
+                lines.append(m3u_entry(file, hit.duration_s, title=title, artist=artist))
+        return "\n".join([*lines, ""]).encode("utf-8", "surrogateescape")
+
+    def _hits(self, row: int, weights: str, k: int, where: str) -> tuple[Query, list[Hit]]:
+        self._checked(row)
+        # One extra result instead of excluding the row, which would copy the vectors.
+        query = Query(parse_weights(weights), min(k, _MAX_K), where or None)
+        with self._loading:  # subspaces are loaded on first access
+            vectors = self._library.of_row(row)
+        found = self._library.search(vectors, replace(query, k=query.k + 1))
+        return query, [hit for hit in found if hit.row != row][: query.k]
+
+    def segments(self, row: int) -> list[dict[str, Any]]:
+        """Start and end in seconds, key and bpm of each segment; none of a file without windows, or
+        if its model is not there or has no readouts."""
+        library = self._library
+        silent, duration_s = library.columns["silent"], library.columns["duration_s"]
+        if not library.windows or silent[self._checked(row)] or self._annotator is None:
+            return []
+        with self._loading:
+            chosen = library.windows["track"] == row
+            vectors = {name: library.windows[name][chosen] for name in self._annotator.subspaces}
+            start_s = library.windows["start_s"][chosen]
+        found = find_segments(
+            self._annotator,
+            vectors,
+            start_s,
+            window_s=library.meta["window_s"],
+            duration_s=float(duration_s[row]),
+        )
+        return [
+            {"start_s": each.start_s, "end_s": each.end_s}
+            | {name: each.answer.get(name) for name in ("key", "bpm")}
+            | {"code": wheel_place(str(each.answer.get("key", "")))}
+            for each in found
+        ]
+
+    @cached_property
+    def _annotator(self) -> Annotator | None:
+        meta = self._library.meta
+        try:
+            bundle = bundles.find(str(meta["model"]))
+            return annotator_for(meta, self._library.source.name, bundle)
+        except LoevError:
+            return None
 
     def audio(self, row: int) -> tuple[Any, float]:
         """The file of a row, and its duration."""
@@ -191,12 +249,9 @@ def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
         "/api/where": lambda r: explorer.where(r.query_params.get("where", "")),
         "/api/tracks": lambda r: explorer.tracks(_rows(r)),
         "/api/find": lambda r: explorer.find(r.query_params.get("text", "")[:200]),
-        "/api/search": lambda r: explorer.search(
-            _number(r, "row"),
-            r.query_params.get("weights", ""),
-            _number(r, "k"),
-            r.query_params.get("where", ""),
-        ),
+        "/api/search": lambda r: explorer.search(*_asked(r)),
+        "/api/segments/{row}": lambda r: explorer.segments(_row(r)),
+        "/api/m3u": lambda r: explorer.m3u(*_asked(r)),
     }
     routes = [Route(path, _page_file(*page)) for path, page in _page().items()]
     routes += [Route(path, answers(function)) for path, function in api.items()]
@@ -234,6 +289,13 @@ def _says(status: int, text: Callable[[Any], str]) -> Callable[[Request, Any], R
         return JSONResponse({"error": text(error)}, status)
 
     return handler
+
+
+def _asked(request: Request) -> tuple[int, str, int, str]:
+    """Row, weights, k and filter of a search."""
+    given = request.query_params
+    row, k = _number(request, "row"), _number(request, "k")
+    return row, given.get("weights", ""), k, given.get("where", "")
 
 
 def _row(request: Request) -> int:

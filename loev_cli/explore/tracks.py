@@ -157,10 +157,16 @@ def _of_keys(texts: list[str]) -> Coloring | None:
     if sum(parsed[text] is not None for text in known) < max(1.0, _KEY_SHARE * len(known)):
         return None
     keys = [parsed[text] for text in texts]
-    place = {key: i for i, key in enumerate(_WHEEL)}
-    values = np.array([math.nan if key is None else place[key] for key in keys], np.float32)
+    places = {text: wheel_place(text) for text in parsed}
+    values = np.array([places[text] for text in texts], np.float32)  # NaN for None
     counts = Counter(keys)
     return Coloring("key", values, [KEYS[key] for key in _WHEEL], [counts[key] for key in _WHEEL])
+
+
+def wheel_place(text: str) -> int | None:
+    """The color of a key; see :class:`Coloring`. None if the text is no key."""
+    key = parse_key(text)
+    return None if key is None else _WHEEL.index(key)
 
 
 def _of_texts(texts: list[str]) -> Coloring:

@@ -27,6 +27,7 @@ from loev_cli.formats.base import Columns, EmbeddingFile, Row, RowWriter, as_col
 from loev_cli.formats.meta import (
     AGREEING_KEYS,
     ANNOTATIONS,
+    AUDIO_ROOT,
     ONNX_SHA256,
     Meta,
     annotation_columns,
@@ -47,6 +48,7 @@ from loev_cli.storage.remote import is_url
 __all__ = [
     "AGREEING_KEYS",
     "ANNOTATIONS",
+    "AUDIO_ROOT",
     "FOLDERS",
     "FORMATS",
     "ONNX_SHA256",

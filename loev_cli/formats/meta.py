@@ -19,6 +19,7 @@ Meta = dict[str, Any]
 
 TAG_PREFIX = "tag_"
 ANNOTATIONS = "annotations"
+AUDIO_ROOT = "audio_root"
 POOLED = "mean"
 PER_WINDOW = "none"
 # SHA-256 of the graph, where ONNX made the rows. Files of before it was kept do not have it.
@@ -45,6 +46,7 @@ def make_meta(
     shard: str | None = None,
     tags: Sequence[str] = (),
     annotator: Annotator | None = None,
+    audio_root: str | None = None,
 ) -> Meta:
     """The ``meta`` of a run that starts now.
 
@@ -52,6 +54,7 @@ def make_meta(
         shard: as ``3/8``, if it makes a part.
         tags: names of tags to keep, as columns ``tag_<name>``.
         annotator: whose answers are kept, as columns ``bpm``, ``key`` and so on.
+        audio_root: folder that the rows' paths are relative to, as a row name.
     """
     meta: Meta = {
         "format_version": FORMAT_VERSION,
@@ -74,6 +77,8 @@ def make_meta(
         meta["shard"] = shard
     if tags:
         meta["tags"] = list(tags)
+    if audio_root is not None:
+        meta[AUDIO_ROOT] = audio_root
     if annotator is not None:
         meta[ANNOTATIONS] = {"columns": list(annotator.columns), "sha256": annotator.sha256}
         if annotator.bpm_range is not None:

@@ -20,8 +20,9 @@ Keywords are case-insensitive. A column alone is a condition if it is true or fa
 ``like`` compares the whole text, ``%`` stands for anything and ``_`` for one character;
 ``contains`` looks for a part; both ignore case. Texts that ``<`` and ``>`` compare are in the order
 of their characters. In columns called ``key``, or ``something_key``, ``=``, ``!=`` and ``in``
-compare keys, however they are spelled: "C# minor" is "Dbm". A missing value (NaN) matches no
-condition, not even ``!=``; ``not`` inverts the result of its condition.
+compare keys, however they are spelled: "C# minor" is "Dbm" and "12A". Where there is a column
+``key``, ``camelot`` is its Camelot code. A missing value (NaN) matches no condition, not even
+``!=``; ``not`` inverts the result of its condition.
 
 Nothing is ever evaluated as code: text becomes a :class:`Condition`, which is a mask over NumPy
 arrays, and SQL for a database.
@@ -39,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.music_keys import parse_key, spellings
+from loev_cli.music_keys import KEYS, camelot, parse_key, spellings
 
 Mask = NDArray[np.bool_]
 Columns = Mapping[str, NDArray[Any]]
@@ -47,6 +48,7 @@ Columns = Mapping[str, NDArray[Any]]
 _MAX_N_CHARS = 20_000
 _MAX_DEPTH = 100
 _KEY_COLUMN = re.compile(r"(?:^|_)key$", re.IGNORECASE)
+_CAMELOT = "camelot"  # derived from the column "key"
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -149,6 +151,8 @@ class _Parser:
 
     def _condition(self) -> Condition:
         column = self._column()
+        if column not in self._columns:
+            return self._camelot()
         token = self._token
         if token.kind == "sign" and _SPELLED.get(token.text, token.text) in _COMPARE:
             self._next += 1
@@ -161,6 +165,18 @@ class _Parser:
                 self._fail_here(f"a comparison of '{column}', such as = or >,")
             return _is_true(column, self._columns[column])
         return _not(condition) if negated else condition
+
+    def _camelot(self) -> Condition:
+        """A condition on the 24 Camelot codes -> one on ``key``."""
+        columns, place = self._columns, self._tokens[self._next - 1].place
+        self._columns = {_CAMELOT: np.array([camelot(key) for key in range(len(KEYS))])}
+        self._next -= 1
+        keys = np.flatnonzero(self._condition().mask())
+        self._columns = columns
+        if not len(keys):
+            self._fail("names no Camelot code", place=place, hint="1A to 12A, 1B to 12B")
+        texts = [text for key in keys.tolist() for text in spellings(key)]
+        return _one_of("key", columns["key"], texts)
 
     def _named_condition(self, column: str) -> Condition | None:
         """A condition that begins with a keyword, or None."""
@@ -233,7 +249,7 @@ class _Parser:
         if token.kind not in ("word", "name"):
             self._fail_here("a column")
         name = token.text.strip("`")
-        if name not in self._columns:
+        if name not in self._columns and not (name == _CAMELOT and "key" in self._columns):
             self._fail(
                 f"names no column: '{name}'",
                 place=token.place,

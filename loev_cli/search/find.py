@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -37,6 +37,23 @@ class FileQuery:
         parts = PurePosixPath(row_name(self.file.absolute().as_posix())).parts
         tails = {"/".join(parts[i:]) for i in range(1, len(parts))}
         return frozenset({*tails, str(PurePosixPath(*parts)), row_name(str(self.file))})
+
+
+def rows_of(entries: Iterable[str], row_of: Mapping[str, int]) -> tuple[set[int], int]:
+    """The rows that entries of a list name, and how many entries are no rows.
+
+    Args:
+        entries: paths of rows, or that lead to them: ``../Music/a/b.mp3`` is the row ``a/b.mp3``.
+        row_of: path -> row.
+    """
+    found, n_others = set(), 0
+    for entry in entries:
+        tails = FileQuery(Path(entry)).rows & row_of.keys()
+        if tails:
+            found.add(row_of[max(tails, key=len)])
+        else:
+            n_others += 1
+    return found, n_others
 
 
 def find_query(text: str, paths: Sequence[str], source: Path) -> RowQuery | FileQuery:

@@ -34,7 +34,17 @@ from numpy.typing import NDArray
 from loev_cli.annotations import Annotator
 from loev_cli.defaults import INVARIANT, N_HITS
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.formats import FOLDERS, Columns, Meta, as_column, keeps_windows, open_columns
+from loev_cli.formats import (
+    AUDIO_ROOT,
+    FOLDERS,
+    Columns,
+    Meta,
+    as_column,
+    keeps_windows,
+    open_columns,
+)
+from loev_cli.music_keys import camelot, parse_key
+from loev_cli.row_names import path_of_row
 from loev_cli.search.filters import Mask, parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
 
@@ -51,6 +61,15 @@ _DISTINCT_N_ROWS = 128  # looked through at once; nearly always the first ones s
 _SCORED_N_ROWS = 16384  # at once
 _DECIMALS = 9
 _HINT_FROM_N_ROWS = 50_000  # to make an index
+_N_LOOKED_FOR = 100
+# What lists show of a track -> the column that has it.
+LABELS = {
+    "title": "tag_title",
+    "artist": "tag_artist",
+    "key": "key",
+    "camelot": "key",
+    "bpm": "bpm",
+}
 
 
 @dataclass(frozen=True)
@@ -170,6 +189,8 @@ class Library:
         columns: name -> (N,): ``path``, ``duration_s``, ``silent``, tags as the file names them
             (``tag_title``), and further columns of the file (``bpm``, ``key``).
         meta: how it was made.
+        windows: of a file with windows, M of all tracks together: ``track`` (M,), ``start_s`` (M,)
+            and subspace -> (M, D) as the model gives it; else empty.
     """
 
     source: Path
@@ -177,6 +198,7 @@ class Library:
     subspaces: Mapping[str, Subspace]
     columns: Mapping[str, NDArray[Any]]
     meta: Meta
+    windows: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -237,6 +259,11 @@ class Library:
         """The value of a column for a row; None if there is no such column."""
         return self.columns[column].tolist()[found.row] if column in self.columns else None
 
+    def labels_of(self, row: int) -> dict[str, Any]:
+        """What is known of a row; see :func:`labels`."""
+        known = {name: self.columns[name] for name in LABELS.values() if name in self.columns}
+        return labels({name: values[row : row + 1].tolist()[0] for name, values in known.items()})
+
     def distance(self, name: str, first: int, second: int) -> float:
         """Cosine distance of two rows in a subspace, rounded to 6 decimals."""
         x = self.vectors[name]
@@ -289,6 +316,25 @@ class Library:
         return np.asarray(rows[scores >= kth - margin])
 
 
+def labels(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Column -> value of a track -> its title, artist, key, Camelot code and bpm.
+
+    Those of which there is a column; None where the value is missing.
+    """
+    shown: dict[str, Any] = {}
+    for label, column in LABELS.items():
+        if column not in values:
+            continue
+        value = values[column]
+        if label == "camelot":
+            key = parse_key(value) if isinstance(value, str) else None
+            value = None if key is None else camelot(key)
+        elif isinstance(value, float):
+            value = round(value, 2) if math.isfinite(value) else None
+        shown[label] = value if value != "" else None
+    return shown
+
+
 def check_subspace(name: str, known: Iterable[str], source: Path) -> None:
     """Raises UsageError, naming the nearest, unless ``name`` is among the known subspaces."""
     if name not in known:
@@ -315,6 +361,23 @@ def open_library(path: str | os.PathLike[str]) -> Library:
     return library_of(path, open_columns(path))
 
 
+def audio_root(source: Path, meta: Meta, paths: Sequence[str]) -> Path | None:
+    """The folder that paths of rows are relative to: the one that was embedded, that of the
+    embedding file, or the current one, whichever has most of a sample of them; None: none of them.
+    """
+    sample = paths[:: max(1, len(paths) // _N_LOOKED_FOR)]
+    embedded = meta.get(AUDIO_ROOT)
+    roots = [source.absolute().parent, Path.cwd()]
+    if isinstance(embedded, str):
+        roots.insert(0, Path(path_of_row(embedded)))
+    n_found = [
+        sum(os.path.isfile(root / path_of_row(path)) for path in sample)  # noqa: PTH113
+        for root in roots
+    ]
+    best = int(np.argmax(n_found))
+    return roots[best] if n_found[best] else None
+
+
 def library_of(source: Path, columns: Columns) -> Library:
     """The library of some columns. Raises as :func:`open_library`."""
     paths = [str(path) for path in columns.load("path")]
@@ -339,6 +402,7 @@ def library_of(source: Path, columns: Columns) -> Library:
         subspaces=subspaces,
         columns=_Lazy(described, columns.load),
         meta=columns.meta,
+        windows=_Lazy([*subspaces, "track", "start_s"], columns.load) if windows else {},
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loev_cli import bundle as bundles
 from loev_cli.errors import InputError, LoevError, UsageError
@@ -15,15 +15,18 @@ from loev_cli.row_names import path_of_row
 from loev_cli.search.filters import parse_where
 from loev_cli.search.find import FileQuery, RowQuery
 from loev_cli.search.library import (
+    LABELS,
     Hit,
     Library,
     Query,
     Vectors,
+    audio_root,
     check_subspace,
     default_weights,
+    labels,
     open_library,
 )
-from loev_cli.search.shifted_query import Asked, Change, move, parse_change
+from loev_cli.search.shifted_query import Asked, move, parse_changes
 
 if TYPE_CHECKING:
     from loev_cli.api import Model
@@ -39,10 +42,10 @@ class Session:
         weights: subspace -> weight; default ``invariant``, or all subspaces with ``like_but``.
         k: maximum number of results.
         where: a filter on the results.
-        like_but: the shift applied to every query; see :mod:`loev_cli.search.shifted_query`.
-        exclude_same_file: exclude the query itself.
+        like_but: the shifts applied to every query; see :mod:`loev_cli.search.shifted_query`.
+        exclude_same_file: exclude the query itself; with ``like_but`` it always is.
         exact: compare with all rows of a database too.
-        root: audio folder that the rows' paths are relative to.
+        root: audio folder that the rows' paths are relative to; default: :func:`audio_root`.
         model: path of the library's model, to embed audio files; default: by its name.
         device: for embedding.
 
@@ -64,16 +67,17 @@ class Session:
         model: str | None = None,
         device: str = "auto",
     ) -> None:
-        self._change = None if like_but is None else parse_change(like_but)
+        self._changes = [] if like_but is None else parse_changes(like_but)
         self._gallery = _open(source, exact=exact)
         self.subspaces = list(self._gallery.meta["subspaces"])
         if weights is None:  # equal weights for the rest
             equal = dict.fromkeys(self.subspaces, 1.0)
-            weights = equal if self._change else default_weights(self.subspaces)
+            weights = equal if self._changes else default_weights(self.subspaces)
         for name in weights:
             check_subspace(name, self.subspaces, source)
         if where is not None:
             parse_where(where, self._gallery.columns)
+        self.labeled = [name for name, column in LABELS.items() if column in self._gallery.columns]
         self._query = Query(weights, k, where)
         self._exclude_same_file = exclude_same_file
         self._root = root
@@ -107,40 +111,64 @@ class Session:
             same = frozenset({found.path})
             vectors = self._gallery.query_of(found)
         query = self._query
-        if self._exclude_same_file:
+        if self._exclude_same_file or self._changes:
             query = replace(query, exclude=query.exclude | same)
-        if self._change is not None:
-            query = self._shifted(found, vectors, query, self._change)
+        if self._changes:
+            query = self._shifted(found, vectors, query)
         return self._gallery.search(vectors, query)
+
+    def labels(self, hits: list[Hit]) -> list[dict[str, Any]]:
+        """Title, artist, key, Camelot code and bpm of each result, as far as they are known."""
+        gallery = self._gallery
+        if isinstance(gallery, Library):
+            return [gallery.labels_of(hit.row) for hit in hits]
+        from loev_cli.search.database import lance_errors, paths_filter
+
+        names = sorted({name for name in LABELS.values() if name in gallery.columns})
+        if not hits:
+            return []
+        wanted = paths_filter([hit.path for hit in hits])
+        with lance_errors(gallery.source):
+            found = gallery.table.to_table(columns=["path", *names], filter=wanted).to_pylist()
+        of_path = {row.pop("path"): labels(row) for row in found}
+        return [of_path[hit.path] for hit in hits]
+
+    def root_of(self, paths: Sequence[str]) -> Path | None:
+        """The folder that these rows are relative to; None if it is not found."""
+        return self._root or audio_root(self._gallery.source, self._gallery.meta, paths)
 
     def can_go_on(self, error: LoevError) -> bool:
         """Whether the next query may succeed."""
         return self._can_embed and isinstance(error, InputError | UsageError)
 
     def _shifted(
-        self, found: RowQuery | FileQuery, vectors: dict[str, Vectors], query: Query, change: Change
+        self, found: RowQuery | FileQuery, vectors: dict[str, Vectors], query: Query
     ) -> Query:
         """Shift the vectors in place; returns the query to search with."""
         gallery = self._gallery
         if isinstance(found, FileQuery):
             asked = Asked(gallery.meta, found.file)
         else:
-            file = None if self._root is None else self._root / path_of_row(found.path)
+            root = self.root_of([found.path])
+            file = None if root is None else root / path_of_row(found.path)
             asked = Asked(
                 gallery.meta,
                 file if file is not None and file.is_file() else None,
                 partial(gallery.raw_of, found),
                 partial(gallery.value, found),
             )
-        moved = move(change, asked, self._vectors_of)
-        if moved.how not in self._ways:
-            self._ways.append(moved.how)
-        vectors |= gallery.ready(moved.vectors)
-        if moved.where is None:
-            return query
-        where = moved.where if query.where is None else f"({query.where}) and ({moved.where})"
-        rest = {name: w for name, w in query.weights.items() if name != change.attribute}
-        return replace(query, where=where, weights=rest or default_weights(self.subspaces))
+        wheres = [] if query.where is None else [query.where]
+        weights = dict(query.weights)
+        for change in self._changes:
+            moved = move(change, asked, self._vectors_of)
+            if moved.how not in self._ways:
+                self._ways.append(moved.how)
+            vectors |= gallery.ready(moved.vectors)
+            if moved.where is not None:
+                wheres.append(moved.where)
+                weights.pop(change.attribute, None)
+        where = " and ".join(f"({each})" for each in wheres) or None
+        return replace(query, where=where, weights=weights or default_weights(self.subspaces))
 
     def _vectors_of(self, file: Path, speed: float = 1.0) -> dict[str, Vectors]:
         return self._embedder.embed_file(file, hop_s=self._gallery.meta["hop_s"], speed=speed)

@@ -33,7 +33,7 @@ ATTRIBUTES = {"tempo": "bpm", "pitch": "key"}  # and the column with its annotat
 _TEMPO_TOLERANCE = 0.04
 _MAX_SEMITONES = 12.0
 _RATES = (0.5, 2.0)
-_HINT = "for example tempo=+10%, tempo=-5%, pitch=+2 or pitch=-1"
+_HINT = "for example tempo=+10%, pitch=-1, or both: tempo=+5%,pitch=-1"
 _CHANGE = re.compile(r"\s*(\w+)\s*=\s*([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*(%?)\s*")
 
 
@@ -88,12 +88,19 @@ class Asked:
     value: Callable[[str], Any] = lambda column: None
 
 
-def parse_change(text: str) -> Change:
-    """``tempo=+10%`` or ``pitch=+2``.
+def parse_changes(text: str) -> list[Change]:
+    """``tempo=+5%,pitch=-1``: each attribute once.
 
     Raises:
-        UsageError: invalid syntax, or out of range.
+        UsageError: invalid syntax, out of range, or an attribute twice.
     """
+    changes = [_parse_change(part) for part in text.split(",")]
+    if len({change.attribute for change in changes}) < len(changes):
+        raise UsageError(f"--like-but '{text}' names an attribute twice", hint=_HINT)
+    return changes
+
+
+def _parse_change(text: str) -> Change:
     found = _CHANGE.fullmatch(text)
     if not found:
         raise UsageError(f"--like-but '{text}' cannot be read", hint=_HINT)
@@ -143,7 +150,7 @@ def move(
     column = ATTRIBUTES[name]
     raise UsageError(
         f"--like-but {change.text} needs the query's audio, or a column '{column}'",
-        hint="pass the folder of the tracks with --root",
+        hint="pass the folder of the tracks with --root; 'loev embed --annotate' adds the column",
     )
 
 
@@ -152,16 +159,23 @@ def _rotated(change: Change, asked: Asked) -> Vectors | None:
     steps = round(change.semitones)
     if change.attribute != "pitch" or abs(change.semitones - steps) > 1e-6:
         return None
+    return rotated(asked.raw()["pitch"], steps) if rotates(asked.meta) else None
+
+
+def rotates(meta: Meta) -> bool:
+    """Whether ``pitch`` of a library consists of 12 pitch classes, as far as is known."""
     try:
-        bundle = bundles.find(str(asked.meta["model"]))
+        bundle = bundles.find(str(meta["model"]))
     except LoevError:
-        return None
+        return False
     config = bundle.config
-    is_known = bundle.sha256 == asked.meta["model_sha256"] and config["method"] == "loev++"
-    if not is_known or config["encoder"].get("name") != "small":
-        return None
-    x = asked.raw()["pitch"]
-    return np.roll(x.reshape(N_PITCH_CLASSES, -1), steps, axis=0).reshape(-1)
+    is_known = bundle.sha256 == meta["model_sha256"] and config["method"] == "loev++"
+    return bool(is_known and config["encoder"].get("name") == "small")
+
+
+def rotated(pitch: Vectors, semitones: int) -> Vectors:
+    """``pitch`` (D,) as the model gives it, so many semitones higher; see :func:`rotates`."""
+    return np.roll(pitch.reshape(N_PITCH_CLASSES, -1), semitones, axis=0).reshape(-1)
 
 
 def _annotated(change: Change, asked: Asked) -> str | None:

@@ -126,6 +126,38 @@ def test_a_track_plays(page: Page, place: Place, name: str) -> None:
     page.until("document.getElementById('play').getAttribute('aria-label') === 'Play'")  # the end
 
 
+def test_segments_of_a_track_can_be_clicked(chromium: Any, medley: Site) -> None:
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = Page(context.new_page(), medley.url)
+    page.choose(0)
+    page.until("document.querySelectorAll('.segment').length === 2")
+    texts = page.page.locator(".segment").all_inner_texts()
+    assert [text.split(" · ")[0] for text in texts] == ["A minor", "Ab major"]
+    page.page.locator(".segment").nth(1).click()
+    page.until("document.getElementById('audio').currentTime > 20")
+    assert page.page.inner_text("#now") == "0"
+    page.page.locator(".segment").nth(0).click()
+    page.until("document.getElementById('audio').currentTime < 10")
+    page.page.goto("about:blank")  # or only the fragment would change
+    page.choose(1)  # has no changes, and no strip
+    page.until("document.querySelector('#query .title').textContent === '1'")
+    assert page.page.locator(".segment").count() == 0
+    context.close()
+    assert not page.problems
+
+
+def test_the_results_are_saved_as_a_playlist(page: Page, place: Place) -> None:
+    page.choose(place.row(PLAIN[4]))
+    with page.page.expect_download() as waiting:
+        page.page.click("#m3u")
+    assert waiting.value.suggested_filename == "like-this.m3u"
+    lines = Path(waiting.value.path()).read_text("utf-8", "surrogateescape").splitlines()
+    assert lines[0] == "#EXTM3U"
+    files = [Path(line) for line in lines[2::2]]
+    assert files
+    assert all(file.is_relative_to(place.music) and file.is_file() for file in files)
+
+
 def move_to_a_point(page: Page) -> None:
     """Move the pointer to a track that can be played; where they lie on the map is not fixed."""
     box = page.page.locator("#map").bounding_box()

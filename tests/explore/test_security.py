@@ -10,9 +10,11 @@ from urllib.parse import quote
 import pytest
 
 from loev_cli.explore import Access, address, is_loopback, listen, new_token
+from loev_cli.row_names import path_of_row
 from loev_cli.search.library import open_library
 from tests.explore.common import (
     BYTES,
+    HOSTILE,
     NOT_SERVED,
     SECRET,
     SERVED,
@@ -30,6 +32,8 @@ ROUTES = [
     "/api/map/pitch/components",
     "/api/tracks?rows=0",
     "/api/search?row=0&weights=pitch=1&k=3",
+    "/api/m3u?row=0&weights=pitch=1&k=3",
+    "/api/segments/0",
     "/api/find?text=wav",
     "/api/column/key",
     "/api/where?where=silent",
@@ -46,6 +50,22 @@ def guarded(place: Place) -> Iterator[Site]:
 def test_every_route_answers_this_machine(site: Site) -> None:
     for route in ROUTES:
         assert site.get(route).status == 200, route
+
+
+def test_results_are_a_playlist_of_the_files_that_are_served(site: Site, place: Place) -> None:
+    asked = "?row=0&weights=pitch=1&k=100"
+    hits = json.loads(site.get(f"/api/search{asked}").body)["hits"]
+    first, *lines = (
+        site.get(f"/api/m3u{asked}").body.decode("utf-8", "surrogateescape").splitlines()
+    )
+    assert first == "#EXTM3U"
+    named = [hit for hit in hits if hit["audio"]]
+    assert 0 < len(named) < len(hits)
+    files = [place.music / path_of_row(hit["path"]) for hit in named]
+    assert [Path(line) for line in lines[1::2]] == files
+    assert all(file.is_file() for file in files)
+    titles = [line.partition(",")[2] for line in lines[0::2]]
+    assert titles[[hit["path"] for hit in named].index(HOSTILE)] == "<b>bold</b>"
 
 
 @pytest.mark.parametrize("path", SERVED)

@@ -31,7 +31,10 @@ def rewrite(out: Path, source: Path, keep: slice, changed: tuple[int, ...] = ())
             vectors = {name: x[i] for name, x in file.vectors.items()}
             if i in changed:
                 vectors["tempo"] = vectors["tempo"] + 0.001
-            writer.add(Row(file.paths[i], file.duration_s[i], file.silent[i], vectors))
+            heard = {name: values[i] for name, values in file.annotations.items()}
+            writer.add(
+                Row(file.paths[i], file.duration_s[i], file.silent[i], vectors, None, {}, heard)
+            )
         writer.commit()
 
 
@@ -134,13 +137,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     n = 6000
     raw = {name: clustered(rng, n, dim) for name, dim in DIMS.items()}
-    with open_writer(str(folder / "x.npz"), meta(tags=["artist"])) as writer:
+    said = {"annotations": {"columns": ["bpm", "key"], "sha256": "0" * 64}}
+    with open_writer(str(folder / "x.npz"), meta(tags=["artist"], **said)) as writer:
         for i in range(n):
             vectors = {name: x[i] for name, x in raw.items()}
-            said = {"artist": ("Bach", "o'Neil", "")[i % 3]}
-            writer.add(
-                Row(f"{i // 100:02}/{i:05}.wav", i % 300 + 0.1, i % 5 == 0, vectors, None, said)
-            )
+            tags = {"artist": ("Bach", "o'Neil", "")[i % 3]}
+            heard = {"bpm": 60.0 + i % 100, "key": ("Db minor", "C major", "")[i % 3]}
+            path = f"{i // 100:02}/{i:05}.wav"
+            writer.add(Row(path, i % 300 + 0.1, i % 5 == 0, vectors, None, tags, heard))
         writer.commit()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(db, "INDEX_FROM_N_ROWS", 5000)
@@ -192,6 +196,7 @@ def test_the_index_finds_what_comparing_all_finds(
         "tag_artist = 'o''Neil'",
         "tag_artist in ('Bach', '')",
         "tag_artist like 'B%h'",
+        "key = 'C# minor' and camelot != '8B'",
         "tag_artist like '_''n%' or path like '03/%'",
         "tag_artist not contains 'a'",
         "path contains '%'",
@@ -233,14 +238,17 @@ def test_the_command_tells_how_it_searched(large: Path, loev: Loev) -> None:
     assert "by tempo; approximate, by the index of 6000 tracks" in done.err
     rows = list(csv.DictReader(io.StringIO(done.out)))
     assert rows[0]["path"] == "59/05950.wav"
+    known = [rows[0][name] for name in ("artist", "key", "camelot", "bpm")]
+    assert known == ["o'Neil", "C major", "8B", "110.0"]
     exact = loev(
         *("search", large / "db", "59/05950.wav", "--by", "tempo", "-k", "3", "--format", "jsonl"),
         "--exact",
     )
     assert "exact, all 6000 tracks compared" in exact.err
-    assert [json.loads(line)["path"] for line in exact.out.splitlines()] == [
-        row["path"] for row in rows
-    ]
+    for line, row in zip(exact.out.splitlines(), rows, strict=True):
+        both = json.loads(line)
+        for name in ("path", "artist", "key", "camelot", "bpm"):
+            assert row[name] == ("" if both[name] is None else str(both[name]))
 
 
 def test_the_command_makes_a_database(tmp_path: Path, loev: Loev) -> None:

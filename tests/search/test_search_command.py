@@ -51,16 +51,18 @@ def test_every_format_says_the_same(emb: Path, loev: Loev, tmp_path: Path) -> No
 
     lines = [json.loads(line) for line in loev(*asked, "--format", "jsonl").out.splitlines()]
     assert lines == [
-        {"rank": h.rank, "path": h.path, "score": h.score, **h.distances} for h in hits
+        {"rank": h.rank, "path": h.path, "score": h.score, **h.distances}
+        | {"artist": f"Artist {h.row % 3}"}
+        for h in hits
     ]
-    assert list(lines[0]) == ["rank", "path", "score", *DIMS]
+    assert list(lines[0]) == ["rank", "path", "score", *DIMS, "artist"]
 
     rows = list(csv.DictReader(io.StringIO(loev(*asked, "--format", "csv").out)))
     assert [float(row["score"]) for row in rows] == [h.score for h in hits]
     assert [row["path"] for row in rows] == [h.path for h in hits]
 
     table = loev(*asked)
-    assert table.out.splitlines()[0].split() == ["rank", "score", *DIMS, "path"]
+    assert table.out.splitlines()[0].split() == ["rank", "score", *DIMS, "artist", "path"]
     assert [line.split()[-1] for line in table.out.splitlines()[1:]] == [h.path for h in hits]
     assert "by invariant=1, pitch=-0.3; exact, all 40 tracks compared" in table.err
 
@@ -70,7 +72,8 @@ def test_every_format_says_the_same(emb: Path, loev: Loev, tmp_path: Path) -> No
     assert f"5 tracks -> {playlist}" in done.err
     written = playlist.read_text().splitlines()
     assert written[0] == "#EXTM3U"
-    assert written[2::2] == [str(tmp_path / h.path) for h in hits]
+    assert written[2::2] == [h.path for h in hits]
+    assert "5 files of the playlist not found" in done.err
     assert written[1] == f"#EXTINF:{30 + 2 * hits[0].row},{Path(hits[0].path).stem}"
 
 

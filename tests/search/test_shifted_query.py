@@ -16,7 +16,7 @@ from loev_cli.errors import UsageError
 from loev_cli.formats import Meta, read
 from loev_cli.search.library import open_library
 from loev_cli.search.session import model_of
-from loev_cli.search.shifted_query import Asked, Change, move, parse_change
+from loev_cli.search.shifted_query import Asked, Change, move, parse_changes
 from tests.conftest import ROOT, Loev
 
 MUSIC = ROOT / "examples" / "music"
@@ -43,7 +43,7 @@ def emb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_changes_are_read(text: str, attribute: str, rate: float) -> None:
-    change = parse_change(text)
+    (change,) = parse_changes(text)
     assert (change.attribute, change.rate) == (attribute, pytest.approx(rate))
 
 
@@ -59,11 +59,13 @@ def test_changes_are_read(text: str, attribute: str, rate: float) -> None:
         ("tempo=-100%", "out of range"),
         ("tempo=+101%", "out of range"),
         ("pitch=13", "out of range"),
+        ("tempo=+5%,", "'' cannot be read"),
+        ("pitch=1,tempo=+5%,pitch=2", "names an attribute twice"),
     ],
 )
 def test_changes_that_make_no_sense(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        parse_change(text)
+        parse_changes(text)
 
 
 def test_listening_makes_what_embedding_made(emb: Path) -> None:
@@ -108,7 +110,7 @@ def test_turning_is_transposing(emb: Path) -> None:
             for w in (plain, higher)
         ]
 
-        change = parse_change(f"pitch={semitones}")
+        (change,) = parse_changes(f"pitch={semitones}")
         asked = Asked(library.meta, None, {"pitch": vectors[0]}.copy)
         moved = move(change, asked, lambda file, speed: {})
         assert "rotating the pitch classes" in moved.how
@@ -123,20 +125,27 @@ def answers(loev: Loev, *arguments: str | Path) -> tuple[list[str], str]:
     return [json.loads(line)["path"] for line in done.out.splitlines()], done.err
 
 
-def test_the_same_ballad_faster_and_higher(emb: Path, loev: Loev) -> None:
-    found, told = answers(loev, emb, SLOW, "--like-but", "tempo=+50%", "--root", MUSIC)
+def test_the_same_ballad_faster_and_higher(emb: Path, loev: Loev, tmp_path: Path) -> None:
+    found, told = answers(loev, emb, SLOW, "--like-but", "tempo=+50%")
     assert found[0] == FAST
+    assert SLOW not in found
     assert "by embedding the audio played 1.5 times as fast" in told
-    found, told = answers(loev, emb, SLOW, "--like-but", "pitch=+3")
+    found, told = answers(loev, emb, SLOW, "--like-but", "pitch=+3", "--root", tmp_path)
     assert found[0] == HIGH
+    assert SLOW not in found
     assert "by rotating the pitch classes, +3" in told
     found, told = answers(loev, emb, MUSIC / HIGH, "--like-but", "pitch=-3")
     assert found[0] == SLOW
+    assert HIGH not in found
     assert "by embedding the audio" in told
+    found, told = answers(loev, emb, HIGH, "--like-but", "pitch=-3,tempo=+50%")
+    assert found[0] == FAST
+    assert "pitch=-3: by embedding" in told
+    assert "tempo=+50%: by embedding" in told
 
 
 def test_what_cannot_be_moved_is_one_line(emb: Path, loev: Loev, tmp_path: Path) -> None:
-    done = loev("search", emb, SLOW, "--like-but", "tempo=+50%")
+    done = loev("search", emb, SLOW, "--like-but", "tempo=+50%", "--root", tmp_path)
     assert (done.code, len(done.lines)) == (2, 1)
     assert "needs the query's audio, or a column 'bpm'" in done.err
     done = loev("search", emb, SLOW, "--like-but", "pitch=+0.5", "--root", tmp_path)
@@ -150,7 +159,7 @@ def annotated(values: dict[str, object]) -> Asked:
 
 
 @pytest.mark.parametrize(
-    ("values", "change", "where"),
+    ("values", "text", "where"),
     [
         ({"bpm": 100.0}, "tempo=+20%", "bpm between 115.38 and 124.80"),
         ({"key": "C major"}, "pitch=+1", "key = 'Db major'"),
@@ -160,8 +169,9 @@ def annotated(values: dict[str, object]) -> Asked:
         ({"key": "A", "mode": "minor"}, "pitch=3", "key = 'C' and mode = 'minor'"),
     ],
 )
-def test_annotations_are_moved(values: dict[str, object], change: str, where: str) -> None:
-    moved = move(parse_change(change), annotated(values), lambda file, speed: {})
+def test_annotations_are_moved(values: dict[str, object], text: str, where: str) -> None:
+    (change,) = parse_changes(text)
+    moved = move(change, annotated(values), lambda file, speed: {})
     assert moved.where == where
     assert moved.vectors == {}
     assert "by annotations" in moved.how

@@ -43,6 +43,12 @@ export async function search({ row, weights, k, where }, signal) {
   return answer;
 }
 
+export const segments = (row) => json(`/api/segments/${row}`);
+
+// Where the hits of the same search are as a playlist.
+export const m3u = ({ row, weights, k, where }) =>
+  `/api/m3u?${new URLSearchParams({ row, weights, k, where })}`;
+
 // A track as shown on the page; cached.
 export async function track(row) {
   if (!kept.has(row)) keep((await json(`/api/tracks?rows=${row}`))[0]);

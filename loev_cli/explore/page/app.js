@@ -1,11 +1,11 @@
 // The page: its state, and updates when the state changes.
 
 import * as api from "./api.js";
-import { colouring, drawLegend, UNKNOWN, valueOf } from "./colour.js";
+import { colouring, drawLegend, keyColour, UNKNOWN, valueOf } from "./colour.js";
 import { Finder } from "./find.js";
 import { MapView } from "./map.js";
 import { Player } from "./player.js";
-import { drawQuery, facts, Hits, make, markPlaying, Weights } from "./results.js";
+import { drawQuery, drawSegments, facts, Hits, make, markPlaying, Weights } from "./results.js";
 
 const by = (id) => document.getElementById(id);
 const SPEAK_AFTER_MS = 700;
@@ -257,6 +257,7 @@ async function choose(row, { play = false } = {}) {
   const track = await api.track(row);
   state.row = row;
   drawQuery(by("query"), track, (t) => player.toggle(t));
+  showSegments(track);
   map.setMarks({ query: row });
   if (play) player.play(track);
   await search();
@@ -279,6 +280,13 @@ async function filter() {
     speak(`${n} of ${library.n_tracks} tracks pass the filter`);
   }
   await search();
+}
+
+// A track that does not change has no strip.
+async function showSegments(track) {
+  const segments = await api.segments(track.row).catch(() => []);
+  if (segments.length < 2 || state.row !== track.row) return;
+  drawSegments(by("query"), segments, (code) => keyColour(code, isDark()), (at) => player.playFrom(track, at));
 }
 
 // One request at a time; the latest one always runs.
@@ -304,6 +312,7 @@ async function searchOnce() {
     show(null, "All weights are 0: move a slider to choose what results should have in common.");
     return;
   }
+  by("m3u").href = api.m3u(asked);
   try {
     show(await api.search(asked));
   } catch (error) {

@@ -4,7 +4,7 @@ import { audioOf } from "./api.js";
 
 const DWELL_MS = 140;
 const LONG_S = 60; // of a longer track, a preview starts a third of the way in
-const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
+export const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
 
 export class Player {
   // on: {change(row or -1), say(text)}
@@ -56,6 +56,18 @@ export class Player {
     }
     const length = track.columns.duration_s || 0;
     this.start(preview && length > LONG_S ? length / 3 : 0);
+  }
+
+  // From a second of a track on.
+  playFrom(track, at) {
+    if (!track.audio || this.track?.row !== track.row || !this.audio.src) {
+      this.play(track);
+      if (track.audio) this.start(at);
+      return;
+    }
+    this.audio.currentTime = at;
+    this.audio.play().catch(() => {});
+    this.show();
   }
 
   start(at) {

@@ -1,6 +1,7 @@
 // The query, its weight sliders, and the result list with distances.
 
 import { css } from "./colour.js";
+import { clock } from "./player.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const signed = (x) => x.toFixed(2).replace("-", "−");
@@ -72,6 +73,25 @@ export function drawQuery(box, track, onPlay) {
   names.append(make("p", "facts", facts(track).join(" · ")));
   if (!track.audio) names.append(make("p", "quiet small", `Cannot be played: the file ${track.why}`));
   box.append(playButton(track, onPlay), names);
+}
+
+// Key and tempo along a track, as a strip; `onPlay(second)` is called by a click.
+export function drawSegments(box, segments, keyColour, onPlay) {
+  const strip = make("div", "strip");
+  strip.setAttribute("role", "group");
+  strip.setAttribute("aria-label", "Key and tempo along the track");
+  for (const { start_s: start, end_s: end, key, bpm, code } of segments) {
+    const text = [key, bpm ? `${Math.round(bpm)} BPM` : ""].filter(Boolean).join(" · ");
+    const part = make("button", "segment", text);
+    part.type = "button";
+    part.title = `${text} from ${clock(start)} to ${clock(end)}`;
+    part.setAttribute("aria-label", `Play from ${clock(start)}: ${text}`);
+    part.style.flexGrow = end - start;
+    if (code !== null) part.style.borderLeftColor = css(keyColour(code));
+    part.addEventListener("click", () => onPlay(start));
+    strip.append(part);
+  }
+  box.querySelector(".names").append(strip);
 }
 
 // A slider for each subspace; `change()` is called with every move.
