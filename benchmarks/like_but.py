@@ -24,7 +24,7 @@ from loev_cli.evaluate.equivariance import STRETCH_RATE_HZ, Rubberband
 from loev_cli.search import open_library
 from loev_cli.search.library import Subspace, Vectors
 from loev_cli.search.session import model_of
-from loev_cli.search.shifted_query import Asked, Change, move, parse_change
+from loev_cli.search.shifted_query import Asked, Change, move, parse_changes
 
 CHANGES = ("pitch=+2", "pitch=-3", "pitch=+5", "tempo=+10%", "tempo=-15%", "tempo=+25%")
 
@@ -69,7 +69,7 @@ def main() -> None:
         print(f"{len(library)} tracks and {len(sources)} changed ones: cosine, nearest\n")
         print("| change | unmoved | by rotating | by embedding |\n|---|---|---|---|")
         for text in CHANGES:
-            change = parse_change(text)
+            (change,) = parse_changes(text)
             name, space = change.attribute, library.subspaces[change.attribute]
             vectors = [listen(changed(source, change, Path(scratch)))[name] for source in sources]
             truth = np.stack([space.ready(vector) for vector in vectors])

@@ -22,9 +22,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     ["defaults", "errors", "interrupts"],
     ["storage"],
-    ["bundle", "manifest", "windows"],
+    ["bundle", "manifest", "windows", "track_lists"],
     ["annotations"],
-    ["model", "audio"],
+    ["model", "audio", "segments"],
     ["backends", "formats"],
     ["embed"],
     ["api"],

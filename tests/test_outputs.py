@@ -48,7 +48,7 @@ NAMES = [
 LISTS = {
     "search": ("plain.wav", "-k", "99"),
     "dedup": ("--threshold", "0.99"),
-    "playlist": ("--seed", "plain.wav", "--minutes", "1000"),
+    "playlist": ("--seed", "plain.wav", "--minutes", "1000", "--max-distance", "2"),
 }
 
 

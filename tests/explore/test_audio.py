@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from loev_cli.explore.audio_files import HEADER_N_BYTES, RATE_HZ, AudioFiles, guess_root
-from loev_cli.search.library import open_library
+from loev_cli.explore.audio_files import HEADER_N_BYTES, RATE_HZ, AudioFiles
+from loev_cli.search.library import audio_root, open_library
 from tests.conftest import RATE_HZ as FILE_RATE_HZ
 from tests.conftest import music
 from tests.explore.common import DURATION_S, PLAIN, Place, Site, write_embedding
@@ -91,14 +91,15 @@ def test_what_is_no_audio_is_told(site: Site, place: Place) -> None:
     assert str(place.music).encode() not in answer.body
 
 
-def test_the_folder_that_has_more_of_the_tracks_is_taken(
+def test_the_folder_that_has_most_of_the_tracks_is_taken(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emb = tmp_path / "emb.npz"
     write_embedding(emb, PLAIN)
-    paths = open_library(emb).paths
+    library = open_library(emb)
+    paths = library.paths
     monkeypatch.chdir(place.music)
-    assert guess_root(emb, paths) == Path.cwd()
+    assert audio_root(emb, library.meta, paths) == Path.cwd()
     assert AudioFiles(Path.cwd(), paths).n_found() == (20, 20)
     monkeypatch.chdir(os.sep)
-    assert guess_root(emb, paths) == tmp_path
+    assert audio_root(emb, library.meta, paths) is None
