@@ -18,7 +18,7 @@ from loev_cli.backends import Encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.cluster import Workers, on_cluster
-from loev_cli.embed.journal import Journal
+from loev_cli.embed.journal import Journal, kept_hop_s
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.pipeline import (
     CPU_BATCH_SIZE,
@@ -95,7 +95,10 @@ def embed(
         with staged(out) as local:
             request = replace(request, out=str(local))
             return embed(request, stdin=stdin, stdout=stdout, on_event=on_event)
-    if not request.overwrite:
+    if out != STDOUT and not request.overwrite:
+        if request.hop_s is None:  # the default may have been another when its rows were made
+            request = replace(request, hop_s=kept_hop_s(Path(out), planned))
+            planned = planned_meta(request, bundle)
         check_replaceable(out, planned)
     passed_over: Counter[str] = Counter()
     sources = find_sources(request, stdin, passed_over)
