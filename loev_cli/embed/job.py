@@ -26,6 +26,7 @@ from loev_cli.embed.pipeline import (
     CUDA_ENCODERS,
     Settings,
     actual,
+    decoders_for,
     open_fast,
     outcomes,
 )
@@ -336,10 +337,19 @@ def _engine(
         with on_cluster(sources, workers) as (origin, stats, results):
             yield origin, stats, while_there(sources, results)
         return
-    encoder, settings = prepare(request, bundle, on_event)
-    stats = Stats(min(settings.n_workers, len(sources)), settings.n_encoders)
-    with contextlib.closing(outcomes(sources, encoder, settings, stats)) as results:
+    with contextlib.ExitStack() as stack:
+        decoders = decoders_for(sources, _n_workers(request), request.file_timeout_s)
+        for decoder in decoders:  # they get ready while the model is opened
+            stack.enter_context(decoder).launch()
+        encoder, settings = prepare(request, bundle, on_event)
+        stats = Stats(len(decoders), settings.n_encoders)
+        results = outcomes(sources, encoder, settings, stats, decoders=decoders)
+        stack.enter_context(contextlib.closing(results))
         yield actual(encoder), stats, while_there(sources, results)
+
+
+def _n_workers(request: Request) -> int:
+    return request.workers or min(usable_cpus(), _MAX_WORKERS)
 
 
 def prepare(
@@ -364,7 +374,7 @@ def prepare(
         request,
         bundle,
         batching.size,
-        n_workers=request.workers or min(usable_cpus(), _MAX_WORKERS),
+        n_workers=_n_workers(request),
         n_encoders=batching.n_encoders,
     )
 
