@@ -16,9 +16,9 @@ what an encoder reads: ``margin_bins`` at either end are room to translate into,
 shift a spectrogram by slicing it, with real content at both edges and no empty band that would
 give the shift away. :meth:`LogFrequency.center` takes the part that inference reads.
 
-Everything is convolution of one input channel, so it exports to ONNX, needs no FFT operator, and the
-waveform is read as it lies. Filters that give few channels are applied at several places at once:
-the low-pass gives 16 samples at a time.
+Everything is convolution of one input channel, so it exports to ONNX, needs no FFT operator, and
+the waveform is read as it lies. Filters that give few channels are applied at several places at
+once: the low-pass gives 16 samples at a time.
 """
 
 from __future__ import annotations
