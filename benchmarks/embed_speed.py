@@ -9,7 +9,8 @@ else, one process per core, which nothing that reads audio can beat; and the tim
 same cores, from the call to the finished file. Both in turns in the same run, so that a busy
 machine is busy for both; the share is of the medians. Others at work on the machine move it all the
 same; the share of CPU time, of all processes, they move little. The stage that limits is the one
-`--stats` names.
+`--stats` names. The parts are of the CPU time of the last run: what the decoders and the encoder are
+at, starting the decoders, and the rest: opening the model, handing windows over, and writing.
 
 With --before, another checkout of loev: its `embed` takes turns with this one's, each in a process
 of its own, and the last columns are its time, by the clock and of the CPU, over this one's.
@@ -87,10 +88,19 @@ def floor(pool: ProcessPoolExecutor, files: list[Path], rate_hz: int) -> Took:
     return Took(time.monotonic() - began, cpu_s)
 
 
-def embedding(folder: Path, out: Path, model: str) -> tuple[Took, Report]:
-    began, cpu_began = time.monotonic(), cpu_s()
+def embedding(folder: Path, out: Path, model: str) -> tuple[Took, Report, dict[str, float]]:
+    """How long it took, and the parts of its CPU seconds."""
+    began, own_began, decoders_began = time.monotonic(), *cpu_s()
     report = embed(Request([str(folder)], str(out), model=model, overwrite=True))
-    return Took(time.monotonic() - began, cpu_s() - cpu_began), report
+    wall_s, (own_s, decoders_s) = time.monotonic() - began, cpu_s()
+    own_s, decoders_s = own_s - own_began, decoders_s - decoders_began
+    parts = {
+        "decode": report.stats.decode_s,
+        "encode": report.stats.encode_s,
+        "start decoders": decoders_s - report.stats.decode_s,
+        "rest": own_s - report.stats.encode_s,
+    }
+    return Took(wall_s, own_s + decoders_s), report, parts
 
 
 def embedding_of(checkout: Path, folder: Path, out: Path, model: str) -> Took:
@@ -104,10 +114,10 @@ def embedding_of(checkout: Path, folder: Path, out: Path, model: str) -> Took:
     return Took(**json.loads(done.stdout))
 
 
-def cpu_s() -> float:
-    """Of this process and its decoders, which have ended."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+def cpu_s() -> tuple[float, float]:
+    """Of this process, and of its decoders, which have ended."""
+    own, decoders = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime, decoders.ru_utime + decoders.ru_stime
 
 
 def median(results: list[Took]) -> Took:
@@ -141,7 +151,7 @@ def main() -> None:
     parser.add_argument("--embed", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.embed:
-        took, _ = embedding(*args.embed, args.model)
+        took, *_ = embedding(*args.embed, args.model)
         print(json.dumps(asdict(took)))
         return
     rate_hz = bundle.find(args.model).sample_rate_hz
@@ -149,7 +159,7 @@ def main() -> None:
     n_cpus = usable_cpus()
     print(f"{args.files} files of {args.minutes:g} min, {n_cpus} cores, {sys.platform}", flush=True)
     more = " before / now, clock | CPU |" if args.before else ""
-    titles = "format | floor (x real time) | embed (same) | share | of CPU time | work | limits"
+    titles = "format | floor (x real time) | embed (same) | share | of CPU time | parts | limits"
     print(f"| {titles} |{more}")
     print("|---|---|---|---|---|---|---|" + "---|---|" * bool(args.before))
     with (
@@ -163,7 +173,7 @@ def main() -> None:
             floors, times = [], []
             for _ in range(args.repeats):
                 floors.append(floor(pool, files, rate_hz))
-                took, report = embedding(root / suffix, root / "x.npz", args.model)
+                took, report, parts = embedding(root / suffix, root / "x.npz", args.model)
                 times.append(took)
             least, took = median(floors), median(times)
             if args.before:
@@ -175,8 +185,8 @@ def main() -> None:
                         )
                 old, new = median(before), median(now)
                 more = f" {old.wall_s / new.wall_s:.3f} | {old.cpu_s / new.cpu_s:.3f} |"
-            shares = report.stats.shares()
-            work = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
+            total_s = sum(parts.values())
+            work = ", ".join(f"{part} {seconds / total_s:.0%}" for part, seconds in parts.items())
             print(
                 f"| {suffix.upper()} | {seconds / least.wall_s:.0f} | {seconds / took.wall_s:.0f} "
                 f"| {least.wall_s / took.wall_s:.2f} | {least.cpu_s / took.cpu_s:.2f} | {work} "

@@ -4,8 +4,8 @@
 
 All graphs run in this process on one thread, taking turns, on windows of the example music; the
 figure is the lower quartile of their CPU time, so that others at work on the machine move the ratio
-little. Prints ms per window, its speed in times real time with windows half overlapping, the ratio
-to the first graph, and the largest difference from what the first graph gives.
+little. Prints ms per window, its speed in times real time with windows at the model's hop, the
+ratio to the first graph, and the largest difference from what the first graph gives.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for file, took_s, given in zip(args.graphs, quartiles, vectors, strict=True):
         apart = max(float(abs(a - b).max()) for a, b in zip(vectors[0], given, strict=True))
-        speed = model.window_s / 2 / took_s
+        speed = model.hop_n_samples() / model.sample_rate_hz / took_s
         print(
             f"| {file} | {took_s * 1000:.2f} | {speed:.0f} "
             f"| {quartiles[0] / took_s:.2f} | {apart:.1e} |"

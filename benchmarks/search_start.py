@@ -33,7 +33,7 @@ def write(out: Path, n: int) -> None:
     meta = make_meta(
         bundle,
         subspaces=bundle.subspaces,
-        hop_n_samples=bundle.window_n_samples // 2,
+        hop_n_samples=bundle.hop_n_samples(),
         per_window=False,
         backend="onnx",
         device="cpu",

@@ -79,6 +79,8 @@ def export_bundle(
             "format_version": FORMAT_VERSION,
             "name": name,
             **model.spec.to_config(),
+            # Windows side by side: overlapping ones cost twice as much and measure no better.
+            "hop_n_samples": model.spec.window_n_samples,
             "pooling": "mean",
             "subspaces": model.subspaces,
             "augmentations": dict(augmentations),

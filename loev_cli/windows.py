@@ -40,7 +40,7 @@ class Cut:
 
     Attributes:
         start_n: its first sample's position in the track.
-        samples: (N,) float32, N the model's window. A view: do not write to it.
+        samples: (N,) float32, N the model's window. Shared: do not write to it.
     """
 
     start_n: int
@@ -48,7 +48,7 @@ class Cut:
 
 
 class WindowCutter:
-    """Blocks of one track in, its windows out; keeps no more than about a window and a block.
+    """Blocks of one track in, its windows out; keeps no more than two windows.
 
     The windows do not depend on how the track was divided into blocks.
 
@@ -60,42 +60,38 @@ class WindowCutter:
     def __init__(self, window_n_samples: int, hop_n_samples: int) -> None:
         if not 1 <= hop_n_samples <= window_n_samples:
             raise ValueError(f"hop {hop_n_samples} is not within 1..{window_n_samples}")
-        self._window = window_n_samples
         self._hop = hop_n_samples
-        self._kept = np.zeros(0, np.float32)
-        self._kept_start = 0  # position in the track of self._kept[0]
-        self._next_start = 0  # start of the next regular window
+        self._window = np.empty(window_n_samples, np.float32)  # the next one
+        self._n_filled = 0
+        self._start = 0
+        self._before: NDArray[np.float32] | None = None  # the last that was given
 
     def push(self, block: NDArray[np.float32]) -> list[Cut]:
         """The windows that a further block (N,) completes."""
-        self._kept = np.concatenate([self._kept, block])
-        end = self._kept_start + len(self._kept)
-        cuts = []
-        while self._next_start + self._window <= end:
-            cuts.append(Cut(self._next_start, self._at(self._next_start)))
-            self._next_start += self._hop
-        # The last W samples stay: the window aligned with the end may need them.
-        drop = max(0, min(self._next_start, end - self._window) - self._kept_start)
-        self._kept = self._kept[drop:]
-        self._kept_start += drop
+        size, at, cuts = len(self._window), 0, []
+        while at < len(block):
+            n_now = min(size - self._n_filled, len(block) - at)
+            self._window[self._n_filled : self._n_filled + n_now] = block[at : at + n_now]
+            self._n_filled += n_now
+            at += n_now
+            if self._n_filled == size:
+                self._before, self._window = self._window, np.empty_like(self._window)
+                cuts.append(Cut(self._start, self._before))
+                self._start += self._hop
+                self._n_filled = size - self._hop
+                self._window[: self._n_filled] = self._before[self._hop :]
         return cuts
 
     def finish(self) -> list[Cut]:
         """The window that the end of the track adds, if any; none for a track of 0 samples."""
-        n_samples = self._kept_start + len(self._kept)
-        if n_samples == 0:
+        size, filled = len(self._window), self._window[: self._n_filled]
+        if self._before is None:
+            return [Cut(0, np.resize(filled, size))] if len(filled) else []
+        n_new = self._n_filled - (size - self._hop)
+        if n_new == 0:
             return []
-        if n_samples < self._window:
-            return [Cut(0, np.resize(self._kept, self._window))]
-        last_end = self._next_start - self._hop + self._window
-        if last_end == n_samples:
-            return []
-        start = n_samples - self._window
-        return [Cut(start, self._at(start))]
-
-    def _at(self, start: int) -> NDArray[np.float32]:
-        first = start - self._kept_start
-        return self._kept[first : first + self._window]
+        end = np.concatenate([self._before[n_new:], filled[-n_new:]])
+        return [Cut(self._start - self._hop + n_new, end)]
 
 
 def cuts(

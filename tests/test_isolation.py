@@ -98,6 +98,24 @@ def test_dying_between_files_is_no_files_failure(tmp_path: Path, decoder: Decode
 
 
 @posix_only
+def test_a_launched_process_is_the_one_that_decodes(
+    tmp_path: Path, decoder: DecoderProcess
+) -> None:
+    decoder.launch()
+    pid = decoder.pid
+    assert pid is not None
+    assert sum(len(block) for block in decoder.decode(write_audio(tmp_path / "x.wav"), 8000)) > 0
+    assert decoder.pid == pid
+
+
+def test_a_launched_process_ends_unused() -> None:
+    with DecoderProcess() as decoder:
+        decoder.launch()
+        pid = decoder.pid
+    assert pid is not None
+    assert not _is_alive(pid)
+
+
 def test_a_decoder_that_hangs_is_given_up(tmp_path: Path) -> None:
     file = write_audio(tmp_path / "x.wav", 300.0)
     with DecoderProcess(timeout_s=1.0) as decoder:

@@ -71,7 +71,8 @@ class RemoteDecoding:
 
 
 class DecoderProcess:
-    """One decoding process, started when it is first needed and replaced when it has died.
+    """One decoding process, started when it is first needed, or by :meth:`launch`, and replaced
+    when it has died.
 
     Use it from one thread at a time.
 
@@ -83,12 +84,25 @@ class DecoderProcess:
     def __init__(self, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._serves = False
         self._watch = _Watch()
 
     @property
     def pid(self) -> int | None:
         """Of the process; None while there is none."""
         return self._process.pid if self._process else None
+
+    def launch(self) -> None:
+        """Start the process without waiting for it: it gets ready while others work.
+
+        Raises:
+            StoppedError: it cannot be started.
+        """
+        if self._process is None:
+            self._serves = False
+            with starting(_WHAT):
+                self._watch.start()
+                self._process = _popen()
 
     def decode(self, file: Path, sample_rate_hz: int, *, tags: bool = False) -> RemoteDecoding:
         """As :func:`loev_cli.audio.decode`, and with ``tags`` :func:`loev_cli.audio.read_tags`.
@@ -150,7 +164,7 @@ class DecoderProcess:
     def _send(self, command: dict[str, Any]) -> None:
         line = json.dumps(command).encode() + b"\n"
         for attempt in ("the one there is", "a new one"):
-            if self._process is None:
+            if self._process is None or not self._serves:
                 self._start()
             assert self._process is not None
             assert self._process.stdin is not None
@@ -164,17 +178,16 @@ class DecoderProcess:
                     raise StoppedError(f"{_WHAT} exited as soon as it was started") from error
 
     def _start(self) -> None:
-        """Start the process and wait until it serves.
+        """Start the process, if it is not, and wait until it serves.
 
         Raises:
             StoppedError: it cannot be started.
         """
-        with starting(_WHAT):
-            self._watch.start()
-            self._process = _popen()
+        self.launch()
         with self._watched(DEFAULT_TIMEOUT_S):  # no part of a file's time
             head = self._read(HEAD.size)
             if len(head) == HEAD.size and HEAD.unpack(head)[0] == READY:
+                self._serves = True
                 return
             said = bytes(head + self._read(_REASON_N_BYTES)).decode(errors="replace")
         code, timed_out = self._end()

@@ -19,7 +19,7 @@ from loev_cli.backends import Encoder, select_subspaces
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
 from loev_cli.embed.cluster import Workers, on_cluster
-from loev_cli.embed.journal import Journal
+from loev_cli.embed.journal import Journal, kept_hop_s
 from loev_cli.embed.parts import Stamp
 from loev_cli.embed.pipeline import (
     CPU_BATCH_SIZE,
@@ -27,6 +27,7 @@ from loev_cli.embed.pipeline import (
     CUDA_ENCODERS,
     Settings,
     actual,
+    decoders_for,
     open_fast,
     outcomes,
 )
@@ -106,7 +107,10 @@ def embed(
     annotator = _annotator(request, bundle)
     # Annotations are added to an earlier output that has what they are read from.
     adds = annotator is not None and set(annotator.subspaces) <= set(planned["subspaces"])
-    if not request.overwrite:
+    if out != STDOUT and not request.overwrite:
+        if request.hop_s is None:  # the default may have been another when its rows were made
+            request = replace(request, hop_s=kept_hop_s(Path(out), planned))
+            planned = planned_meta(request, bundle)
         check_replaceable(out, planned, adds_annotations=adds)
     passed_over: Counter[str] = Counter()
     sources = find_sources(request, stdin, passed_over)
@@ -406,11 +410,15 @@ def _engine(
         with on_cluster(sources, workers) as (origin, stats, results):
             yield origin, stats, _finished(while_there(sources, results), request, bundle)
         return
-    encoder, settings = prepare(request, bundle, on_event)
-    stats = Stats(min(settings.n_workers, len(sources)), settings.n_encoders)
-    with contextlib.closing(outcomes(sources, encoder, settings, stats)) as results:
-        results_there = while_there(sources, results)
-        yield actual(encoder), stats, _finished(results_there, request, bundle)
+    with contextlib.ExitStack() as stack:
+        decoders = decoders_for(sources, _n_workers(request), request.file_timeout_s)
+        for decoder in decoders:  # they get ready while the model is opened
+            stack.enter_context(decoder).launch()
+        encoder, settings = prepare(request, bundle, on_event)
+        stats = Stats(len(decoders), settings.n_encoders)
+        results = outcomes(sources, encoder, settings, stats, decoders=decoders)
+        stack.enter_context(contextlib.closing(results))
+        yield actual(encoder), stats, _finished(while_there(sources, results), request, bundle)
 
 
 def _finished(results: Results, request: Request, bundle: Bundle) -> Results:
@@ -422,6 +430,10 @@ def _finished(results: Results, request: Request, bundle: Bundle) -> Results:
             outcome = outcome.annotated(annotator)
             outcome = replace(outcome, vectors={name: outcome.vectors[name] for name in kept})
         yield track, outcome
+
+
+def _n_workers(request: Request) -> int:
+    return request.workers or min(usable_cpus(), _MAX_WORKERS)
 
 
 def prepare(
@@ -445,7 +457,7 @@ def prepare(
         request,
         bundle,
         batching.size,
-        n_workers=request.workers or min(usable_cpus(), _MAX_WORKERS),
+        n_workers=_n_workers(request),
         n_encoders=batching.n_encoders,
     )
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
-from loev_cli.errors import OutputError, UsageError
+from loev_cli.errors import LoevError, OutputError, UsageError
 from loev_cli.formats import (
     ANNOTATIONS,
     ONNX_SHA256,
@@ -38,6 +38,7 @@ from loev_cli.formats import (
     Row,
     difference,
     fingerprint,
+    read_meta,
     rows,
     without_annotations,
 )
@@ -56,6 +57,23 @@ _END_N_BYTES = 1 << 16
 _SYNC_EVERY_S = 5.0
 _MAX_STATE_N_BYTES = 4 << 20
 _MAX_PARTS = 50  # each is an open file; a job that is preempted again and again leaves many
+
+
+def kept_hop_s(out: Path, meta: Meta) -> float | None:
+    """The hop of what an earlier run has put at ``out``, finished or not, if it used the model and
+    window of ``meta``; None if none did."""
+    with contextlib.suppress(LoevError, OSError, *DATA_ERRORS):
+        if out.exists():
+            kept: Mapping[str, Any] = read_meta(out)
+        else:
+            folder = _folder_of(Path(os.path.realpath(out)))
+            state = parse_json(read_bytes(folder / _STATE_FILE, _MAX_STATE_N_BYTES, opener=own))
+            kept = state["fingerprint"]
+        hop_s, window_s = kept["hop_s"], meta["window_s"]
+        is_alike = (kept["model_sha256"], kept["window_s"]) == (meta["model_sha256"], window_s)
+        if is_alike and 0 < hop_s <= window_s:
+            return float(hop_s)
+    return None
 
 
 class Journal:

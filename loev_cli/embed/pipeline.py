@@ -18,7 +18,7 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.audio import DEFAULT_TIMEOUT_S, Source
+from loev_cli.audio import DEFAULT_TIMEOUT_S, DecoderProcess, Source
 from loev_cli.backends import Encoder, open_encoder
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
@@ -377,6 +377,13 @@ class Settings:
     download_limits: Limits = DEFAULT_LIMITS
 
 
+def decoders_for(
+    sources: Sequence[Source], n_workers: int, file_timeout_s: float
+) -> list[DecoderProcess]:
+    """As many as can be at work on ``sources``."""
+    return [DecoderProcess(timeout_s=file_timeout_s) for _ in range(min(n_workers, len(sources)))]
+
+
 def actual(encoder: Encoder) -> dict[str, str]:
     """What the open model adds to the ``meta`` of rows that it makes."""
     meta = {"backend": encoder.backend, "device": encoder.device, "precision": encoder.precision}
@@ -391,6 +398,7 @@ def outcomes(
     settings: Settings,
     stats: Stats,
     *,
+    decoders: Sequence[DecoderProcess] = (),
     speed: float = 1.0,
 ) -> Generator[tuple[int, Row | InputError], None, None]:
     """Embed ``sources``: for each its index, with its row or why there is none.
@@ -399,6 +407,7 @@ def outcomes(
 
     Args:
         stats: is kept up to date with where the time goes.
+        decoders: perhaps launched already; default those of :func:`decoders_for`.
         speed: plays the audio so much faster, and higher, as a tape would be.
 
     Raises:
@@ -413,10 +422,9 @@ def outcomes(
         sample_rate_hz=round(model.sample_rate_hz / speed),
         window_n_samples=model.window_n_samples,
         hop_n_samples=settings.hop_n_samples,
-        n_workers=settings.n_workers,
+        decoders=decoders or decoders_for(sources, settings.n_workers, settings.file_timeout_s),
         n_ahead=(settings.n_encoders + 1) * settings.batch_size,
         n_tracks_ahead=_TRACKS_AHEAD if settings.in_order else None,
-        file_timeout_s=settings.file_timeout_s,
         tags=settings.tags,
         download_limits=settings.download_limits,
     )

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from loev_cli.audio import (
-    DEFAULT_TIMEOUT_S,
     SILENCE_PEAK,
     ArrayDecoding,
     DecoderProcess,
@@ -86,11 +85,10 @@ class Reader:
     Args:
         sources: the tracks; an item's ``track`` is its index here.
         sample_rate_hz, window_n_samples, hop_n_samples: as the model wants them.
-        n_workers: processes that decode.
+        decoders: processes that decode; the reader closes them.
         n_ahead: windows that may wait in the queue.
         n_tracks_ahead: how far beyond the tracks that :meth:`settled` counted a track may be
             begun; None: any distance.
-        file_timeout_s: how long a decoder may give no audio, or fall behind the playing time.
         tags: read what the files say about themselves too.
         download_limits: for each remote file.
 
@@ -106,10 +104,9 @@ class Reader:
         sample_rate_hz: int,
         window_n_samples: int,
         hop_n_samples: int,
-        n_workers: int,
+        decoders: Sequence[DecoderProcess],
         n_ahead: int,
         n_tracks_ahead: int | None = None,
-        file_timeout_s: float = DEFAULT_TIMEOUT_S,
         tags: bool = False,
         download_limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -128,8 +125,7 @@ class Reader:
         self._n_begun = 0
         self._n_settled = 0
         self._n_tracks_ahead = len(sources) if n_tracks_ahead is None else n_tracks_ahead
-        n_workers = max(1, min(n_workers, len(sources)))
-        self._decoders = [DecoderProcess(timeout_s=file_timeout_s) for _ in range(n_workers)]
+        self._decoders = decoders
         self._threads = [
             threading.Thread(target=self._work, args=(decoder,), name=f"decoder-{i}", daemon=True)
             for i, decoder in enumerate(self._decoders)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,24 @@ def test_other_settings_stop(bundle: Bundle, library: Path, tmp_path: Path) -> N
         assert report.n_done == len(file.paths) == 5
         assert file.meta["model_sha256"] == other.sha256
     assert run(request(other, out, library)) == ([], [])
+
+
+def test_what_there_is_keeps_its_hop_when_the_default_is_another(
+    bundle: Bundle, library: Path, tmp_path: Path
+) -> None:
+    whole, _ = embedded(bundle, tmp_path / "whole.npz", library, hop_s=0.1, per_window=True)
+    out = tmp_path / "x.npz"
+    interrupted(request(bundle, out, library, hop_s=0.1, per_window=True), after=2)
+    default = request(bundle, out, library, per_window=True)
+    assert len(run(default)[0]) == 3
+    added = write_audio(library / "added.wav", seed=3)
+    assert len(run(default)[0]) == 1
+    added.unlink()
+    embed(replace(default, prune=True))
+    assert_same(read(out), whole)
+    assert read(out).meta["hop_s"] == 0.1
+    embed(replace(default, overwrite=True))
+    assert read(out).meta["hop_s"] == bundle.hop_n_samples() / bundle.sample_rate_hz
 
 
 def test_overwrite_discards_what_is_finished_and_goes_on_with_what_is_not(

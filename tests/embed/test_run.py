@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loev_cli.audio import Source
+from loev_cli.audio import DecoderProcess, Source
 from loev_cli.backends import Encoder
 from loev_cli.bundle import Bundle
 from loev_cli.embed import Event, Failure, Request, RunStarted, TrackDone, dry_run, embed
@@ -86,7 +86,7 @@ def test_the_reader_keeps_a_bounded_number_of_windows(tmp_path: Path) -> None:
         sample_rate_hz=RATE_HZ,
         window_n_samples=WINDOW_N,
         hop_n_samples=WINDOW_N,
-        n_workers=3,
+        decoders=[DecoderProcess() for _ in range(3)],
         n_ahead=4,
     )
     with reader:
@@ -106,7 +106,7 @@ def test_leaving_the_reader_early_ends_its_threads(tmp_path: Path) -> None:
         sample_rate_hz=RATE_HZ,
         window_n_samples=WINDOW_N,
         hop_n_samples=WINDOW_N,
-        n_workers=4,
+        decoders=[DecoderProcess() for _ in range(4)],
         n_ahead=2,
     )
     with reader:
@@ -127,7 +127,7 @@ def test_in_order_a_slow_track_holds_the_others_back(tmp_path: Path) -> None:
         sample_rate_hz=RATE_HZ,
         window_n_samples=WINDOW_N,
         hop_n_samples=WINDOW_N,
-        n_workers=3,
+        decoders=[DecoderProcess() for _ in range(3)],
         n_ahead=4,
         n_tracks_ahead=5,
     )
