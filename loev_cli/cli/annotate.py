@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,7 +122,7 @@ def annotate(
         csv_safe=csv_safe,
         quiet=quiet,
         header=tags.COLUMNS if of_tags else (),
-        as_table=lists.default_table if of_tags else _table,
+        as_table=partial(lists.default_table, empty_columns=True) if of_tags else _table,
     )
     if undo is not None:
         with listed:
