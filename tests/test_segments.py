@@ -69,7 +69,9 @@ def test_an_embedding_file_with_windows_is_read_too(tmp_path: Path, loev: Loev) 
     for a, b in zip(ours.out.splitlines(), theirs.out.splitlines(), strict=True):
         a, b = json.loads(a), json.loads(b)
         assert a == {**b, "path": a["path"]}
-    assert loev("embed", tmp_path / "medley.flac", "--out", tmp_path / "y.npz").code == 0
+    assert loev("embed", tmp_path, "--out", tmp_path / "y.npz").code == 0
+    listed = loev("annotate", tmp_path / "y.npz", "--format", "m3u").out.splitlines()
+    assert listed[2] == str(tmp_path / "medley.flac")
     for arguments, message in (
         ([tmp_path / "y.npz"], "has no windows (give the audio, or embed it with --per-window)"),
         ([emb, "--format", "m3u"], "segments are not a playlist"),

@@ -113,13 +113,16 @@ def check_root(root: Path | None, *, unused: bool) -> None:
         raise UsageError(f"--root {root}: no such folder")
 
 
-def default_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+def default_table(
+    records: Sequence[Record], *, empty_columns: bool = False
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows; ``path`` comes last, where its length disturbs nothing. Columns in which
-    nothing is known are left out."""
+    nothing is known are left out unless asked for."""
     names = [
         name
         for name in records[0]
-        if name != "path" and any(record.get(name) is not None for record in records)
+        if name != "path"
+        and (empty_columns or any(record.get(name) is not None for record in records))
     ] + ["path"]
     return names, [[_cell(name, record.get(name)) for name in names] for record in records]
 

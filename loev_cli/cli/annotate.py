@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from loev_cli.cli import _options as options
 from loev_cli.cli import _tags as tags
 from loev_cli.cli._console import clock, plural, say, stdin_bytes
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, UsageError
+from loev_cli.storage.remote import is_url
 
 if TYPE_CHECKING:
     from loev_cli.embed import Request
@@ -80,7 +82,6 @@ def annotate(
     """
     import loev_cli.embed as job
     from loev_cli.cli import _embed_report as tell
-    from loev_cli.embed.presence import root_of
 
     inputs = inputs or []
     of_tags = write_tags or undo is not None
@@ -117,11 +118,11 @@ def annotate(
         out,
         inputs=[undo] if undo else (),  # the job checks its own once it has listed them
         overwrite=overwrite,
-        root=root or Path(root_of(inputs)).absolute(),
+        root=root or (_root_of(inputs) if chosen == "m3u" else None),
         csv_safe=csv_safe,
         quiet=quiet,
         header=tags.COLUMNS if of_tags else (),
-        as_table=lists.default_table if of_tags else _table,
+        as_table=partial(lists.default_table, empty_columns=True) if of_tags else _table,
     )
     if undo is not None:
         with listed:
@@ -174,6 +175,19 @@ def annotate(
         failed = f", {plural(n_failed, 'file')} failed" if n_failed else ""
         say(f"{plural(report.n_done, 'track')} annotated{failed} -> {out}")
     raise typer.Exit(EXIT_SOME_FAILED if n_failed else EXIT_DONE)
+
+
+def _root_of(inputs: Sequence[str]) -> Path | None:
+    """The folder that the rows of inputs are relative to; None: a URL, or not known."""
+    from loev_cli.embed.presence import root_of
+    from loev_cli.formats import AUDIO_ROOT, is_embedding_file, read_meta
+    from loev_cli.row_names import path_of_row
+
+    if inputs and is_embedding_file(inputs[0]):
+        known = read_meta(inputs[0]).get(AUDIO_ROOT)
+        return Path(path_of_row(known)) if isinstance(known, str) else None
+    root = root_of(inputs)
+    return None if is_url(root) else Path(root).absolute()
 
 
 def _splitter(request: Request) -> Callable[[Row], list[Segment]]:

@@ -237,6 +237,15 @@ def test_the_command(tmp_path: Path, loev: Loev) -> None:
     } == {"a/007.wav"}
     both = loev(*asked, "--keep", "tempo, pitch", "--format", "jsonl").out.splitlines()
     assert {"tempo", "pitch"} < set(json.loads(both[0]))
+    write_library(tmp_path / "tagged.npz", 200, tags=("artist",))  # three artists
+    few = loev(
+        *("playlist", tmp_path / "tagged.npz", "--seed", "007.wav", "--minutes", "60"),
+        *("--max-per", "tag_artist=2", "--max-distance", "2", "--format", "jsonl"),
+    )
+    artists = [json.loads(line)["artist"] for line in few.out.splitlines()]
+    assert sorted(artists) == [f"Artist {i}" for i in (0, 0, 1, 1, 2, 2)]
+    assert "none is within 2 in tempo" in few.err
+    assert "by another tag_artist" in few.err
     long = loev(*asked[:4], "--minutes", "100000", "--quiet")
     assert "ends at " in long.err
     assert "none is within 0.7 in tempo" in long.err
