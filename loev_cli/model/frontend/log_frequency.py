@@ -269,7 +269,7 @@ class _Filters(nn.Module):
 
     @property
     def n_after(self) -> int:
-        return self.first_n + self.kernel.shape[3] - self.stride
+        return int(self.first_n + self.kernel.shape[3] - self.stride)
 
     def forward(self, padded: Tensor) -> Tensor:
         """(B, 1, 1, samples) -> (B, n_steps * n_filters, 1, samples / stride or more)."""
