@@ -38,7 +38,9 @@ def main() -> None:
     for file in read_manifests(args.manifest).files:
         waveform = audio.load(file, rate_hz)
         rows.append([model(waveform[round(cut_s * rate_hz) :], rate_hz) for cut_s in cuts_s])
-    print(f"{len(rows)} recordings, model {args.model}, windows {model.bundle.hop_n_samples()} apart")
+    print(
+        f"{len(rows)} recordings, model {args.model}, windows {model.bundle.hop_n_samples()} apart"
+    )
     print("\n| subspace | cut off | median | 90 % | largest | recall@1 | different recordings |")
     print("|---|---|---|---|---|---|---|")
     for name in rows[0][0]:

@@ -9,8 +9,8 @@ else, one process per core, which nothing that reads audio can beat; and the tim
 same cores, from the call to the finished file. Both in turns in the same run, so that a busy
 machine is busy for both; the share is of the medians. Others at work on the machine move it all the
 same; the share of CPU time, of all processes, they move little. The stage that limits is the one
-`--stats` names. The parts are of the CPU time of the last run: what the decoders and the encoder are
-at, starting the decoders, and the rest: opening the model, handing windows over, and writing.
+`--stats` names. The parts are of the CPU time of the last run: what the decoders and the encoder
+are at, starting the decoders, and the rest: opening the model, handing windows over, and writing.
 
 With --before, another checkout of loev: its `embed` takes turns with this one's, each in a process
 of its own, and the last columns are its time, by the clock and of the CPU, over this one's.

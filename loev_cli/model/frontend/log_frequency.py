@@ -16,9 +16,13 @@ what an encoder reads: ``margin_bins`` at either end are room to translate into,
 shift a spectrogram by slicing it, with real content at both edges and no empty band that would
 give the shift away. :meth:`LogFrequency.center` takes the part that inference reads.
 
-Everything is convolution of one input channel, so it exports to ONNX, needs no FFT operator, and
-the waveform is read as it lies. Filters that give few channels are applied at several places at
-once: the low-pass gives 16 samples at a time.
+Everything is convolution, so it exports to ONNX and needs no FFT operator. Sixteen samples in a row
+are the channels of one position: that makes a filter over 256 samples a convolution over 16
+positions, which every runtime has a fast way for, and which no longer copies each sample once for
+every kernel that sees it. The low-pass gives 16 samples at a time, the next octave's channels.
+
+    samples   ... 0 1 2 ... 15 | 16 17 ... 31 | 32 ...      16 channels, N / 16 positions
+    kernel    [... n_blocks of 16 taps ...]  -->  stride: step / 16 positions
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_BLOCK = 16  # output channels that keep a vector unit busy
+_BLOCK = 16  # samples that are the channels of one position
 
 EPSILON_POWER = 1e-12  # below the noise of 16-bit audio
 
@@ -172,24 +176,27 @@ class _Octave(nn.Module):
         # between input samples 2 n and 2 n + 1, so the frames of all octaves stay aligned.
         self.halve = None if is_last else _Filters(_low_pass()[None], step=2, n_steps=_BLOCK)
         filters = [bank.filters for bank in banks] + ([] if self.halve is None else [self.halve])
-        n_before = -(min(f.first_n for f in filters) // _BLOCK) * _BLOCK
+        n_before = max(-f.first_block for f in filters)
         for each in filters:
             each.start_at(-n_before)
-        self.padding = (n_before, max(f.n_after for f in filters))
+        n_after = max(f.n_blocks_after for f in filters)
+        self.padding = (n_before * _BLOCK, n_after * _BLOCK)
 
     def forward(self, signal: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, 1, N) -> power of every bank, (B, n_bins, N / hop), and (B, 1, N / 2).
 
         The last octave gives the signal as it is: nobody reads it.
         """
-        n_samples = signal.shape[2]
-        padded = F.pad(signal, self.padding, mode="reflect").unsqueeze(2)
-        powers = [bank(padded, n_samples) for bank in self.banks]
+        n_blocks = signal.shape[2] // _BLOCK
+        padded = F.pad(signal, self.padding, mode="reflect")
+        by_sample = padded.reshape(-1, 1, padded.shape[2] // _BLOCK, _BLOCK)
+        blocks = by_sample.permute(0, 3, 1, 2)  # (B, 16, 1, blocks)
+        powers = [bank(blocks, n_blocks) for bank in self.banks]
         if self.halve is None:
             return powers, signal
-        halved = self.halve(padded).permute(0, 2, 3, 1).flatten(2)  # (B, 1, N / 2 + extra)
+        halved = self.halve(blocks).permute(0, 2, 3, 1).flatten(2)  # (B, 1, N / 2 + extra)
         start = self.halve.n_extra * _BLOCK
-        return powers, halved[:, :, start : start + n_samples // 2]
+        return powers, halved[:, :, start : start + signal.shape[2] // 2]
 
 
 class _Kernels:
@@ -225,18 +232,17 @@ def _low_pass(n_taps: int = 96) -> np.ndarray:
 
 
 class _Filters(nn.Module):
-    """FIR filters that take a step of samples at a time.
+    """FIR filters that take a step of samples at a time, on blocks of 16 samples.
 
     Args:
         taps: (n_filters, n_taps). What frame t sees is centered on sample ``(t + 0.5) * step``.
         step: samples from frame to frame.
         n_steps: frames that are computed together, each an output channel per filter, so that a
-            convolution gives channels enough to keep a machine busy.
+            convolution moves by whole blocks and gives channels enough to keep a machine busy.
 
     Attributes:
-        stride: samples from one application to the next.
-        first_n: the first sample that the first frames see; samples of the signal count from 0.
-        n_after: samples that the last frames see beyond the signal.
+        first_block: the first block that the first frames see; blocks of the signal count from 0.
+        n_blocks_after: blocks that the last frames see beyond the signal.
         n_extra: positions in the output that come before that of the first frames.
     """
 
@@ -245,35 +251,39 @@ class _Filters(nn.Module):
 
     def __init__(self, taps: np.ndarray, *, step: int, n_steps: int) -> None:
         super().__init__()
-        self.stride = n_steps * step
+        self.stride = n_steps * step // _BLOCK  # in blocks
         # Windows may be shorter than their kernel.
         used = np.flatnonzero(taps.any(axis=0))
-        first, end = int(used[0]), int(used[-1]) + 1
-        self.first_n = first - (taps.shape[1] - step) // 2
-        n_taps = end - first
-        kernel = np.zeros((n_steps, len(taps), self.stride - step + n_taps))
+        taps, first_n = taps[:, used[0] : used[-1] + 1], used[0] - (taps.shape[1] - step) // 2
+        self.first_block = int(first_n // _BLOCK)
+        end_n = first_n + (n_steps - 1) * step + taps.shape[1]
+        n_blocks = -(-end_n // _BLOCK) - self.first_block
+        kernel = np.zeros((n_steps, len(taps), n_blocks * _BLOCK))
         for i in range(n_steps):
-            kernel[i, :, i * step : i * step + n_taps] = taps[:, first:end]
-        flat = kernel.reshape(-1, 1, 1, kernel.shape[2])
-        self.register_buffer("kernel", torch.tensor(flat, dtype=torch.float32), persistent=False)
+            start = first_n + i * step - self.first_block * _BLOCK
+            kernel[i, :, start : start + taps.shape[1]] = taps
+        by_block = kernel.reshape(-1, 1, n_blocks, _BLOCK).transpose(0, 3, 1, 2)
+        self.register_buffer(
+            "kernel", torch.tensor(by_block.copy(), dtype=torch.float32), persistent=False
+        )
         # ONNX Runtime's fast convolution wants one; the exporter would write it as an expression.
-        self.register_buffer("bias", torch.zeros(len(flat)), persistent=False)
+        self.register_buffer("bias", torch.zeros(len(by_block)), persistent=False)
         self.n_extra = 0
 
-    def start_at(self, n: int) -> None:
-        """Take a signal that begins at sample ``n``, which is no later than ``first_n``."""
-        n_empty = (self.first_n - n) % self.stride
+    def start_at(self, block: int) -> None:
+        """Take a signal that begins at ``block``, which is no later than ``first_block``."""
+        n_empty = (self.first_block - block) % self.stride
         self.kernel = F.pad(self.kernel, (n_empty, 0))
-        self.first_n -= n_empty
-        self.n_extra = (self.first_n - n) // self.stride
+        self.first_block -= n_empty
+        self.n_extra = (self.first_block - block) // self.stride
 
     @property
-    def n_after(self) -> int:
-        return self.first_n + self.kernel.shape[3] - self.stride
+    def n_blocks_after(self) -> int:
+        return self.first_block + self.kernel.shape[3] - self.stride
 
-    def forward(self, padded: Tensor) -> Tensor:
-        """(B, 1, 1, samples) -> (B, n_steps * n_filters, 1, samples / stride or more)."""
-        return F.conv2d(padded, self.kernel, self.bias, stride=(1, self.stride))
+    def forward(self, blocks: Tensor) -> Tensor:
+        """(B, 16, 1, blocks) -> (B, n_steps * n_filters, 1, blocks / stride or more)."""
+        return F.conv2d(blocks, self.kernel, self.bias, stride=(1, self.stride))
 
 
 class _PowerBank(nn.Module):
@@ -291,11 +301,11 @@ class _PowerBank(nn.Module):
         self.n_apart = hop // step // self.n_together
         self.n_frames = n_steps // self.n_together
 
-    def forward(self, padded: Tensor, n_samples: int) -> Tensor:
-        """(B, 1, 1, samples) of a signal of ``n_samples`` N -> (B, n_bins, N / hop)."""
-        parts: Tensor = self.filters(padded)
+    def forward(self, blocks: Tensor, n_blocks: int) -> Tensor:
+        """(B, 16, 1, blocks) -> (B, n_bins, N / hop)."""
+        parts: Tensor = self.filters(blocks)
         power = parts * parts  # not square(), which ONNX has no operator for
-        n_frames = n_samples // self.filters.stride
+        n_frames = n_blocks // self.filters.stride
         if power.shape[3] > n_frames:
             power = power[:, :, :, self.filters.n_extra : self.filters.n_extra + n_frames]
         if self.n_apart > 1:
