@@ -100,6 +100,7 @@ def render(template: str, kind: str, **context: Any) -> str:
     )
     environment.filters["cell"] = _cell
     environment.filters["number"] = _number
+    environment.filters["p"] = _p
     parts = f"parts.{kind}.j2"
     return environment.get_template(template).render(context, kind=kind, parts=parts)
 
@@ -111,6 +112,10 @@ def _cell(value: object) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _p(value: float, n_digits: int = 3) -> str:
+    return "not tested" if value != value else f"{value:.{n_digits}f}"
 
 
 def check_out(

@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 
 from loev_cli.evaluate.manifest import Column, Fold
 from loev_cli.evaluate.probes import TASKS, Reading, Task, read_label, statistic_of
-from loev_cli.evaluate.statistics import Draws, Estimate, Score, Statistic, holm
+from loev_cli.evaluate.statistics import (
+    Draws,
+    Estimate,
+    Score,
+    Statistic,
+    fewest_groups,
+    holm,
+)
 
 PROBE = "linear"
 _N_COMPONENTS = 192
@@ -74,7 +81,8 @@ class Gained:
     Attributes:
         kept, blind: score of the models with and without it, mean over seeds.
         gain: the difference, paired by track and seed.
-        p: of there being none; ``p_holm`` corrected for the number of candidates.
+        p: of there being none; ``p_holm`` corrected for the number of candidates, NaN where the
+            groups of tracks are too few for a test.
         of_seeds: the difference in each seed.
     """
 
@@ -180,6 +188,8 @@ def gained(
             p_holm=p,
             of_seeds=tuple(a - b for a, b in zip(score.of_seeds, baseline.of_seeds, strict=True)),
         )
+    if draws.n_groups < fewest_groups(len(found)):
+        return {name: dataclasses.replace(one, p_holm=float("nan")) for name, one in found.items()}
     corrected = holm([one.p for one in found.values()])
     return {
         name: dataclasses.replace(one, p_holm=p)
