@@ -6,3 +6,5 @@ INVARIANT = "invariant"
 N_HITS = 10
 # Cosine distance up to which two tracks are the same recording; measured in docs/search.md.
 DUPLICATE_DISTANCE = 0.15
+# Probability that an A/B test shows the change it is planned for.
+AB_POWER = 0.8

@@ -42,6 +42,7 @@ COMMANDS = [
     ("loev_cli.cli.dedup", "dedup"),
     ("loev_cli.cli.playlist", "playlist"),
     ("loev_cli.cli.explore", "explore"),
+    ("loev_cli.cli.ab", "ab"),
     ("loev_cli.cli.models", "models"),
     ("loev_cli.cli.doctor", "doctor"),
 ]
@@ -78,7 +79,11 @@ def build_app(only: str | None = None) -> typer.Typer:
     for module, function in COMMANDS:
         if only not in (None, function):
             continue
-        app.command(name=function)(getattr(importlib.import_module(module), function))
+        command = getattr(importlib.import_module(module), function)
+        if isinstance(command, typer.Typer):  # commands of its own
+            app.add_typer(command, name=function)
+        else:
+            app.command(name=function)(command)
     return app
 
 

@@ -201,9 +201,14 @@ def forest(rows: Mapping[str, tuple[Estimate, bool]], *, label: str) -> Figure:
     return figure
 
 
+def wide_figure(height: float) -> Figure:
+    """An empty figure of the reports' width; ``height`` in inches."""
+    return Figure(figsize=(_WIDTH, height), layout="constrained")
+
+
 def curves(responses: Sequence[Response], unit: str) -> Figure:
     """Distance each subspace moves by the size of one transformation."""
-    figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
+    figure = wide_figure(2.9)
     axes = figure.subplots()
     colours = colour_of([response.subspace for response in responses])
     for response in responses:

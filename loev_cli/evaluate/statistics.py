@@ -39,7 +39,7 @@ N_DRAWS = 1000  # of one model
 N_DRAWS_TESTED = 4000  # of several
 _CHUNK = 500
 _N_BLOCKS = 20
-_ALPHA = 0.05
+ALPHA = 0.05
 _SAME = 1e-12  # draws nearer than this differ by rounding
 SHARE = (0.0, 1.0)  # the ends of the scale of a share
 
@@ -228,7 +228,7 @@ class Draws:
         error, n_free = self._error(score)
         if not error > 0:
             return _all_alike(score.value, self.n_groups, bounds)
-        reach = float(student_t.ppf(1 - _ALPHA / 2, n_free))
+        reach = float(student_t.ppf(1 - ALPHA / 2, n_free))
         if len(score.of_seeds) > 1:
             return score.value - reach * error, score.value + reach * error
         tail = float(norm.sf(reach * np.sqrt(self.n_groups / n_free)))
@@ -289,14 +289,14 @@ class Bootstrap(Draws):
 
 def fewest_groups(n_tests: int = 1) -> int:
     """How many groups of tracks a test needs for p < 0.05 after correction for ``n_tests``."""
-    return 1 + math.ceil(math.log2(n_tests / _ALPHA))
+    return 1 + math.ceil(math.log2(n_tests / ALPHA))
 
 
 def _all_alike(value: float, n_groups: int, bounds: Bounds | None) -> Bounds:
     """The interval where every group has the same figure."""
     if bounds is None or n_groups < fewest_groups() or value not in bounds:
         return float("nan"), float("nan")
-    span = (bounds[1] - bounds[0]) * (1 - (_ALPHA / 2) ** (1 / n_groups))
+    span = (bounds[1] - bounds[0]) * (1 - (ALPHA / 2) ** (1 / n_groups))
     return (value - span, value) if value == bounds[1] else (value, value + span)
 
 
@@ -309,7 +309,7 @@ def t_estimate(
         error: its standard error; NaN: no test.
     """
     p = float("nan")
-    reach = float(student_t.ppf(1 - _ALPHA / 2, n_free)) * error if error > 0 else float("nan")
+    reach = float(student_t.ppf(1 - ALPHA / 2, n_free)) * error if error > 0 else float("nan")
     if abs(value) < _SAME and error == 0:
         p = 1.0
     elif error >= 0:
@@ -327,6 +327,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     result = np.empty(len(p))
     result[order] = corrected
     return [float(value) for value in result]
+
+
+def clustered_mean(values: Floats, groups: NDArray[Any]) -> tuple[Estimate, float]:
+    """Mean of differences (n,), of which those of a group belong together, and its p value.
+
+    The standard error is that of the linearized mean of groups of any size (Liang & Zeger,
+    Biometrika 1986); where every row is a group of its own, this is the paired t test.
+    """
+    names, of_row = np.unique(groups, return_inverse=True)
+    n, n_groups = len(values), len(names)
+    value, error = float(np.mean(values)), float("nan")
+    if n_groups >= fewest_groups():
+        sums = np.bincount(of_row, values - value)
+        error = float(np.sqrt(n_groups / (n_groups - 1) * np.square(sums).sum()) / n)
+    return t_estimate(value, error, n_groups - 1.0, n, n_groups)
 
 
 def jackknife(
@@ -359,7 +374,7 @@ def jackknife_all(
         low = high = float("nan")
         if k >= fewest_groups() and np.ptp(values) >= _SAME:
             error = np.sqrt((k - 1) / k * np.square(values - values.mean()).sum())
-            reach = float(student_t.ppf(1 - _ALPHA / 2, k - 1) * error)
+            reach = float(student_t.ppf(1 - ALPHA / 2, k - 1) * error)
             low, high = value - reach, value + reach
             if bounds is not None:
                 low, high = max(bounds[0], low), min(bounds[1], high)

@@ -1,0 +1,153 @@
+"""Simulated listeners for ``loev ab``: false alarms of A against A, and power as planned.
+
+    python benchmarks/ab_simulation.py [--n 400]
+
+Listeners of two kinds look at a list of 10 (Chuklin, Markov & de Rijke, Click Models for Web
+Search, 2015):
+
+position    looks at rank r with probability 1 / r, and clicks what it likes there
+cascade     looks at one after the other, clicks what it likes, and then stops with probability 0.6
+
+Every session likes more or fewer tracks than others and asks one to six queries, so its lists are
+not independent. Both searches rank 50 tracks of known relevance by relevance plus noise: the more
+noise, the worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import date, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loev_cli.ab import experiment, interleave
+from loev_cli.evaluate.statistics import ALPHA
+
+N_TRACKS, K = 50, 10
+Listener = Callable[[NDArray[np.float64], np.random.Generator], NDArray[np.bool_]]
+
+
+def position(likes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Clicks (K,) on results that are liked with these probabilities (K,)."""
+    looks = rng.random(len(likes)) < 1 / np.arange(1, len(likes) + 1)
+    return np.asarray(looks & (rng.random(len(likes)) < likes))
+
+
+def cascade(likes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """The same by looking at one after the other."""
+    clicks = rng.random(len(likes)) < likes
+    stops = np.flatnonzero(clicks & (rng.random(len(likes)) < 0.6))
+    if len(stops):
+        clicks[stops[0] + 1 :] = False
+    return np.asarray(clicks)
+
+
+LISTENERS: dict[str, Listener] = {"position": position, "cascade": cascade}
+
+
+def interleaved(
+    listener: Listener,
+    noise: tuple[float, float],
+    n_sessions: int,
+    rng: np.random.Generator,
+    *,
+    same: bool = False,
+) -> interleave.Clicks:
+    """A log of sessions with two searches of this noise; ``same``: B gives the lists of A."""
+    wins, sessions, n_lists, n_first = [], [], 0, 0
+    for session in range(n_sessions):
+        mood = rng.uniform(0.2, 1.0)
+        for _ in range(rng.integers(1, 7)):
+            relevance = rng.random(N_TRACKS) ** 3
+            a, b = (np.argsort(-(relevance + rng.normal(0, sd, N_TRACKS))) for sd in noise)
+            tracks = [[str(i) for i in order[:K]] for order in (a, a if same else b)]
+            results, teams = interleave.team_draft(*tracks, K, rng)
+            clicks = listener(mood * relevance[[int(t) for t in results]], rng)
+            of_b = np.array([team == "b" for team in teams])
+            n_lists, n_first = n_lists + 1, n_first + (teams[0] == "a")
+            if clicks.any():
+                wins.append(0.5 + 0.5 * np.sign(clicks[of_b].sum() - clicks[~of_b].sum()))
+                sessions.append(session)
+    return interleave.Clicks(
+        ("a", "b"), np.array(wins), np.array(sessions), n_lists, n_sessions, n_first
+    )
+
+
+def alarms(
+    listener: Listener,
+    noise: tuple[float, float],
+    n_sessions: int,
+    n: int,
+    *,
+    same: bool = False,
+    seed: int = 0,
+) -> float:
+    """How many of ``n`` experiments say that listeners prefer one of the two."""
+    p = [
+        interleave.preference(
+            interleaved(listener, noise, n_sessions, np.random.default_rng([seed, i]), same=same)
+        )[1]
+        for i in range(n)
+    ]
+    return float(np.mean(np.array(p) < ALPHA))
+
+
+def sessions_needed(listener: Listener, noise: tuple[float, float], power: float = 0.8) -> int:
+    """Sessions that show the preference, from its size and spread in many sessions."""
+    pilot = 10_000
+    share, _ = interleave.preference(
+        interleaved(listener, noise, pilot, np.random.default_rng([7, 7]))
+    )
+    return int(np.ceil(pilot * (interleave.detectable(share, power) / (share.value - 0.5)) ** 2))
+
+
+def last_word(
+    plan: experiment.Plan, change: float, rng: np.random.Generator, *, n_days: int = 14
+) -> str:
+    """The last word of an A/B test of a share of successes that is looked at every day."""
+    n = 2 * plan.n_per_side
+    is_b = rng.permutation(np.arange(n) % 2 == 1)
+    success = rng.random(n) < plan.main.baseline + change * is_b
+    first = date(2026, 11, 1)
+    days = np.array([(first + timedelta(days=d)).isoformat() for d in range(n_days)])
+    day = days[np.arange(n) * n_days // n]
+    values = {plan.main.name: success.astype(np.float64)}
+    for guardrail in plan.guardrails:  # nothing happens to them
+        values[guardrail.name] = rng.normal(guardrail.baseline, guardrail.sd, n)
+    return experiment.looks(plan, experiment.Data(is_b, day, values))[-1].word
+
+
+def words(plan: experiment.Plan, change: float, n: int, *, seed: int = 0) -> dict[str, float]:
+    """Shares of the words that ``n`` A/B tests end with."""
+    found = [last_word(plan, change, np.random.default_rng([seed, i])) for i in range(n)]
+    return {word: found.count(word) / n for word in dict.fromkeys(found)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--n", type=int, default=400, help="experiments per figure")
+    n = parser.parse_args().n
+    print(f"{n} experiments per figure; standard error of 0.05: {np.sqrt(0.05 * 0.95 / n):.3f}")
+    for name, listener in LISTENERS.items():
+        same = alarms(listener, (0.3, 0.3), 200, n, same=True)
+        equal = alarms(listener, (0.3, 0.3), 200, n)
+        n_sessions = sessions_needed(listener, (0.3, 0.15))
+        power = alarms(listener, (0.3, 0.15), n_sessions, n, seed=1)
+        print(
+            f"interleaving, {name}: A against A {same:.3f}, against an equal search {equal:.3f}, "
+            f"a better one found {power:.3f} of 0.8 planned ({n_sessions} sessions)"
+        )
+    main_measure = experiment.parse_measure("success:0.30:+0.02")
+    minutes = experiment.parse_measure("minutes:31:-1:22")
+    for guardrails in ((), (minutes,)):
+        plan = experiment.plan(main_measure, guardrails, 0.8)
+        print(f"A/B test, 14 looks, {len(guardrails)} guardrails, {plan.n_per_side} per side:")
+        for change in (0.0, 0.02, 0.03, -0.02):
+            found = ", ".join(f"{w} {x:.3f}" for w, x in words(plan, change, n).items())
+            print(f"    change {change:+.2f}: {found}")
+
+
+if __name__ == "__main__":
+    main()
