@@ -72,7 +72,8 @@ def drawn_list(
     a: Side, b: Side, query: str, session: str, k: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """The event of one list, drawn anew for everyone who is shown it."""
-    results, teams = team_draft(*([p for p, _ in s.ranked(query, k)] for s in (a, b)), k, rng)
+    of_a, of_b = ([path for path, _ in side.ranked(query, k)] for side in (a, b))
+    results, teams = team_draft(of_a, of_b, k, rng)
     return {
         "event": "list",
         "list": secrets.token_hex(8),
@@ -111,6 +112,32 @@ class Log:
                 os.fsync(stream.fileno())
         except OSError as error:
             raise OutputError(f"cannot write {self._file}: {error.strerror}") from error
+
+
+class Interleaver:
+    """Draws lists for listeners and logs what they are shown and click; thread-safe."""
+
+    def __init__(self, a: Side, b: Side, log: Path) -> None:
+        self._sides = a, b
+        self._log = Log(log)
+        self._rng = np.random.default_rng()
+        self._n_shown: dict[str, int] = {}
+        self._drawing = threading.Lock()
+
+    def show(self, query: str, session: str, k: int) -> tuple[str, list[str]]:
+        """A new list for a row: its name, and paths."""
+        with self._drawing:
+            event = drawn_list(*self._sides, query, session, k, self._rng)
+            self._n_shown[event["list"]] = len(event["results"])
+        self._log.add(event)
+        return event["list"], event["results"]
+
+    def click(self, name: str, rank: int) -> bool:
+        """Log a click; False if that was not shown."""
+        if not 1 <= rank <= self._n_shown.get(name, 0):
+            return False
+        self._log.add({"event": "click", "list": name, "rank": rank})
+        return True
 
 
 @dataclass

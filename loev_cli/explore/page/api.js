@@ -43,6 +43,15 @@ export async function search({ row, weights, k, where }, signal) {
   return answer;
 }
 
+// A list of two searches, whose clicks are logged (loev explore --ab).
+export async function shown({ row, k }, session) {
+  const answer = await json(`/api/shown?${new URLSearchParams({ row, k, session })}`);
+  keep(answer.query);
+  return answer;
+}
+
+export const clicked = ({ list, rank }) => json(`/api/click?${new URLSearchParams({ list, rank })}`);
+
 // A track as shown on the page; cached.
 export async function track(row) {
   if (!kept.has(row)) keep((await json(`/api/tracks?rows=${row}`))[0]);
