@@ -174,8 +174,9 @@ def describe(p: Plan, units_per_day: int) -> Decision:
             "Give each unit (a listener, or a session) A or B at random, half each, and write one "
             "row per unit: arm, day, and the measures. Run 'loev ab look' as often as you like.",
             f"The test calls A different from A in at most {100 * ALPHA:.0f} % of experiments, "
-            f"however often it is looked at, and shows the change in {100 * p.power:.0f} % or more "
-            "of them. A larger change ends it earlier.",
+            "however often it is looked at. It shows the change in "
+            f"{100 * p.power:.0f} % or more of them, and that a guardrail without change holds in "
+            "as many, each by itself. A larger change ends it earlier.",
             "The change of the main measure is the smallest that is worth shipping; that of a "
             "guardrail the largest that is harmless. Both are decided now, not after the data.",
             f"Ship B: {p.main.name} changes as wished, and every guardrail is shown to keep its "

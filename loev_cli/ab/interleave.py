@@ -246,8 +246,8 @@ def decide(clicks: Clicks) -> Decision:
         verdict = f"Listeners prefer {'B' if share.value > 0.5 else 'A'}."
     else:
         verdict = (
-            f"No preference shown: so many sessions show one of {0.5 + detectable(share):.2f} to "
-            f"{0.5 - detectable(share):.2f}."
+            f"No preference shown. As many sessions show one of {0.5 + detectable(share):.2f} or "
+            f"more, or {0.5 - detectable(share):.2f} or less, in 8 of 10 experiments."
         )
     return Decision(
         "clicks",

@@ -97,7 +97,12 @@ def interleave(
         ),
     ],
     k: _K = N_HITS,
-    seed: Annotated[int, options.running(min=0, help="Seed of the draft.", metavar="S")] = 0,
+    seed: Annotated[
+        int | None,
+        options.running(
+            min=0, help="Seed of the draft's coin; by default another every time.", metavar="S"
+        ),
+    ] = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

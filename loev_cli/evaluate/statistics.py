@@ -210,7 +210,7 @@ class Draws:
         """With its interval.
 
         Args:
-            bounds: the ends of the figure's scale, for groups that all agree; None: it has none.
+            bounds: the ends of the figure's scale, which the interval keeps; None: it has none.
         """
         low, high = self._interval(score, bounds)
         return Estimate(score.value, low, high, self.n_rows, self.n_groups, chance)
@@ -230,7 +230,8 @@ class Draws:
             return _all_alike(score.value, self.n_groups, bounds)
         reach = float(student_t.ppf(1 - ALPHA / 2, n_free))
         if len(score.of_seeds) > 1:
-            return score.value - reach * error, score.value + reach * error
+            low, high = score.value - reach * error, score.value + reach * error
+            return (low, high) if bounds is None else (max(low, bounds[0]), min(high, bounds[1]))
         tail = float(norm.sf(reach * np.sqrt(self.n_groups / n_free)))
         low, high = np.quantile(score.draws[np.isfinite(score.draws)], [tail, 1 - tail])
         return float(low), float(high)

@@ -29,7 +29,7 @@ from loev_cli.evaluate.equivariance import distances
 from loev_cli.evaluate.geometry import effective_rank, linear_cka
 from loev_cli.evaluate.job import plain
 from loev_cli.evaluate.manifest import Column, Manifest, Splits
-from loev_cli.evaluate.probes import TASKS, Reading, statistic_of
+from loev_cli.evaluate.probes import TASKS, Reading, bounds_of, statistic_of
 from loev_cli.evaluate.statistics import (
     Draws,
     Estimate,
@@ -298,7 +298,7 @@ def compare_labels(
                     if is_tested:
                         tested[contestant.name] = score
                     chance = task.chance(metric, readings[0].learned, readings[0].truth)
-                    estimate = draws.estimate(score, chance=chance)
+                    estimate = draws.estimate(score, chance=chance, bounds=bounds_of(metric))
                     entries.append(
                         Entry(column.name, column.kind, probe, metric, contestant.name, rule,
                               subspace, estimate, score.of_seeds)
