@@ -9,9 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.experiments.foreign import SUFFIXES, is_ours, read_vectors
 from loev_cli.search.find import RowQuery
-from loev_cli.search.library import Library, Query, default_weights, open_library, parse_weights
+from loev_cli.search.library import (
+    Library,
+    Query,
+    default_weights,
+    open_library,
+    parse_weights,
+    subspace_of,
+)
 
 
 @dataclass(frozen=True)
@@ -51,19 +61,38 @@ class Side:
 def open_side(text: str) -> Side:
     """``FILE`` or ``FILE@WEIGHTS``, where one weight of 1 is the subspace's name.
 
+    The file may be another tool's, as ``loev compare --against`` takes it.
+
     Raises:
         UsageError: no such library or subspace, or weights that do not parse.
     """
     source, at, weights = text.rpartition("@")
     if not at or Path(text).exists():
         source, weights = text, ""
-    library = open_library(source)
+    file = Path(source)
+    is_foreign = file.suffix.lower() in SUFFIXES and file.is_file() and not is_ours(file)
+    library = _foreign(file) if is_foreign else open_library(source)
     if not weights:
         return Side(text, library, default_weights(library.subspaces))
     chosen = parse_weights(weights if "=" in weights else f"{weights}=1")
     for name in chosen:
         library.check_subspace(name)
     return Side(text, library, chosen)
+
+
+def _foreign(file: Path) -> Library:
+    paths, arrays = read_vectors(file)
+    if len(set(paths)) < len(paths):
+        raise UsageError(f"{file} names a path twice")
+    order = np.argsort(np.array(paths, np.str_), kind="stable")
+    subspaces = {name: subspace_of(x[order], f"{file}: '{name}'") for name, x in arrays.items()}
+    return Library(
+        file,
+        [paths[i] for i in order.tolist()],
+        subspaces,
+        {"duration_s": np.full(len(paths), np.nan, np.float32)},
+        {"model": file.stem, "subspaces": {name: x.shape[1] for name, x in arrays.items()}},
+    )
 
 
 def open_sides(a: str, b: str) -> tuple[Side, Side]:
@@ -76,7 +105,7 @@ def open_sides(a: str, b: str) -> tuple[Side, Side]:
         raise UsageError(
             f"the libraries hold different tracks: {len(first ^ second)} are in one only, such as "
             f"'{alone}' in {holder}",
-            hint="embed the same folder with both models",
+            hint="rows are compared by their paths: embed the same folder with both models",
         )
     return sides
 

@@ -127,6 +127,23 @@ def test_judgments_that_cannot_be_used(
     assert found.code == 2 and named in found.err and not (tmp_path / "out").exists()
 
 
+def test_vectors_of_another_tool(loev: Loev, libraries: tuple[Path, Path], tmp_path: Path) -> None:
+    """The same vectors without what else a file of ours holds: the same ranking."""
+    with np.load(libraries[0]) as ours:
+        np.savez(tmp_path / "theirs.npz", path=ours["path"][::-1], vector=ours["invariant"][::-1])
+    out = tmp_path / "out"
+    judged = judge(tmp_path, 9)
+    found = loev(
+        "ab", "offline", tmp_path / "theirs.npz", libraries[0], "--judged", judged, "--out", out
+    )
+    assert found.code == 0
+    assert [m["difference"]["value"] for m in results_of(out)["measures"]] == [0, 0]
+    a, b = ((out / name).read_text().replace("theirs", "old") for name in ("a.run", "b.run"))
+    assert [line.split()[2] for line in a.splitlines()] == [
+        line.split()[2] for line in b.splitlines()
+    ]
+
+
 def test_libraries_of_other_tracks_are_refused(
     loev: Loev, libraries: tuple[Path, Path], tmp_path: Path
 ) -> None:
