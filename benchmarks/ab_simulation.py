@@ -30,18 +30,17 @@ Listener = Callable[[NDArray[np.float64], np.random.Generator], NDArray[np.bool_
 
 
 def position(likes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Clicks (K,) on results that are liked with these probabilities (K,)."""
-    looks = rng.random(len(likes)) < 1 / np.arange(1, len(likes) + 1)
-    return np.asarray(looks & (rng.random(len(likes)) < likes))
+    """Clicks (n, K) on results that are liked with these probabilities (n, K)."""
+    looks = rng.random(likes.shape) < 1 / np.arange(1, K + 1)
+    return np.asarray(looks & (rng.random(likes.shape) < likes))
 
 
 def cascade(likes: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.bool_]:
     """The same by looking at one after the other."""
-    clicks = rng.random(len(likes)) < likes
-    stops = np.flatnonzero(clicks & (rng.random(len(likes)) < 0.6))
-    if len(stops):
-        clicks[stops[0] + 1 :] = False
-    return np.asarray(clicks)
+    clicks = rng.random(likes.shape) < likes
+    stops = clicks & (rng.random(likes.shape) < 0.6)
+    stopped_before = stops.cumsum(axis=1) - stops
+    return np.asarray(clicks & (stopped_before == 0))
 
 
 LISTENERS: dict[str, Listener] = {"position": position, "cascade": cascade}
@@ -56,22 +55,31 @@ def interleaved(
     same: bool = False,
 ) -> interleave.Clicks:
     """A log of sessions with two searches of this noise; ``same``: B gives the lists of A."""
-    wins, sessions, n_lists, n_first = [], [], 0, 0
-    for session in range(n_sessions):
-        mood = rng.uniform(0.2, 1.0)
-        for _ in range(rng.integers(1, 7)):
-            relevance = rng.random(N_TRACKS) ** 3
-            a, b = (np.argsort(-(relevance + rng.normal(0, sd, N_TRACKS))) for sd in noise)
-            tracks = [[str(i) for i in order[:K]] for order in (a, a if same else b)]
-            results, teams = interleave.team_draft(*tracks, K, rng)
-            clicks = listener(mood * relevance[[int(t) for t in results]], rng)
-            of_b = np.array([team == "b" for team in teams])
-            n_lists, n_first = n_lists + 1, n_first + (teams[0] == "a")
-            if clicks.any():
-                wins.append(0.5 + 0.5 * np.sign(clicks[of_b].sum() - clicks[~of_b].sum()))
-                sessions.append(session)
+    session = np.repeat(np.arange(n_sessions), rng.integers(1, 7, n_sessions))
+    mood = rng.uniform(0.2, 1.0, n_sessions)[session]
+    relevance = rng.random((len(session), N_TRACKS)) ** 3
+    a, b = (
+        np.argsort(-(relevance + rng.normal(0, sd, relevance.shape)), axis=1)[:, :K] for sd in noise
+    )
+    lists = [
+        interleave.team_draft(of_a, of_b, K, rng)
+        for of_a, of_b in zip(
+            a.astype(str).tolist(), (a if same else b).astype(str).tolist(), strict=True
+        )
+    ]
+    results = np.array([results for results, _ in lists]).astype(int)
+    of_b = np.array([[team == "b" for team in teams] for _, teams in lists])
+    likes = mood[:, None] * np.take_along_axis(relevance, results, axis=1)
+    clicks = listener(likes, rng)
+    clicked = clicks.any(axis=1)
+    more = (clicks & of_b).sum(axis=1) - (clicks & ~of_b).sum(axis=1)
     return interleave.Clicks(
-        ("a", "b"), np.array(wins), np.array(sessions), n_lists, n_sessions, n_first
+        ("a", "b"),
+        0.5 + 0.5 * np.sign(more[clicked]),
+        session[clicked],
+        len(lists),
+        n_sessions,
+        int((~of_b[:, 0]).sum()),
     )
 
 
@@ -131,8 +139,8 @@ def main() -> None:
     n = parser.parse_args().n
     print(f"{n} experiments per figure; standard error of 0.05: {np.sqrt(0.05 * 0.95 / n):.3f}")
     for name, listener in LISTENERS.items():
-        same = alarms(listener, (0.3, 0.3), 200, n, same=True)
-        equal = alarms(listener, (0.3, 0.3), 200, n)
+        same = alarms(listener, (0.3, 0.3), 100, n, same=True)
+        equal = alarms(listener, (0.3, 0.3), 100, n)
         n_sessions = sessions_needed(listener, (0.3, 0.15))
         power = alarms(listener, (0.3, 0.15), n_sessions, n, seed=1)
         print(

@@ -269,9 +269,13 @@ class Look:
 def looks(p: Plan, data: Data) -> list[Look]:
     """A look at the end of every day with enough units, up to the first that decides."""
     found = []
-    # Sums of everything so far give every look's means and variances.
+    measures = (p.main, *p.guardrails)
+    # Sums of everything so far give every look's means and variances; the baseline is taken off,
+    # so that digits are not lost to a mean far from 0.
     sums = {
-        side: {name: np.cumsum([of, x * of, x**2 * of], axis=1) for name, x in data.values.items()}
+        (m.name, side): np.cumsum([of, x * of, x**2 * of], axis=1)
+        for m in measures
+        for x in (data.values[m.name] - m.baseline,)
         for side, of in (("a", ~data.is_b), ("b", data.is_b))
     }
     ends = np.append(np.flatnonzero(data.day[1:] != data.day[:-1]), len(data.day) - 1)
@@ -280,9 +284,9 @@ def looks(p: Plan, data: Data) -> list[Look]:
         if min(n) < FEWEST_UNITS:
             continue
         changes = {}
-        for m in (p.main, *p.guardrails):
+        for m in measures:
             (mean_a, of_a), (mean_b, of_b) = (
-                _mean_and_variance(sums[side][m.name][:, end]) for side in ("a", "b")
+                _mean_and_variance(sums[m.name, side][:, end]) for side in ("a", "b")
             )
             half = reach(of_a + of_b, p.planned_variance(m), p.alpha(m))
             apart = mean_b - mean_a

@@ -48,24 +48,16 @@ def team_draft(
 
     It ends early where one side has none left, as the rest would be the other's alone.
     """
-    results: list[str] = []
-    taken: set[str] = set()
-    teams = ""
-    left = [iter(a), iter(b)]
-    best = [next(ranking, None) for ranking in left]
-    while len(results) < k:
-        for side in (0, 1):
-            while best[side] in taken:
-                best[side] = next(left[side], None)
-        picks = [path for path in best if path is not None]
-        if len(picks) < len(best):
-            break
-        n_a, n_b = (teams.count(team) for team in TEAMS)
-        side = int(n_b < n_a or (n_a == n_b and rng.random() < 0.5))
-        results.append(picks[side])
-        taken.add(picks[side])
-        teams += TEAMS[side]
-    return results, teams
+    team_of: dict[str, str] = {}
+    rankings, at = (a, b), [0, 0]
+    while True:
+        for picking in (0, 1) if rng.random() < 0.5 else (1, 0):
+            for side, ranking in enumerate(rankings):
+                while at[side] < len(ranking) and ranking[at[side]] in team_of:
+                    at[side] += 1
+                if at[side] == len(ranking) or len(team_of) == k:
+                    return list(team_of), "".join(team_of.values())
+            team_of[rankings[picking][at[picking]]] = TEAMS[picking]
 
 
 def drawn_list(
@@ -204,7 +196,7 @@ def read_log(files: Iterable[Path]) -> Clicks:
         names.pop(),
         np.array(won),
         np.array(sessions),
-        len(lists),
+        sum(bool(event["teams"]) for event in lists.values()),
         len({event["session"] for event in lists.values()}),
         sum(event["teams"][:1] == "a" for event in lists.values()),
     )
