@@ -16,7 +16,8 @@ from loev_cli.errors import needs_extra
 if TYPE_CHECKING:
     from loev_cli.ab.report import Decision
 
-ab = typer.Typer(no_args_is_help=True)
+ab = typer.Typer()
+_testing = options.panel("Test")
 
 _SIDE = (
     "a file of 'loev embed' or a folder of 'loev index', and perhaps how it is searched: "
@@ -48,7 +49,7 @@ def offline(
     b: _B,
     judged: Annotated[
         Path,
-        options.searching(
+        _testing(
             help="CSV of query, path, and perhaps relevance (0, 1, 2, ...; default 1) and group.",
             metavar="CSV",
         ),
@@ -162,26 +163,26 @@ def plan(
     context: typer.Context,
     measure: Annotated[
         str,
-        options.searching(
+        _testing(
             help="The main measure: its mean now, the smallest change worth it, and its standard "
             "deviation between units, which a share of units (0 or 1 each) does not need.",
             metavar="NAME:BASELINE:CHANGE[:SD]",
         ),
     ],
     units_per_day: Annotated[
-        int, options.searching(min=1, help="Listeners or sessions a day.", metavar="N")
+        int, _testing(min=1, help="Listeners or sessions a day.", metavar="N")
     ],
     out: _Out,
     guardrail: Annotated[
         list[str] | None,
-        options.searching(
+        _testing(
             help="A measure that must not get worse: CHANGE is the largest that is harmless; may "
             "be given several times.",
             metavar="NAME:BASELINE:CHANGE[:SD]",
         ),
     ] = None,
     power: Annotated[
-        float, options.searching(min=0.5, max=0.999, help="Of showing the change.", metavar="P")
+        float, _testing(min=0.5, max=0.999, help="Of showing the change.", metavar="P")
     ] = AB_POWER,
     overwrite: _Overwrite = False,
     quiet: options.Quiet = False,
@@ -214,7 +215,7 @@ def look(
             "one row per unit.",
         ),
     ],
-    plan: Annotated[Path, options.searching(help="Folder of 'loev ab plan'.", metavar="FOLDER")],
+    plan: Annotated[Path, _testing(help="Folder of 'loev ab plan'.", metavar="FOLDER")],
     out: _Out,
     overwrite: _Overwrite = False,
     quiet: options.Quiet = False,

@@ -221,8 +221,7 @@ class Draws:
         of_seeds = np.subtract(a.of_seeds, b.of_seeds)  # one seed goes with each of the others
         apart = Score(tuple(of_seeds.tolist()), a.draws[:n] - b.draws[:n])
         error, n_free = self._error(apart)
-        estimate, p = t_estimate(apart.value, error, n_free, self.n_rows, self.n_groups)
-        return estimate, p
+        return t_estimate(apart.value, error, n_free, self.n_rows, self.n_groups)
 
     def _interval(self, score: Score, bounds: Bounds | None) -> Bounds:
         error, n_free = self._error(score)
@@ -307,15 +306,14 @@ def t_estimate(
     """A difference with its interval by Student's t, and the two-sided p value of its being 0.
 
     Args:
-        error: its standard error; NaN: no test.
+        error: its standard error; 0: no interval; NaN: no test, either.
     """
-    p = float("nan")
-    reach = float(student_t.ppf(1 - ALPHA / 2, n_free)) * error if error > 0 else float("nan")
-    if abs(value) < _SAME and error == 0:
-        p = 1.0
-    elif error >= 0:
-        tails = 2 * float(student_t.sf(abs(value) / error, n_free)) if error > 0 else 0.0
-        p = max(tails, 2.0 ** (1 - n_groups))
+    reach = p = float("nan")
+    if error > 0:
+        reach = float(student_t.ppf(1 - ALPHA / 2, n_free)) * error
+        p = max(2 * float(student_t.sf(abs(value) / error, n_free)), 2.0 ** (1 - n_groups))
+    elif error == 0:
+        p = 1.0 if abs(value) < _SAME else 2.0 ** (1 - n_groups)
     return Estimate(value, value - reach, value + reach, n_rows, n_groups, 0.0), p
 
 

@@ -124,7 +124,7 @@ class Difference:
     @property
     def signed(self) -> str:
         """``+0.21 [+0.15, +0.27]``."""
-        return signed(self.estimate)
+        return re.sub(r"(?<![-\d.])(?=\d+\.)", "+", str(self.estimate))
 
     def record(self) -> dict[str, Any]:
         named = {name: getattr(self, name) for name in ("question", "metric", "a", "b")}
@@ -475,8 +475,3 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
     tested = [d for d in differences if d.estimate.n_groups >= n_needed and np.isfinite(d.p)]
     p_of = dict(zip(map(id, tested), holm([d.p for d in tested]), strict=True))
     return [replace(d, p_corrected=p_of.get(id(d), float("nan"))) for d in differences]
-
-
-def signed(estimate: Estimate) -> str:
-    """``+0.21 [+0.15, +0.27]``: a difference."""
-    return re.sub(r"(?<![-\d.])(?=\d+\.)", "+", str(estimate))

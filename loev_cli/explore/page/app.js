@@ -321,7 +321,8 @@ async function searchOnce() {
 function show(answer, problem = "") {
   const found = answer?.hits ?? [];
   hits.draw(found, weights, swatchOf);
-  map.setMarks({ query: state.row, hits: found.map((hit) => hit.row) });
+  // Places on the map are those of one search.
+  map.setMarks({ query: state.row, hits: library.session ? [] : found.map((hit) => hit.row) });
   markPlaying(player.playing);
   by("scale").hidden = !found.length || Boolean(library.session);
   by("commandbox").hidden = !answer?.command;
