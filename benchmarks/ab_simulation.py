@@ -150,7 +150,7 @@ def main() -> None:
     main_measure = experiment.parse_measure("success:0.30:+0.02")
     minutes = experiment.parse_measure("minutes:31:-1:22")
     for guardrails in ((), (minutes,)):
-        plan = experiment.plan(main_measure, guardrails, 0.8)
+        plan = experiment.plan(main_measure, guardrails, 0.8, 1200)
         print(f"A/B test, 14 looks, {len(guardrails)} guardrails, {plan.n_per_side} per side:")
         for change in (0.0, 0.02, 0.03, -0.02):
             found = ", ".join(f"{w} {x:.3f}" for w, x in words(plan, change, n).items())

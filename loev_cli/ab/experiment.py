@@ -3,12 +3,12 @@
 Units (listeners, or sessions where listeners are not known) are given A or B at random, half each,
 and every unit gives one row of measures.
 
-interval     of mean(B) - mean(A), valid at all looks together: a normal mixture, asymptotically
-             (Robbins, Ann. Math. Stat. 1970; Johari et al., Oper. Res. 2022; Waudby-Smith et al.,
-             Ann. Stat. 2024). With V the variance of the difference, V* that planned for the end,
-             L = 2 log(1 / alpha) and t2 = V* (L + log(1 + L)), which makes it tightest at the end,
-             +- sqrt(V (V + t2) / t2 * (L + log((V + t2) / V)))
-size         n per side with (reach(V*) + z_power sqrt(V*)) = change: the power at the last look.
+interval     of mean(B) - mean(A), +- c standard errors, valid at all looks together: a repeated
+             confidence interval (Jennison & Turnbull, J. R. Stat. Soc. B 1989). c is such that by
+             a fraction t of the planned units 4 (1 - Phi(z(alpha / 4) / sqrt(t))) of all
+             experiments without a difference have alarmed (O'Brien-Fleming spending: Lan & DeMets,
+             Biometrika 1983): wide at first, hardly wider than that of a single look at the end
+size         n per side with (c + z_power) standard errors = change: the power at the last look.
              Earlier looks can only add to it
 guardrails   may change by no more than a margin; alpha is shared among them (Bonferroni)
 
@@ -24,13 +24,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
 from loev_cli.ab.report import JSON_FILE, Decision
@@ -80,10 +81,6 @@ class Plan:
     def alpha(self, measure: Measure) -> float:
         return ALPHA if measure is self.main else ALPHA / len(self.guardrails)
 
-    def planned_variance(self, measure: Measure) -> float:
-        """Of the difference at the planned end."""
-        return 2 * measure.sd**2 / self.n_per_side
-
 
 def parse_measure(text: str) -> Measure:
     """``NAME:BASELINE:CHANGE[:SD]``; without SD a share of units, as successes.
@@ -114,23 +111,43 @@ def parse_measure(text: str) -> Measure:
     return Measure(name, baseline, change, math.sqrt(sum(variances) / 2))
 
 
-def reach(variance: float, planned: float, alpha: float = ALPHA) -> float:
-    """Half the interval at a look; see the module's text.
+_MOST_STANDARD_ERRORS = 8.0  # what is spent beyond is below the precision of numbers
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(129)
+
+
+@cache
+def critical_values(fractions: tuple[float, ...], alpha: float = ALPHA) -> tuple[float, ...]:
+    """How many standard errors from 0 are an alarm, at every look.
 
     Args:
-        variance: of the difference now.
-        planned: the same at the planned end.
+        fractions: of the planned units, rising, the last at most 1.
     """
-    twice_log = -2 * math.log(alpha)
-    mixed = planned * (twice_log + math.log1p(twice_log))
-    if variance <= 0:
-        return math.inf
-    whole = variance + mixed
-    return math.sqrt(variance * whole / mixed * (twice_log + math.log(whole / variance)))
+    # B(t) = Z sqrt(t) is a Brownian motion. Its places after looks without alarm, and how probable
+    # each is; before the first look it is at 0.
+    places, mass, before, spent = np.zeros(1), np.ones(1), 0.0, 0.0
+    found = []
+    for t in fractions:
+        goal = float(4 * norm.sf(norm.isf(alpha / 4) / math.sqrt(t)))
+        step, most = math.sqrt(t - before), _MOST_STANDARD_ERRORS
+        spend = partial(_overspent, places=places, mass=mass, t=t, step=step, goal=goal - spent)
+        found.append(float(brentq(spend, 0.0, most)) if spend(most) < 0 else most)
+        end = found[-1] * math.sqrt(t)
+        moved = norm.pdf((end * _NODES[:, None] - places) / step) @ mass / step
+        places, mass, before, spent = end * _NODES, end * _WEIGHTS * moved, t, goal
+    return tuple(found)
 
 
-def plan(main: Measure, guardrails: Sequence[Measure], power: float) -> Plan:
-    """The number of units that all measures need.
+def _overspent(
+    z: float, *, places: Floats, mass: Floats, t: float, step: float, goal: float
+) -> float:
+    """The probability of an alarm at ``z`` standard errors, less that which is to be spent."""
+    end = z * math.sqrt(t)
+    tails = norm.sf((end - places) / step) + norm.cdf((-end - places) / step)
+    return float(mass @ tails) - goal
+
+
+def plan(main: Measure, guardrails: Sequence[Measure], power: float, units_per_day: int) -> Plan:
+    """The number of units that all measures need, looked at every day.
 
     Raises:
         UsageError: two measures have one name.
@@ -138,19 +155,19 @@ def plan(main: Measure, guardrails: Sequence[Measure], power: float) -> Plan:
     names = [measure.name for measure in (main, *guardrails)]
     if len(set(names)) < len(names):
         raise UsageError(f"a measure is named twice: {', '.join(names)}")
-    n = units_needed(main, ALPHA, power)
-    n = max([n, *(units_needed(g, ALPHA / len(guardrails), power) for g in guardrails)])
-    return Plan(main, tuple(guardrails), power, max(n, FEWEST_UNITS))
+    n, n_looks = FEWEST_UNITS, 1
+    for _ in range(3):  # more units are more days, and more looks a few more units
+        needed = [units_needed(main, ALPHA, power, n_looks)]
+        needed += [units_needed(g, ALPHA / len(guardrails), power, n_looks) for g in guardrails]
+        n = max(FEWEST_UNITS, *needed)
+        n_looks = math.ceil(2 * n / units_per_day)
+    return Plan(main, tuple(guardrails), power, n)
 
 
-def units_needed(measure: Measure, alpha: float, power: float, *, looks: bool = True) -> int:
-    """Units per side to show the change.
-
-    Args:
-        looks: as often as wished; else once, at the end, by a z test.
-    """
-    once = float(norm.isf(alpha / 2))
-    quantile = (reach(1.0, 1.0, alpha) if looks else once) + float(norm.ppf(power))
+def units_needed(measure: Measure, alpha: float, power: float, n_looks: int = 1) -> int:
+    """Units per side to show the change in as many looks, equally far apart."""
+    fractions = tuple((np.arange(1, n_looks + 1) / n_looks).tolist())
+    quantile = critical_values(fractions, alpha)[-1] + float(norm.ppf(power))
     return math.ceil(2 * (quantile * measure.sd / measure.change) ** 2)
 
 
@@ -159,7 +176,7 @@ def describe(p: Plan, units_per_day: int) -> Decision:
     days = math.ceil(2 * p.n_per_side / units_per_day)
     rows = []
     for m in (p.main, *p.guardrails):
-        needed = [units_needed(m, p.alpha(m), p.power, looks=looks) for looks in (True, False)]
+        needed = [units_needed(m, p.alpha(m), p.power, n_looks) for n_looks in (days, 1)]
         rows.append([
             m.name, "main" if m is p.main else "guardrail", f"{m.baseline:g}", f"{m.change:+g}",
             f"{m.sd:.3g}", *(f"{n:,}" for n in needed),
@@ -172,9 +189,9 @@ def describe(p: Plan, units_per_day: int) -> Decision:
         rows,
         [
             "Give each unit (a listener, or a session) A or B at random, half each, and write one "
-            "row per unit: arm, day, and the measures. Run 'loev ab look' as often as you like.",
-            f"The test calls A different from A in at most {100 * ALPHA:.0f} % of experiments, "
-            "however often it is looked at. It shows the change in "
+            "row per unit: arm, day, and the measures. Run 'loev ab look' after any day.",
+            f"The test calls A different from A in {100 * ALPHA:.0f} % of experiments, looked at "
+            "every day. It shows the change in "
             f"{100 * p.power:.0f} % or more of them, and that a guardrail without change holds in "
             "as many, each by itself. A larger change ends it earlier.",
             "The change of the main measure is the smallest that is worth shipping; that of a "
@@ -268,7 +285,7 @@ class Look:
 
 def looks(p: Plan, data: Data) -> list[Look]:
     """A look at the end of every day with enough units, up to the first that decides."""
-    found = []
+    found: list[Look] = []
     measures = (p.main, *p.guardrails)
     # Sums of everything so far give every look's means and variances; the baseline is taken off,
     # so that digits are not lost to a mean far from 0.
@@ -279,16 +296,19 @@ def looks(p: Plan, data: Data) -> list[Look]:
         for side, of in (("a", ~data.is_b), ("b", data.is_b))
     }
     ends = np.append(np.flatnonzero(data.day[1:] != data.day[:-1]), len(data.day) - 1)
+    fractions: tuple[float, ...] = ()
     for end in ends.tolist():
         n = int((~data.is_b[: end + 1]).sum()), int(data.is_b[: end + 1].sum())
         if min(n) < FEWEST_UNITS:
             continue
+        fractions = (*fractions, min(1.0, sum(n) / (2 * p.n_per_side)))
         changes = {}
         for m in measures:
             (mean_a, of_a), (mean_b, of_b) = (
                 _mean_and_variance(sums[m.name, side][:, end]) for side in ("a", "b")
             )
-            half = reach(of_a + of_b, p.planned_variance(m), p.alpha(m))
+            error = math.sqrt(of_a + of_b) or math.inf  # all alike so far: nothing is known
+            half = critical_values(fractions, p.alpha(m))[-1] * error
             apart = mean_b - mean_a
             changes[m.name] = Estimate(apart, apart - half, apart + half, sum(n), sum(n), 0.0)
         found.append(Look(str(data.day[end]), n, changes, _word(p, n, changes)))
@@ -314,7 +334,7 @@ def _word(p: Plan, n: tuple[int, int], changes: Mapping[str, Estimate]) -> str:
         return STOP
     if low > 0 and all(most < margin for (_, most), margin in harm):
         return SHIP
-    return KEEP if min(n) >= p.n_per_side else WAIT
+    return KEEP if sum(n) >= 2 * p.n_per_side else WAIT
 
 
 def _along(change: Estimate, way: float) -> tuple[float, float]:
@@ -341,9 +361,9 @@ def decide(p: Plan, found: Sequence[Look]) -> Decision:
     said = {
         SHIP: f"Ship B: {p.main.name} changes as wished, and the guardrails hold.",
         STOP: f"Stop and keep A: {p.main.name} or a guardrail changes for the worse.",
-        KEEP: f"Keep A: {p.n_per_side:,} units per side show no change of {p.main.name}, or not "
+        KEEP: f"Keep A: {sum(last.n):,} units show no change of {p.main.name}, or not "
         "that every guardrail holds.",
-        WAIT: f"Go on: nothing is decided yet. {min(last.n):,} of {p.n_per_side:,} units per side.",
+        WAIT: f"Go on: nothing is decided yet. {sum(last.n):,} of {2 * p.n_per_side:,} units.",
         BROKEN: f"Invalid: {last.n[0]:,} units have A and {last.n[1]:,} have B, which half each "
         "does not explain. Find out where units are lost.",
     }[last.word]
@@ -364,8 +384,8 @@ def decide(p: Plan, found: Sequence[Look]) -> Decision:
         [
             f"{last.n[0]:,} units of A and {last.n[1]:,} of B in {len(found)} looks; planned are "
             f"{p.n_per_side:,} of each.",
-            "The intervals hold at all looks together, so it may be looked at every day. The first "
-            "look that decides is the last: later rows are not read.",
+            "The intervals hold at all looks together, one after each day. The first look that "
+            "decides is the last: later rows are not read.",
         ],
         {
             "kind": "look", "decision": last.word,

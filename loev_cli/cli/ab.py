@@ -200,7 +200,7 @@ def plan(
     options.refuse_repeats(context)
     report.check_out(out, "plan", inputs=(), overwrite=overwrite)
     guarded = [job.parse_measure(text) for text in guardrail or []]
-    planned = job.plan(job.parse_measure(measure), guarded, power)
+    planned = job.plan(job.parse_measure(measure), guarded, power, units_per_day)
     _finish(context, job.describe(planned, units_per_day), out, quiet=quiet)
 
 
