@@ -15,3 +15,5 @@ COPY_LENGTH_SHARE = 0.005
 COPY_LENGTH_S = 0.25
 # Cosine distance in a kept subspace up to which a playlist takes a track; see docs/search.md.
 PLAYLIST_DISTANCES = {"tempo": 0.7, "pitch": 0.5, "other": 1.0}
+# Probability that an A/B test shows the change it is planned for.
+AB_POWER = 0.8

@@ -115,6 +115,8 @@ def app() -> Any:
 @pytest.mark.parametrize("words", loev_commands(), ids=" ".join)
 def test_commands_have_the_options_they_are_shown_with(app: Any, words: list[str]) -> None:
     command = app.commands[words[0]]
+    if hasattr(command, "commands") and words[1] in command.commands:
+        command = command.commands[words[1]]
     known = {option for parameter in command.params for option in parameter.opts}
     used = {word for word in words if word.startswith("--")}
     assert used <= known

@@ -29,14 +29,16 @@ ROWS = [
     ["embed"],
     ["api"],
     ["evaluate", "search", "export", "train", "hear", "tagging"],
-    ["experiments", "explore"],
+    ["experiments"],
+    ["ab"],
+    ["explore"],
     ["cli"],
 ]
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 
 TORCH = {"torch", "torchaudio", "tensorboard", "onnx", "matplotlib"}
 MAY_IMPORT_TORCH = (
-    *("model/", "train/", "evaluate/", "experiments/"),
+    *("model/", "train/", "evaluate/", "experiments/", "ab/"),
     *("export.py", "hear.py", "backends/pytorch.py"),
 )
 

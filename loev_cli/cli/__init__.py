@@ -49,6 +49,7 @@ COMMANDS = {
     "playlist": "Make a playlist that keeps one attribute steady and lets another move.",
     "explore": "Look at a library as a map, listen to it, and search it by subspace, in the "
     "browser.",
+    "ab": "Compare two searches: judged queries, interleaved lists, an A/B test.",
     "models": "List the models that came with loev, or show the card of one.",
     "doctor": "Say what this machine can run, and why it cannot run the rest.",
 }
@@ -84,11 +85,14 @@ def build_app(ready: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     )
     app.callback()(_top)
     for name, line in COMMANDS.items():
-        if name in ready:
-            module = importlib.import_module(f"loev_cli.cli.{name}")
-            app.command(name)(getattr(module, name))
-        else:
+        if name not in ready:
             app.command(name, help=line)(_listed)
+            continue
+        command = getattr(importlib.import_module(f"loev_cli.cli.{name}"), name)
+        if isinstance(command, typer.Typer):  # commands of its own
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 

@@ -170,13 +170,13 @@ def compare(
     if not quiet:
         for note in comparison.notes:
             say(f"note: {note}")
-        n_tests, n_clear = (
-            len(comparison.differences),
-            sum(d.is_clear for d in comparison.differences),
-        )
+        for text in comparison.untested:
+            say(f"note: {text}")
+        tested = [d for d in comparison.differences if d.is_tested]
         say(
-            f"{plural(len(comparison.contestants), 'contestant')}, {n_clear} of {n_tests} "
-            f"differences are significant -> {out / report.HTML_FILE}"
+            f"{plural(len(comparison.contestants), 'contestant')}, "
+            f"{sum(d.is_clear for d in tested)} of {len(tested)} tested differences are "
+            f"significant -> {out / report.HTML_FILE}"
         )
     if comparison.skipped:
         raise typer.Exit(EXIT_SOME_FAILED)

@@ -17,11 +17,34 @@ if TYPE_CHECKING:
     from loev_cli.explore import AudioFiles
 
 _serving = options.panel("Serving")
+_listening = options.panel("A/B test")
 
 
 def explore(
     context: typer.Context,
-    emb: options.Emb,
+    emb: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="EMB",
+            help="A file of 'loev embed', or a folder of 'loev index'; default with --ab: A's.",
+            show_default=False,
+        ),
+    ] = None,
+    ab: Annotated[
+        tuple[str, str] | None,
+        _listening(
+            help="Instead of one search, show lists that interleave two, as FILE or FILE@WEIGHTS; "
+            "see docs/ab.md.",
+            metavar="A B",
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        _listening(
+            help="With --ab: file that shown lists and clicks are added to, for 'loev ab clicks'.",
+            metavar="JSONL",
+        ),
+    ] = None,
     audio: Annotated[
         Path | None,
         _serving(
@@ -65,12 +88,28 @@ def explore(
     from loev_cli import bundle as bundles
     from loev_cli.formats import annotator_for
     from loev_cli.search.library import annotated, audio_root, open_library
+    from loev_cli.storage.replacing import check_no_input
 
     options.refuse_repeats(context)
     if audio is not None and not audio.is_dir():
         raise UsageError(f"--audio {audio}: no such folder")
     tempi = options.tempi(bpm_range)
+    if (ab is None) != (log is None):
+        raise UsageError("--ab and --log belong together", hint="--ab A B --log clicks.jsonl")
+    interleaver = None
+    if ab is not None and log is not None:
+        with needs_extra("loev explore --ab", "explore,eval"):
+            from loev_cli.ab.interleave import Interleaver
+            from loev_cli.ab.sides import open_sides
+        sides = open_sides(*ab)
+        emb = emb or sides[0].library.source
+        check_no_input(log, [side.library.source for side in sides])
+        interleaver = Interleaver(*sides, log)
+    if emb is None:
+        raise UsageError("missing argument EMB", hint="for example emb.npz")
     library = open_library(emb)
+    if interleaver is not None and library.paths != sides[0].library.paths:
+        raise UsageError(f"{emb} holds other tracks than those of --ab")
     if tempi is not None:
         bundle = bundles.find(model or str(library.meta["model"]))
         library = annotated(library, annotator_for(library.meta, str(emb), bundle, tempi))
@@ -80,7 +119,7 @@ def explore(
     files = page.AudioFiles(root, library.paths)
     with page.listen(host, port) as listener:
         token = None if page.is_loopback(listener) else page.new_token()
-        app = page.make_app(library, files, page.Access(token, host))
+        app = page.make_app(library, files, page.Access(token, host), interleaver)
         address = page.address(listener, host, token)
         if not quiet:
             _tell(len(library), emb, files)

@@ -352,8 +352,10 @@ def _response(
     return Response(
         subspace=subspace,
         change=change,
-        sensitivity=bootstrap.of(sensitivity_of(moved.mean(axis=1), between)),
-        monotonicity=bootstrap.mean(monotonicity(np.abs(sizes), moved), chance=0.0),
+        sensitivity=bootstrap.of(sensitivity_of(moved.mean(axis=1), between), bounds=None),
+        monotonicity=bootstrap.mean(
+            monotonicity(np.abs(sizes), moved), chance=0.0, bounds=(-1.0, 1.0)
+        ),
         predicted=predict_change(
             heard.plain[subspace].astype(np.float64),
             heard.changed[change][subspace].astype(np.float64),
@@ -362,7 +364,8 @@ def _response(
             seed=seed,
         ),
         curve={
-            size: bootstrap.of(sensitivity_of(moved[:, s], between)) for s, size in enumerate(sizes)
+            size: bootstrap.of(sensitivity_of(moved[:, s], between), bounds=None)
+            for s, size in enumerate(sizes)
         },
     )
 

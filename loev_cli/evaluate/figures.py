@@ -19,6 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from loev_cli.evaluate.equivariance import Response
@@ -92,7 +93,8 @@ def colour_of(names: Sequence[str]) -> dict[str, str]:
 def heat_map(rows: Mapping[str, Mapping[str, Estimate | None]], *, label: str) -> Figure:
     """A cell per row and column with its value and interval; an empty one where None.
 
-    With many columns the intervals are omitted; the report has them in a table.
+    With many columns the intervals are omitted; the report has them in a table. A line on the
+    color bar at chance.
     """
     names, columns = list(rows), list(next(iter(rows.values())))
     values = np.array(
@@ -117,13 +119,24 @@ def heat_map(rows: Mapping[str, Mapping[str, Estimate | None]], *, label: str) -
             ink = "#ffffff" if np.nan_to_num(estimate.value) < 0.6 else "#000000"
             up = 0.0 if is_crowded else 0.14
             axes.text(j, i - up, _short(estimate.value), ha="center", va="center", color=ink)
-            if is_crowded:
+            if is_crowded or not estimate.has_interval:
                 continue
             span = f"{_short(estimate.low)} – {_short(estimate.high)}"
             axes.text(j, i + 0.24, span, ha="center", va="center", color=ink, fontsize=7)
-    bar = figure.colorbar(image, ax=axes, label=label, fraction=0.05)
-    bar.outline.set_visible(False)
+    chances = [e.chance for of in rows.values() for e in of.values() if e and e.chance is not None]
+    _color_bar(figure, axes, image, label, min(chances, default=None))
     return figure
+
+
+def _color_bar(
+    figure: Figure, axes: Axes, image: AxesImage, label: str, chance: float | None
+) -> None:
+    """From 0 to 1, with a line at ``chance``."""
+    marked = "" if chance is None else f"\nline: chance {_short(chance)}"
+    bar = figure.colorbar(image, ax=axes, label=f"{label}{marked}", fraction=0.05)
+    bar.outline.set_visible(False)
+    if chance is not None:
+        bar.ax.axhline(max(0.0, chance), color="#cf4a6b", lw=2)
 
 
 def bars(groups: Mapping[str, Mapping[str, Estimate]], *, label: str) -> Figure:
@@ -188,9 +201,14 @@ def forest(rows: Mapping[str, tuple[Estimate, bool]], *, label: str) -> Figure:
     return figure
 
 
+def wide_figure(height: float) -> Figure:
+    """An empty figure of the reports' width; ``height`` in inches."""
+    return Figure(figsize=(_WIDTH, height), layout="constrained")
+
+
 def curves(responses: Sequence[Response], unit: str) -> Figure:
     """Distance each subspace moves by the size of one transformation."""
-    figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
+    figure = wide_figure(2.9)
     axes = figure.subplots()
     colours = colour_of([response.subspace for response in responses])
     for response in responses:
@@ -293,10 +311,7 @@ def key_confusion(probe: ProbeResult) -> Figure:
     axes.axvline(11.5, color="white", lw=0.8)
     axes.set_ylabel("true key")
     axes.set_xlabel("predicted key")
-    bar = figure.colorbar(
-        image, ax=axes, label="share of the tracks in the true key", fraction=0.05
-    )
-    bar.outline.set_visible(False)
+    _color_bar(figure, axes, image, "share of the tracks in the true key", 1 / 24)
     return figure
 
 
@@ -313,6 +328,8 @@ def key_errors(probe: ProbeResult) -> Figure:
     axes.set_theta_direction(-1)  # type: ignore[attr-defined]
     axes.bar(angle, shares[0], 0.45, color=COLOURS[0], label="same mode")
     axes.bar(angle, shares[1], 0.45, bottom=shares[0], color=COLOURS[1], label="other mode")
+    circle = np.linspace(0, 2 * np.pi, 100)
+    axes.plot(circle, np.full(100, 1 / 12), ":", color=_INK, lw=1.2, label="chance")
     names = [
         "correct key\nor relative",
         *(f"{k:+d}" for k in (1, 2, 3, 4, 5, 6, -5, -4, -3, -2, -1)),
@@ -321,7 +338,7 @@ def key_errors(probe: ProbeResult) -> Figure:
     axes.tick_params(labelsize=8)
     axes.grid(color=_INK, alpha=0.2)
     axes.spines[:].set_alpha(0.3)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 

@@ -65,7 +65,7 @@ def shapes(
             first, last = unit(parts[:, 0]), unit(parts[:, 1])
             apart = np.square(first - last).sum(axis=1)
             if np.isfinite(apart).any():
-                alignment = Bootstrap(groups[rows], seed=seed).mean(apart)
+                alignment = Bootstrap(groups[rows], seed=seed).mean(apart, bounds=None)
         result.append(
             Shape(
                 subspace=name,
@@ -93,6 +93,7 @@ def leaks(
         cka[frozenset((a, b))] = jackknife(
             lambda i, x=x, y=y: linear_cka(x[i], y[i]),  # type: ignore[misc]
             groups[rows],
+            chance=0.0,
         )
     return [
         Leak(

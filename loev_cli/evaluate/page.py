@@ -37,6 +37,7 @@ def write_report(
     *,
     html_file: str = HTML_FILE,
     markdown_file: str | None = None,
+    files: Mapping[str, str] | None = None,
     **context: Any,
 ) -> None:
     """Write the report to folder ``out``, via a temporary folder beside it.
@@ -47,6 +48,7 @@ def write_report(
         template: its name in ``templates``, for HTML and Markdown.
         results: for ``results.json``.
         markdown_file: what is not folded, as Markdown; None: without.
+        files: further text files of the report, name -> content.
         context: what the template refers to.
 
     Raises:
@@ -65,6 +67,7 @@ def write_report(
             svg = figures.as_svg(figure, stem).replace("<svg", label, 1)
             svgs[section].append((Markup(svg), caption))
     contents = {
+        **(files or {}),
         html_file: render(template, "html", figures=svgs, **context),
         JSON_FILE: json.dumps(results, indent=2, ensure_ascii=False) + "\n",
     }
@@ -99,7 +102,8 @@ def render(template: str, kind: str, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["cell"] = _cell
-    environment.filters["number"] = _number
+    environment.filters["number"] = number
+    environment.filters["p"] = p_text
     parts = f"parts.{kind}.j2"
     return environment.get_template(template).render(context, kind=kind, parts=parts)
 
@@ -109,8 +113,14 @@ def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def number(value: float | None) -> str:
+    """A figure; a dash where there is none."""
+    return "–" if value is None or value != value else f"{value:.2f}"
+
+
+def p_text(value: float, n_digits: int = 3) -> str:
+    """A p value; NaN: there was no test."""
+    return "not tested" if value != value else f"{value:.{n_digits}f}"
 
 
 def check_out(
@@ -128,7 +138,8 @@ def check_out(
         overwrite: replace an existing report.
         inputs: files the run reads.
         files: names of the output files.
-        command: may reuse its earlier output in ``out``; None requires an empty folder.
+        command: ``compare``, ``ab plan``, ...: may reuse its earlier output in ``out``; None
+            requires an empty folder.
         unfinished: files of an unfinished run of ``command``; the first always exists.
 
     Raises:
@@ -161,4 +172,5 @@ def _is_report_of(command: str, file: Path) -> bool:
         made_by = json.loads(file.read_text(encoding="utf-8"))["command"].split()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
-    return bool(made_by[:2] == ["loev", command])
+    words = ["loev", *command.split()]
+    return bool(made_by[: len(words)] == words)

@@ -35,7 +35,16 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from loev_cli.annotations import TEMPO_TOLERANCE as TEMPO_TOLERANCE
 from loev_cli.errors import UsageError
 from loev_cli.evaluate.manifest import Column, Fold
-from loev_cli.evaluate.statistics import Bootstrap, Estimate, Floats, Statistic, mean_of, r2_of
+from loev_cli.evaluate.statistics import (
+    SHARE,
+    Bootstrap,
+    Bounds,
+    Estimate,
+    Floats,
+    Statistic,
+    mean_of,
+    r2_of,
+)
 from loev_cli.music_keys import KEYS
 
 Array = NDArray[Any]
@@ -419,11 +428,18 @@ def probe_one(
     bootstrap = Bootstrap(groups[read.rows], seed=seed)
     scores = {
         metric: bootstrap.of(
-            statistic_of(task, metric, read), chance=task.chance(metric, read.learned, read.truth)
+            statistic_of(task, metric, read),
+            chance=task.chance(metric, read.learned, read.truth),
+            bounds=bounds_of(metric),
         )
         for metric in task.metrics
     }
     return ProbeResult(column.name, column.kind, subspace, probe, read, scores)
+
+
+def bounds_of(metric: str) -> Bounds | None:
+    """The ends of its scale; R2 has no lower one."""
+    return None if metric == "R2" else SHARE
 
 
 def metric_of(read: Reading, metric: Metric) -> Statistic:

@@ -13,7 +13,7 @@ from loev_cli.evaluate.figures import Labeled
 from loev_cli.evaluate.job import Results
 from loev_cli.evaluate.page import HTML_FILE, check_out, write_report
 from loev_cli.evaluate.probes import TASKS
-from loev_cli.evaluate.statistics import Estimate
+from loev_cli.evaluate.statistics import Estimate, fewest_groups
 
 __all__ = ["HTML_FILE", "check_out", "write"]
 
@@ -40,17 +40,18 @@ def write(results: Results, out: Path) -> None:
             subspaces=", ".join(f"{name} ({dim})" for name, dim in dims.items()),
             n_groups=len(np.unique(results.manifest.groups[judged])),
             probed_subspaces=list(dict.fromkeys(p.subspace for p in results.probes)),
-            best_probes=_best_probes(results),
+            main_scores=_main_scores(results),
+            n_needed=fewest_groups(),
         )
 
 
-def _best_probes(results: Results) -> list[tuple[str, str, list[str]]]:
-    """Label, metric, and the first probe's score in every subspace."""
+def _main_scores(results: Results) -> list[list[str]]:
+    """Label, metric, chance, and the first probe's score in every subspace."""
     rows = []
     for (label, kind), of in itertools.groupby(results.probes, key=lambda p: (p.label, p.kind)):
         metric = TASKS[kind]().main_metric
-        cells = [p.scores[metric].marked for p in of if p.probe == results.probes[0].probe]
-        rows.append((label, metric, cells))
+        scores = [p.scores[metric] for p in of if p.probe == results.probes[0].probe]
+        rows.append([label, metric, f"{scores[0].chance:.2f}", *(e.marked for e in scores)])
     return rows
 
 

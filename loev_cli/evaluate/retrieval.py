@@ -197,8 +197,7 @@ def _judge_each_other(
         if metric not in smooth
     }
     for metric, estimate in jackknife_all(smooth_means, groups, seed=seed).items():
-        low, high = max(0.0, estimate.low), min(1.0, estimate.high)
-        scores[metric] = replace(estimate, low=low, high=high, chance=chances[metric])
+        scores[metric] = replace(estimate, chance=chances[metric])
     return scores
 
 

@@ -36,7 +36,7 @@ from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import UsageError
 from loev_cli.evaluate import probes
-from loev_cli.evaluate.job import Skipped, Stage
+from loev_cli.evaluate.job import Skipped, Stage, plain
 from loev_cli.evaluate.manifest import (
     Column,
     Fold,
@@ -123,6 +123,8 @@ def judge(
 
 def _rule(lost: Destroyed, gain: Gained, tolerance: float) -> tuple[Word, str]:
     share = lost.share
+    if not lost.known.has_interval or np.isnan(gain.p_holm):
+        return "undecided", f"too few groups of tracks for a test ({lost.known.n_groups})"
     if not lost.is_readable or not np.isfinite([share.low, share.high]).all():
         return "undecided", "the label cannot be predicted above chance from these tracks"
     helps = gain.p_holm < SIGNIFICANT_P and gain.gain.low > 0
@@ -267,8 +269,8 @@ class Advice:
     notes: Sequence[str]
 
     def as_dict(self, options: str) -> dict[str, Any]:
-        """For ``results.json``."""
-        return {
+        """For ``results.json``; figures that are not defined are null."""
+        document = {
             "format_version": _FORMAT_VERSION,
             "command": self.command,
             "created": self.created,
@@ -294,6 +296,7 @@ class Advice:
             "notes": list(self.notes),
             "verdicts": [verdict.record() for verdict in self.verdicts],
         }
+        return dict(plain(document))
 
 
 def advise(request: Request, *, on_event: Callable[[Event], None] = lambda event: None) -> Advice:

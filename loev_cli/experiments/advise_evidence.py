@@ -24,8 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.evaluate.manifest import Column, Fold
-from loev_cli.evaluate.probes import TASKS, Reading, Task, read_label, statistic_of
-from loev_cli.evaluate.statistics import Draws, Estimate, Score, Statistic, holm
+from loev_cli.evaluate.probes import TASKS, Reading, Task, bounds_of, read_label, statistic_of
+from loev_cli.evaluate.statistics import (
+    Draws,
+    Estimate,
+    Score,
+    Statistic,
+    fewest_groups,
+    holm,
+)
 
 PROBE = "linear"
 _N_COMPONENTS = 192
@@ -74,7 +81,8 @@ class Gained:
     Attributes:
         kept, blind: score of the models with and without it, mean over seeds.
         gain: the difference, paired by track and seed.
-        p: of there being none; ``p_holm`` corrected for the number of candidates.
+        p: of there being none; ``p_holm`` corrected for the number of candidates, NaN where the
+            groups of tracks are too few for a test.
         of_seeds: the difference in each seed.
     """
 
@@ -117,6 +125,7 @@ def destroyed(
         read: how labels are read of vectors.
     """
     task = TASKS[column.kind]()
+    bounds = bounds_of(task.main_metric)
     fallen = _fallen(task, plain, changed, column, folds, groups, read, seed)
     found = {}
     for name, x in changed.items():
@@ -135,10 +144,10 @@ def destroyed(
         ]
         chance = task.chance(task.main_metric, known.learned, known.truth)
         found[name] = Destroyed(
-            known=draws.estimate(scores[0], chance=chance),
-            blind=draws.estimate(scores[1], chance=chance),
+            known=draws.estimate(scores[0], chance=chance, bounds=bounds),
+            blind=draws.estimate(scores[1], chance=chance, bounds=bounds),
             lost=draws.difference(*scores)[0],
-            share=draws.estimate(_share(scores[0], scores[1], chance)),
+            share=draws.estimate(_share(scores[0], scores[1], chance), bounds=None),
             fallen=fallen[name],
         )
     return found
@@ -167,19 +176,22 @@ def gained(
     without = [read(x, column, folds) for x in blind]
     draws = Draws(groups[without[0].rows], len(blind), seed=seed)
     chance = task.chance(task.main_metric, without[0].learned, without[0].truth)
+    bounds = bounds_of(task.main_metric)
     baseline = _score(task, without, draws)
     found = {}
     for name, vectors in kept.items():
         score = _score(task, [read(x, column, folds) for x in vectors], draws)
         gain, p = draws.difference(score, baseline)
         found[name] = Gained(
-            kept=draws.estimate(score, chance=chance),
-            blind=draws.estimate(baseline, chance=chance),
+            kept=draws.estimate(score, chance=chance, bounds=bounds),
+            blind=draws.estimate(baseline, chance=chance, bounds=bounds),
             gain=gain,
             p=p,
             p_holm=p,
             of_seeds=tuple(a - b for a, b in zip(score.of_seeds, baseline.of_seeds, strict=True)),
         )
+    if draws.n_groups < fewest_groups(len(found)):
+        return {name: dataclasses.replace(one, p_holm=float("nan")) for name, one in found.items()}
     corrected = holm([one.p for one in found.values()])
     return {
         name: dataclasses.replace(one, p_holm=p)

@@ -91,8 +91,10 @@ def rows(found: Sequence[Verdict]) -> list[list[str]]:
 
 def _percent(share: Estimate) -> str:
     """``71 % [65, 76]``."""
-    if not np.isfinite([share.value, share.low, share.high]).all():
+    if not np.isfinite(share.value):
         return "not readable"
+    if not share.has_interval:
+        return f"{round(100 * share.value) + 0} % ({share.n_groups} groups)"
     value, low, high = (round(100 * x) + 0 for x in (share.value, share.low, share.high))
     return f"{value} % [{low}, {high}]"
 

@@ -39,14 +39,9 @@ def read_foreign(manifest: Manifest, file: Path) -> Vectors:
     """
     if not file.is_file():
         raise UsageError(f"--against {file}: no such file")
-    if _is_ours(file):
+    if is_ours(file):
         return read_embeddings(manifest, [file])
-    if file.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"--against {file}: cannot read a '{file.suffix}'",
-            hint="a file of 'loev embed', or .npz or .parquet with paths and vectors",
-        )
-    paths, arrays = _npz(file) if file.suffix.lower() == ".npz" else _parquet(file)
+    paths, arrays = read_vectors(file)
     rows = _rows_of(manifest, file, paths)
     subspaces = {name: np.asarray(x[rows], np.float32) for name, x in arrays.items()}
     for name, x in subspaces.items():
@@ -56,7 +51,23 @@ def read_foreign(manifest: Manifest, file: Path) -> Vectors:
     return Vectors(subspaces, None, model | {"embeddings": [str(file)]})
 
 
-def _is_ours(file: Path) -> bool:
+def read_vectors(file: Path) -> tuple[list[str], Subspaces]:
+    """N paths, and arrays (N, D) by name, of any tool's file.
+
+    Raises:
+        UsageError: it cannot be read, or has no paths or no vectors.
+    """
+    if file.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"{file}: cannot read a '{file.suffix}'",
+            hint="a file of 'loev embed', or .npz or .parquet with paths and vectors",
+        )
+    paths, arrays = _npz(file) if file.suffix.lower() == ".npz" else _parquet(file)
+    return [path.replace("\\", "/") for path in paths], arrays
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file is one of ``loev embed``."""
     try:
         read_meta(file)
     except UsageError:
@@ -71,12 +82,10 @@ def _npz(file: Path) -> tuple[list[str], Subspaces]:
     except NPZ_ERRORS as error:
         if "pickle" in str(error):
             raise UsageError(
-                f"--against {file} contains pickled objects, which are not loaded",
+                f"{file} contains pickled objects, which are not loaded",
                 hint="save paths as an array of text: np.array(paths, dtype=str)",
             ) from error
-        raise UsageError(
-            f"--against {file}: not an .npz, or damaged: {in_one_line(error)}"
-        ) from error
+        raise UsageError(f"{file}: not an .npz, or damaged: {in_one_line(error)}") from error
     texts = {name: x for name, x in columns.items() if x.ndim == 1 and x.dtype.kind in "US"}
     paths = [_text(path) for path in texts[_path_name(file, list(texts), list(columns))]]
     arrays = {
@@ -96,7 +105,7 @@ def _parquet(file: Path) -> tuple[list[str], Subspaces]:
     try:
         return _columns_of(file, read_table(file))
     except PARQUET_ERRORS as error:
-        raise UsageError(f"--against {file}: {in_one_line(error)}") from error
+        raise UsageError(f"{file}: {in_one_line(error)}") from error
 
 
 def _columns_of(file: Path, table: Any) -> tuple[list[str], Subspaces]:
@@ -136,7 +145,7 @@ def _path_name(file: Path, texts: Sequence[str], all_names: Sequence[str]) -> st
     if len(texts) == 1:
         return texts[0]
     raise UsageError(
-        f"--against {file} has no array of paths; it has {', '.join(all_names) or 'nothing'}",
+        f"{file} has no array of paths; it has {', '.join(all_names) or 'nothing'}",
         hint="add one of text called 'path'",
     )
 
@@ -145,14 +154,14 @@ def _require_vectors(file: Path, arrays: Subspaces, has: dict[str, str], n_paths
     if not arrays:
         listed = ", ".join(f"{name}: {what}" for name, what in has.items())
         raise UsageError(
-            f"--against {file} has no array of numbers with a row for each of its {n_paths} paths; "
+            f"{file} has no array of numbers with a row for each of its {n_paths} paths; "
             f"it has {listed}",
             hint="average over time first",
         )
 
 
 def _rows_of(manifest: Manifest, file: Path, paths: Sequence[str]) -> list[int]:
-    found = find_rows(manifest, [path.replace("\\", "/") for path in paths], str(file))
+    found = find_rows(manifest, paths, str(file))
     rows = [row for row in found if row is not None]
     if len(rows) < len(found):
         first = manifest.paths[found.index(None)]

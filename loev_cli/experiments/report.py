@@ -66,6 +66,7 @@ def write(c: Comparison, out: Path) -> None:
             markdown_file=MARKDOWN_FILE,
             c=c,
             n_groups=len(np.unique(c.manifest.groups[c.splits.judged])),
+            n_tests=sum(d.is_tested for d in c.differences),
             header=[f"{question}, {metric[question]}" for question in c.tested],
             table=_table(c),
             seeds_of=lambda e: ", ".join(f"{value:.2f}" for value in e.of_seeds),

@@ -15,6 +15,7 @@ Tests are made of ``chosen`` for labels, by the first probe, and of ``invariant`
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,8 +29,16 @@ from loev_cli.evaluate.equivariance import distances
 from loev_cli.evaluate.geometry import effective_rank, linear_cka
 from loev_cli.evaluate.job import plain
 from loev_cli.evaluate.manifest import Column, Manifest, Splits
-from loev_cli.evaluate.probes import TASKS, Reading, statistic_of
-from loev_cli.evaluate.statistics import Draws, Estimate, Score, holm, mean_of, sensitivity_of
+from loev_cli.evaluate.probes import TASKS, Reading, bounds_of, statistic_of
+from loev_cli.evaluate.statistics import (
+    Draws,
+    Estimate,
+    Score,
+    fewest_groups,
+    holm,
+    mean_of,
+    sensitivity_of,
+)
 from loev_cli.evaluate.vectors import CONCATENATION, with_concatenation
 from loev_cli.experiments.judging import Judged
 
@@ -90,7 +99,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Difference:
-    """``a`` - ``b`` under the rule of the question, and its test."""
+    """``a`` - ``b`` under the rule of the question, and its test.
+
+    Attributes:
+        p, p_corrected: NaN where too few groups of tracks answer the question for a test.
+    """
 
     question: str
     metric: str
@@ -105,11 +118,13 @@ class Difference:
         return self.p_corrected < 0.05
 
     @property
+    def is_tested(self) -> bool:
+        return bool(np.isfinite(self.p_corrected))
+
+    @property
     def signed(self) -> str:
         """``+0.21 [+0.15, +0.27]``."""
-        e = self.estimate
-        value, low, high = (f"{round(x, 2) + 0.0:+.2f}" for x in (e.value, e.low, e.high))
-        return f"{value} [{low}, {high}]"
+        return re.sub(r"(?<![-\d.])(?=\d+\.)", "+", str(self.estimate))
 
     def record(self) -> dict[str, Any]:
         named = {name: getattr(self, name) for name in ("question", "metric", "a", "b")}
@@ -177,6 +192,17 @@ class Comparison:
         return None
 
     @property
+    def untested(self) -> list[str]:
+        """Questions that too few groups of tracks answer for a test, and how many it takes."""
+        n_needed = fewest_groups(len(self.differences))
+        groups = {d.question: d.estimate.n_groups for d in self.differences if not d.is_tested}
+        return [
+            f"not tested: {question}, of {n} groups of tracks; {n_needed} are needed for "
+            f"{len(self.differences)} tests"
+            for question, n in groups.items()
+        ]
+
+    @property
     def tested(self) -> list[str]:
         """Questions, labels first."""
         return list(dict.fromkeys(d.question for d in self.differences))
@@ -210,7 +236,7 @@ class Comparison:
             },
             "interval": "95 %, Student's t over groups of tracks (bootstrap) and seeds",
             "test": "two-sided, Student's t of the difference, paired by track and seed; Holm over "
-            f"{len(self.differences)} tests",
+            f"{sum(d.is_tested for d in self.differences)} tests",
             "skipped": list(self.skipped),
             "notes": list(self.notes),
             "scores": [entry.record() for entry in self.entries],
@@ -272,7 +298,7 @@ def compare_labels(
                     if is_tested:
                         tested[contestant.name] = score
                     chance = task.chance(metric, readings[0].learned, readings[0].truth)
-                    estimate = draws.estimate(score, chance=chance)
+                    estimate = draws.estimate(score, chance=chance, bounds=bounds_of(metric))
                     entries.append(
                         Entry(column.name, column.kind, probe, metric, contestant.name, rule,
                               subspace, estimate, score.of_seeds)
@@ -399,7 +425,7 @@ def _sensitivity(contestant: Contestant, n_seeds: int, seed: int) -> dict[str, d
             assert run.heard is not None
             moved, between = distances(run.heard, subspace, change)
             statistics.append(sensitivity_of(moved.mean(axis=1), between))
-        rows[subspace][change] = draws.estimate(draws.score(statistics))
+        rows[subspace][change] = draws.estimate(draws.score(statistics), bounds=None)
     return rows
 
 
@@ -444,6 +470,8 @@ def _differences(
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """With Holm's correction over all of them."""
-    p_values = holm([d.p for d in differences])
-    return [replace(d, p_corrected=p) for d, p in zip(differences, p_values, strict=True)]
+    """With Holm's correction over all that have enough groups of tracks to pass it."""
+    n_needed = fewest_groups(len(differences))
+    tested = [d for d in differences if d.estimate.n_groups >= n_needed and np.isfinite(d.p)]
+    p_of = dict(zip(map(id, tested), holm([d.p for d in tested]), strict=True))
+    return [replace(d, p_corrected=p_of.get(id(d), float("nan"))) for d in differences]

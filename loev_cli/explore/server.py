@@ -10,15 +10,19 @@
     /api/search?row=R&weights=A=W,B=W&k=K&where=EXPR     as ``loev search``, with its command
     /api/segments/ROW            key and tempo along a row, of a file with windows
     /api/m3u?...                 the files of the same hits, as a playlist
+    /api/shown?row=R&session=S&k=K     with ``--ab``: a list of two searches, which is logged
+    /api/click?list=L&rank=N           with ``--ab``: a click on it is logged
     /audio/ROW                   the file of a row, or its decoded preview
 
-All of it is read-only, and a track is named by its row alone. Numbers are little-endian.
+All of it but that log is read-only, and a track is named by its row alone. Numbers are
+little-endian.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
+import secrets
 import shlex
 import socket
 import threading
@@ -26,7 +30,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import uvicorn
@@ -49,6 +53,9 @@ from loev_cli.search.library import Hit, Library, Query, default_weights, parse_
 from loev_cli.segments import find_segments
 from loev_cli.track_lists import m3u_entry
 
+if TYPE_CHECKING:
+    from loev_cli.ab.interleave import Interleaver
+
 _PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _MAX_K = 200
 _MAX_ROWS = 200
@@ -65,10 +72,14 @@ class Explorer:
 
     Args:
         files: the library's audio files.
+        interleaver: shows lists of two searches instead of the page's own.
     """
 
-    def __init__(self, library: Library, files: AudioFiles) -> None:
+    def __init__(
+        self, library: Library, files: AudioFiles, interleaver: Interleaver | None = None
+    ) -> None:
         self._library = library
+        self._interleaver = interleaver
         self._files = files
         self._tracks = Tracks(library, files)
         self._maps: dict[tuple[str, str], bytes] = {}
@@ -90,6 +101,7 @@ class Explorer:
             "audio_folder": str(self._files.root),
             "audio_found": found,
             "audio_looked_for": looked_for,
+            "session": secrets.token_hex(8) if self._interleaver else None,
         }
 
     def map(self, subspace: str, layout: str) -> bytes:
@@ -188,6 +200,23 @@ class Explorer:
         except LoevError:
             return None
 
+    def shown(self, row: int, session: str, k: int) -> dict[str, Any]:
+        """An interleaved list of tracks near a row; nothing says which search found which."""
+        path = self._library.paths[self._checked(row)]
+        if self._interleaver is None:
+            raise _NothingThereError
+        name, paths = self._interleaver.show(path, session[:64], min(k, _MAX_K))
+        hits = [self._tracks.describe(self._library.row_of[path]) for path in paths]
+        return {
+            "query": self._tracks.describe(row),
+            "hits": [hit | {"rank": i, "list": name} for i, hit in enumerate(hits, start=1)],
+        }
+
+    def click(self, name: str, rank: int) -> dict[str, Any]:
+        if self._interleaver is None or not self._interleaver.click(name, rank):
+            raise _NothingThereError
+        return {}
+
     def audio(self, row: int) -> tuple[Any, float]:
         """The file of a row, and its duration."""
         file = self._files.find(self._checked(row))
@@ -217,9 +246,11 @@ class Explorer:
         return shlex.join(words)
 
 
-def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
-    """The application, guarded."""
-    explorer = Explorer(library, files)
+def make_app(
+    library: Library, files: AudioFiles, access: Access, interleaver: Interleaver | None = None
+) -> Guard:
+    """The application, guarded; ``interleaver`` as :class:`Explorer` takes it."""
+    explorer = Explorer(library, files, interleaver)
     previews = Previews()
 
     def answers(function: Callable[[Request], Any]) -> Callable[[Request], Any]:
@@ -252,6 +283,10 @@ def make_app(library: Library, files: AudioFiles, access: Access) -> Guard:
         "/api/search": lambda r: explorer.search(*_asked(r)),
         "/api/segments/{row}": lambda r: explorer.segments(_row(r)),
         "/api/m3u": lambda r: explorer.m3u(*_asked(r)),
+        "/api/shown": lambda r: explorer.shown(
+            _number(r, "row"), r.query_params.get("session", ""), _number(r, "k")
+        ),
+        "/api/click": lambda r: explorer.click(r.query_params.get("list", ""), _number(r, "rank")),
     }
     routes = [Route(path, _page_file(*page)) for path, page in _page().items()]
     routes += [Route(path, answers(function)) for path, function in api.items()]

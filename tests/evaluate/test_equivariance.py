@@ -88,7 +88,7 @@ def response_of(plain: NDArray[np.float64], versions: NDArray[np.float64]) -> Re
 def test_an_embedding_made_invariant_shows_sensitivity_0() -> None:
     plain = RNG.standard_normal((12, 5))
     response = response_of(plain, np.repeat(plain[:, None], len(SIZES), axis=1))
-    assert (response.sensitivity.value, response.sensitivity.high) == (0, 0)
+    assert response.sensitivity.value == 0 and not response.sensitivity.has_interval
     assert response.monotonicity.value == 0
     assert all(estimate.value == 0 for estimate in response.curve.values())
     assert response.predicted.value < 0.05

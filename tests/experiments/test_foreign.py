@@ -81,7 +81,7 @@ def test_npz_that_cannot_be_used(
 def test_what_is_no_such_file(manifest: Manifest, tmp_path: Path) -> None:
     for name, content, says in [
         ("x.npz", b"not a zip", "not an .npz, or damaged"),
-        ("x.parquet", b"not parquet", "--against"),
+        ("x.parquet", b"not parquet", "x.parquet"),
         ("x.pkl", b"pickle", "cannot read a '.pkl'"),
     ]:
         (tmp_path / name).write_bytes(content)

@@ -15,6 +15,7 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 
+from loev_cli.ab.interleave import Interleaver
 from loev_cli.explore import Access, AudioFiles, listen, make_app
 from loev_cli.explore.server import make_server
 from loev_cli.formats import Row, open_writer
@@ -127,10 +128,13 @@ class Site:
 
 
 @contextlib.contextmanager
-def served(place: Place, access: Access | None = None) -> Iterator[Site]:
+def served(
+    place: Place, access: Access | None = None, interleaver: Interleaver | None = None
+) -> Iterator[Site]:
     """The library, served by a thread over HTTP as the command does."""
     library = open_library(place.emb)
-    app = make_app(library, AudioFiles(place.music, library.paths), access or Access())
+    files = AudioFiles(place.music, library.paths)
+    app = make_app(library, files, access or Access(), interleaver)
     with listen("127.0.0.1", 0) as listener:
         server = make_server(app)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -49,6 +49,15 @@ export const segments = (row) => json(`/api/segments/${row}`);
 export const m3u = ({ row, weights, k, where }) =>
   `/api/m3u?${new URLSearchParams({ row, weights, k, where })}`;
 
+// A list of two searches, whose clicks are logged (loev explore --ab).
+export async function shown({ row, k }, session) {
+  const answer = await json(`/api/shown?${new URLSearchParams({ row, k, session })}`);
+  keep(answer.query);
+  return answer;
+}
+
+export const clicked = ({ list, rank }) => json(`/api/click?${new URLSearchParams({ list, rank })}`);
+
 // A track as shown on the page; cached.
 export async function track(row) {
   if (!kept.has(row)) keep((await json(`/api/tracks?rows=${row}`))[0]);

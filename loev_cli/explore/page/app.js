@@ -22,6 +22,7 @@ async function start() {
   document.title = `${library.name} · loev explore`;
   by("count").textContent = `${library.n_tracks.toLocaleString("en")} ${library.n_tracks === 1 ? "track" : "tracks"}, ${library.model}`;
   noticeMissing();
+  by("form").hidden = Boolean(library.session); // both searches of an A/B test have their own weights
 
   map = window.loevMap = new MapView(by("map"), {
     hover: pointAt,
@@ -44,8 +45,14 @@ async function start() {
     say: speak,
   });
   hits = new Hits(by("hits"), {
-    play: (track) => player.toggle(track),
-    from: (track) => choose(track.row),
+    play: (hit) => {
+      player.toggle(hit);
+      if (library.session) api.clicked(hit);
+    },
+    from: (hit) => {
+      if (library.session) api.clicked(hit);
+      choose(hit.row);
+    },
     point: (row) => map.setHovered(row),
   });
   new Finder((track) => {
@@ -314,7 +321,7 @@ async function searchOnce() {
   }
   by("m3u").href = api.m3u(asked);
   try {
-    show(await api.search(asked));
+    show(await (library.session ? api.shown(asked, library.session) : api.search(asked)));
   } catch (error) {
     show(null, error.message);
   }
@@ -323,10 +330,11 @@ async function searchOnce() {
 function show(answer, problem = "") {
   const found = answer?.hits ?? [];
   hits.draw(found, weights, swatchOf);
-  map.setMarks({ query: state.row, hits: found.map((hit) => hit.row) });
+  // Places on the map are those of one search.
+  map.setMarks({ query: state.row, hits: library.session ? [] : found.map((hit) => hit.row) });
   markPlaying(player.playing);
-  by("scale").hidden = !found.length;
-  by("commandbox").hidden = !answer;
+  by("scale").hidden = !found.length || Boolean(library.session);
+  by("commandbox").hidden = !answer?.command;
   by("command").textContent = answer?.command ?? "";
   const none = answer && !found.length ? "No other track passes the filter." : "";
   by("hitshead").textContent = problem || none || `Nearest ${found.length}`;

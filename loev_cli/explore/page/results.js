@@ -201,11 +201,13 @@ export class Hits {
       this.on.from(hit);
     });
     const rank = make("p", "rank");
-    rank.append(make("span", "hidden", "rank "), make("span", "", hit.rank),
-      make("span", "hidden", ", score "), make("b", "", signed(hit.score)));
-    rank.title = `score ${hit.score}`;
+    rank.append(make("span", "hidden", "rank "), make("span", "", hit.rank));
+    if (hit.score !== undefined) {
+      rank.append(make("span", "hidden", ", score "), make("b", "", signed(hit.score)));
+      rank.title = `score ${hit.score}`;
+    }
     item.append(rank, playButton(hit, this.on.play), names,
-      why(hit, weights), from);
+      ...(hit.distances ? [why(hit, weights)] : []), from);
     item.addEventListener("click", () => this.on.play(hit));
     return item;
   }
