@@ -49,9 +49,10 @@ COMMANDS = {
     "playlist": "Make a playlist that keeps one attribute steady and lets another move.",
     "explore": "Look at a library as a map, listen to it, and search it by subspace, in the "
     "browser.",
-    "ab": "Compare two searches: judged queries, interleaved lists, an A/B test.",
     "models": "List the models that came with loev, or show the card of one.",
     "doctor": "Say what this machine can run, and why it cannot run the rest.",
+    # A group of commands: Typer lists those last.
+    "ab": "Compare two searches: judged queries, interleaved lists, an A/B test.",
 }
 
 
