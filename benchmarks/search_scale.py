@@ -138,12 +138,11 @@ def write_library(out: Path, source: Source) -> None:
 class Exact:
     """The true answers: per weights and query the rows of the 10 nearest, and their scores."""
 
-    def __init__(self, source: Source, centers: Block, rows: np.ndarray) -> None:
-        asked = {name: np.empty((len(rows), dim), np.float32) for name, dim in source.dims.items()}
-        for start, block in source.blocks():
-            mine = np.flatnonzero((rows >= start) & (rows < start + BLOCK))
-            for name, x in block.items():
-                asked[name][mine] = unit(x[rows[mine] - start], centers[name])[0]
+    def __init__(self, source: Source, database: db.Database, rows: np.ndarray) -> None:
+        centers = database.centers
+        found = [database.query_of(RowQuery(path_of(row), -1)) for row in rows.tolist()]
+        zeros = {name: np.zeros_like(center) for name, center in centers.items()}
+        asked = {n: unit(np.stack([x[n] for x in found]), zeros[n])[0] for n in centers}
         shape = len(source.weights()), len(rows), K
         self.rows, self.scores = np.full(shape, -1), np.full(shape, -np.inf, np.float32)
         for start, block in source.blocks():
@@ -256,7 +255,7 @@ def peers(source: Source, centers: Block, rows: list[int], exact: Exact) -> None
         for i, weights in enumerate(source.weights()):
             shares = Query(weights).shares
 
-            def answer(row: int, shares: Weights = shares) -> list[int]:
+            def answer(row: int, shares: Weights = shares, search: Any = search) -> list[int]:
                 at, parts = 0, []
                 for name, width in source.dims.items():
                     part = x[row, at : at + width].astype(np.float32)
@@ -317,8 +316,8 @@ def run(folder: Path, source: Source, rows: np.ndarray, *, with_peers: bool) -> 
     )
     asked = json.loads(done.stdout)
     print(f"searching: opened in {asked['opened_s']:.2f} s, peak memory {asked['peak_mb']:.0f} MB")
-    centers = db.Database(made).centers
-    exact = Exact(source, centers, rows)
+    database = db.Database(made)
+    exact = Exact(source, database, rows)
     first, last = np.median(exact.scores[..., 0], axis=1), np.median(exact.scores[..., -1], axis=1)
     print("scores of the 1st and 10th neighbor, median:")
     for weights, near, far in zip(source.weights(), first, last, strict=True):
@@ -328,7 +327,7 @@ def run(folder: Path, source: Source, rows: np.ndarray, *, with_peers: bool) -> 
     for i, (weights, found) in enumerate(zip(source.weights(), asked["found"], strict=True)):
         line(text_of(weights), exact.recall(i, found["answers"]), found)
     if with_peers:
-        peers(source, centers, rows.tolist(), exact)
+        peers(source, database.centers, rows.tolist(), exact)
 
 
 if __name__ == "__main__":
