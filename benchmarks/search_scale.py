@@ -1,15 +1,22 @@
 """Search among a million tracks: recall, latency, memory, and how long the index takes to build.
 
-    python benchmarks/search_scale.py [--n 1000000] [--dir FOLDER] [--queries 200]
+    loev embed FOLDER... --per-window --hop-s 1 --out windows.npz
+    python benchmarks/search_scale.py [--windows windows.npz] [--n 1000000] [--queries 200]
+        [--dir FOLDER] [--peers]
 
-Makes a library of N rows x 3 subspaces x 256 that lie as embeddings do and not as noise: groups of
-unequal size (2,000, Zipf with exponent 0.7), spread 0.6 of that of their centers, and in both a
-variance that falls along the axes as i ** -1.65, the slope measured on `tempo` of the shipped model
-over 206 clips; those of the other two subspaces fall faster, and are easier. Nearly all queries
-have their answers in their own group. Then runs `loev index`, and in a process of its own asks for
-the 10 nearest of rows drawn at random, themselves left out; what comes is compared with the exact
-answer. The numpy search over all rows, in the same run, is the peer. On a busy machine the CPU time
-is the figure to go by.
+Makes a library of N rows, runs `loev index`, and in a process of its own asks for the 10 nearest of
+rows drawn at random, themselves left out; what comes is compared with the exact answer.
+
+With --windows a row is made of real embeddings: windows of three tracks, mixed by weights drawn
+from Dirichlet(1/2), the same in all subspaces, and noise of a twentieth of the windows' standard
+deviation: most rows lie near a real window or on the way from one to another, as densely as N says.
+With --apart every subspace has windows of its own, so that who is near in one is nowhere in
+another. Without --windows rows are independent Gaussians, 3 subspaces of 256: they have no
+neighbors but by chance, which is as hard as it gets. The similarities of the 1st and the 10th
+neighbor, which are printed, tell how far apart these are.
+
+--peers builds indexes of FAISS and USearch over the same rows in memory, and reads the same number
+of candidates from them. On a busy machine the CPU time is the figure to go by.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,77 +36,97 @@ import lance
 import numpy as np
 import pyarrow as pa
 
+from loev_cli.formats import Meta, read
 from loev_cli.formats.tables import schema_of
-from loev_cli.search.database import Database
+from loev_cli.search import database as db
 from loev_cli.search.find import RowQuery
-from loev_cli.search.library import Query
+from loev_cli.search.library import Query, unit
 
-DIM = 256
-SUBSPACES = ("invariant", "pitch", "tempo")
-META = {
+GAUSSIAN: Meta = {
     "format_version": 1,
-    "model": "synthetic",
+    "model": "gaussian",
     "model_sha256": "0" * 64,
     "window_s": 10.24,
     "hop_s": 5.12,
-    "pooling": "mean",
-    "subspaces": dict.fromkeys(SUBSPACES, DIM),
-}
-WEIGHTS: dict[str, dict[str, float]] = {
-    **{name: {name: 1.0} for name in SUBSPACES},
-    "invariant=1, tempo=1": {"invariant": 1.0, "tempo": 1.0},
-    "invariant=1, tempo=0.5, pitch=-0.3": {"invariant": 1.0, "tempo": 0.5, "pitch": -0.3},
+    "subspaces": dict.fromkeys(("invariant", "pitch", "tempo"), 256),
 }
 K = 10
-N_GROUPS = 2000
-SPREAD = 0.6
-SLOPE = 1.65
-BLOCK = 20_000
+N_MIXED = 3
+NOISE = 0.05
+BLOCK = 10_000
+WARM_UP = 20
+
+Block = dict[str, np.ndarray]
+Weights = dict[str, float]
 
 
 class Source:
-    """Rows of one subspace, in blocks, the same every time."""
+    """Rows of a library, in blocks, the same every time."""
 
-    def __init__(self, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        self.seed = seed
-        self.scale = (np.arange(1, DIM + 1) ** (-SLOPE / 2)).astype(np.float32)
-        self.rotation = np.linalg.qr(rng.standard_normal((DIM, DIM)))[0].astype(np.float32)
-        self.centers = rng.standard_normal((N_GROUPS, DIM), np.float32) * self.scale
-        share = np.arange(1, N_GROUPS + 1) ** -0.7
-        self.share = share / share.sum()
+    def __init__(self, windows: Path | None, n: int, *, apart: bool) -> None:
+        self.n, self.apart = n, apart
+        self.file = None if windows is None else read(windows)
+        meta = GAUSSIAN if self.file is None else self.file.meta
+        self.meta: Meta = {**meta, "pooling": "mean"}
+        self.dims: dict[str, int] = meta["subspaces"]
+        if self.file is not None:
+            track = self.file.track
+            self.starts = np.searchsorted(track, np.arange(len(self.file.paths)))
+            self.counts = np.bincount(track, minlength=len(self.file.paths))
 
-    def block(self, number: int, n: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, number])
-        group = rng.choice(N_GROUPS, n, p=self.share)
-        noise = rng.standard_normal((n, DIM), np.float32) * self.scale
-        return (self.centers[group] + SPREAD * noise) @ self.rotation
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        for start in range(0, self.n, BLOCK):
+            rng = np.random.default_rng([7, start])
+            size = min(BLOCK, self.n - start)
+            yield start, self._gaussian(rng, size) if self.file is None else self._mixed(rng, size)
+
+    def _gaussian(self, rng: np.random.Generator, size: int) -> Block:
+        return {
+            name: rng.standard_normal((size, dim), np.float32) for name, dim in self.dims.items()
+        }
+
+    def _mixed(self, rng: np.random.Generator, size: int) -> Block:
+        assert self.file is not None
+        found: Block = {}
+        for name, x in self.file.vectors.items():
+            if self.apart or not found:
+                tracks = rng.integers(len(self.counts), size=(size, N_MIXED))
+                row = self.starts[tracks] + rng.integers(self.counts[tracks])
+                weight = rng.dirichlet([0.5] * N_MIXED, size).astype(np.float32)
+            noise = rng.standard_normal((size, x.shape[1]), np.float32) * x.std(axis=0)
+            found[name] = np.einsum("nm,nmd->nd", weight, x[row]) + np.float32(NOISE) * noise
+        return found
+
+    def weights(self) -> list[Weights]:
+        """What is asked for: one subspace, several, and away from one."""
+        a, b, c, *_ = self.dims
+        return [
+            *({name: 1.0} for name in self.dims),
+            {c: -1.0},
+            {a: 1.0, c: 1.0},
+            {a: 1.0, c: 0.5, b: -0.3},
+            {b: 1.0, a: -1.0},
+            dict.fromkeys(self.dims, -1.0),
+        ]
 
 
 def path_of(row: int) -> str:
     return f"artist {row // 100:05}/{row:07}.mp3"
 
 
-def blocks(n: int) -> Iterator[tuple[int, int]]:
-    for number, start in enumerate(range(0, n, BLOCK)):
-        yield number, min(BLOCK, n - start)
-
-
-def write_library(out: Path, n: int) -> None:
-    schema = schema_of(META)
-    sources = [Source(seed) for seed in range(len(SUBSPACES))]
+def write_library(out: Path, source: Source) -> None:
+    meta = {key: value for key, value in source.meta.items() if key not in ("tags", "annotations")}
+    schema = schema_of(meta)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for number, size in blocks(n):
-            rows = range(number * BLOCK, number * BLOCK + size)
+        for start, block in source.blocks():
+            size = len(next(iter(block.values())))
             vectors = [
-                pa.FixedSizeListArray.from_arrays(
-                    pa.array(source.block(number, size).reshape(-1)), DIM
-                )
-                for source in sources
+                pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), x.shape[1])
+                for x in block.values()
             ]
             first = [
-                pa.array([path_of(row) for row in rows]),
+                pa.array([path_of(row) for row in range(start, start + size)]),
                 pa.array(np.full(size, 200, np.float32)),
                 pa.array(np.zeros(size, np.bool_)),
             ]
@@ -108,76 +135,168 @@ def write_library(out: Path, n: int) -> None:
     lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), str(out))
 
 
-def exact(n: int, rows: np.ndarray) -> tuple[dict[str, list[set[str]]], float]:
-    """Weights -> per query the paths of the 10 nearest; and seconds a query takes in numpy, over
-    all rows of one subspace held in memory."""
-    scores = {name: np.zeros((len(rows), n), np.float32) for name in WEIGHTS}
-    seconds = 0.0
-    for seed, name in enumerate(SUBSPACES):
-        source = Source(seed)
-        x = np.concatenate([source.block(number, size) for number, size in blocks(n)])
-        x -= x.mean(axis=0, dtype=np.float64).astype(np.float32)
-        x /= np.linalg.norm(x, axis=1, keepdims=True)
-        for i, row in enumerate(rows.tolist()):
-            began = time.perf_counter()
-            similarity = x @ x[row]
-            seconds += time.perf_counter() - began
-            for label, weights in WEIGHTS.items():
-                if name in weights:
-                    scores[label][i] += np.float32(weights[name]) * similarity
-    answers: dict[str, list[set[str]]] = {}
-    for label, score in scores.items():
-        score[np.arange(len(rows)), rows] = -np.inf
-        best = np.argpartition(-score, K, axis=1)[:, :K]
-        answers[label] = [{path_of(i) for i in some} for some in best.tolist()]
-    return answers, seconds / (len(rows) * len(SUBSPACES))
+class Exact:
+    """The true answers: per weights and query the rows of the 10 nearest, and their scores."""
+
+    def __init__(self, source: Source, database: db.Database, rows: np.ndarray) -> None:
+        centers = database.centers
+        found = [database.query_of(RowQuery(path_of(row), -1)) for row in rows.tolist()]
+        zeros = {name: np.zeros_like(center) for name, center in centers.items()}
+        asked = {n: unit(np.stack([x[n] for x in found]), zeros[n])[0] for n in centers}
+        shape = len(source.weights()), len(rows), K
+        self.rows, self.scores = np.full(shape, -1), np.full(shape, -np.inf, np.float32)
+        for start, block in source.blocks():
+            similarity = {n: asked[n] @ unit(x, centers[n])[0].T for n, x in block.items()}
+            mine = np.flatnonzero((rows >= start) & (rows < start + BLOCK))
+            for i, weights in enumerate(source.weights()):
+                shares = Query(weights).shares
+                score = sum(np.float32(share) * similarity[n] for n, share in shares.items())
+                score[mine, rows[mine] - start] = -np.inf
+                new = np.argpartition(-score, K, axis=1)[:, :K]
+                both = np.concatenate([self.rows[i], new + start], axis=1)
+                theirs = np.take_along_axis(score, new, axis=1)
+                values = np.concatenate([self.scores[i], theirs], axis=1)
+                best = np.argsort(-values, axis=1)[:, :K]
+                self.rows[i] = np.take_along_axis(both, best, axis=1)
+                self.scores[i] = np.take_along_axis(values, best, axis=1)
+
+    def recall(self, i: int, found: list[list[int]]) -> float:
+        """Of the i-th weights: the share of the 10 nearest that were found."""
+        pairs = zip(found, self.rows[i].tolist(), strict=True)
+        return float(np.mean([len(set(ours) & set(theirs)) / K for ours, theirs in pairs]))
 
 
-def ask(folder: Path, paths: list[str]) -> dict[str, Any]:
+def timed(ask: Callable[[int], list[int]], rows: list[int]) -> dict[str, Any]:
+    """Answers to queries, and what each took."""
+    found: dict[str, Any] = {"answers": [], "ms": [], "cpu_ms": []}
+    for i, row in enumerate([*rows[:WARM_UP], *rows]):
+        began, cpu_began = time.perf_counter(), time.process_time()
+        answer = ask(row)
+        ms = 1000 * (time.perf_counter() - began)
+        if i == 0:
+            found["first_ms"] = ms
+        if i >= WARM_UP:
+            found["answers"].append(answer)
+            found["ms"].append(ms)
+            found["cpu_ms"].append(1000 * (time.process_time() - cpu_began))
+    return found
+
+
+def ask(folder: Path, rows: list[int], all_weights: list[Weights]) -> dict[str, Any]:
     """In the process that searches: answers, milliseconds, and its peak memory."""
     began = time.perf_counter()
-    database = Database(folder)
+    database = db.Database(folder)
     opened_s = time.perf_counter() - began
-    found: dict[str, Any] = {"opened_s": opened_s}
-    found |= {key: {} for key in ("answers", "ms", "cpu_ms", "first_ms")}
-    for label, weights in WEIGHTS.items():
-        answers, taken, cpu = [], [], []
-        for path in [*paths[:20], *paths]:  # the first 20 to warm up
-            began, cpu_began = time.perf_counter(), time.process_time()
-            query = Query(weights, K, exclude=frozenset({path}))
-            hits = database.search(database.query_of(RowQuery(path, -1)), query)
-            taken.append(1000 * (time.perf_counter() - began))
-            cpu.append(1000 * (time.process_time() - cpu_began))
-            answers.append([hit.path for hit in hits])
-        found["answers"][label], found["ms"][label] = answers[20:], taken[20:]
-        found["first_ms"][label], found["cpu_ms"][label] = taken[0], cpu[20:]
-    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return found
+
+    def search(weights: Weights, row: int) -> list[int]:
+        path = path_of(row)
+        asked = database.query_of(RowQuery(path, -1))
+        hits = database.search(asked, Query(weights, K, exclude=frozenset({path})))
+        return [int(hit.path[-11:-4]) for hit in hits]
+
+    found = [timed(lambda row, w=w: search(w, row), rows) for w in all_weights]  # type: ignore[misc]
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return {"opened_s": opened_s, "peak_mb": peak_mb, "found": found}
+
+
+def line(label: str, recall: float, found: dict[str, Any]) -> None:
+    p50, p95 = np.percentile(found["ms"], [50, 95])
+    cpu = np.median(found["cpu_ms"])
+    print(
+        f"| {label} | {recall:.3f} | {p50:.1f} | {p95:.1f} | {cpu:.1f} | {found['first_ms']:.0f} |",
+        flush=True,
+    )
+
+
+def text_of(weights: Weights) -> str:
+    return "`" + ",".join(f"{name}={weight:g}" for name, weight in weights.items()) + "`"
+
+
+def peers(source: Source, centers: Block, rows: list[int], exact: Exact) -> None:
+    """FAISS and USearch on the same units, with as many candidates, ranked in float16."""
+    import faiss
+    import usearch.index
+
+    blocks = (db.units({n: x - centers[n] for n, x in b.items()}) for _, b in source.blocks())
+    x = np.concatenate([block.astype(np.float16) for block in blocks])
+    dim, n_found = x.shape[1], max(db._CANDIDATES_PER_HIT * K, db._FEWEST_CANDIDATES)
+    n_lists = max(1, len(x) // 4000)
+
+    def of_faiss(index: Any) -> Callable[[np.ndarray], np.ndarray]:
+        index.train(x[:: max(1, len(x) // 100_000)].astype(np.float32))
+        for start in range(0, len(x), BLOCK):
+            index.add(x[start : start + BLOCK].astype(np.float32))
+        if hasattr(index, "nprobe"):
+            index.nprobe = n_lists
+        return lambda q: index.search(q[None], n_found)[1][0]
+
+    def of_usearch() -> Callable[[np.ndarray], np.ndarray]:
+        index = usearch.index.Index(ndim=dim, metric="ip", dtype="i8", expansion_search=400)
+        index.add(np.arange(len(x)), x.astype(np.float32))
+        return lambda q: index.search(q, n_found).keys.astype(np.int64)
+
+    flat = faiss.IndexFlatIP(dim)
+    made = {
+        "FAISS PQ, 4 bits per 2 values": lambda: of_faiss(
+            faiss.IndexPQFastScan(dim, dim // 2, 4, faiss.METRIC_INNER_PRODUCT)
+        ),
+        "FAISS RaBitQ, 2 bits": lambda: of_faiss(
+            faiss.IndexIVFRaBitQFastScan(
+                flat, dim, n_lists, faiss.METRIC_INNER_PRODUCT, 32, True, 2
+            )
+        ),
+        "USearch HNSW, 8 bits": of_usearch,
+    }
+    for label, make in made.items():
+        began, cpu_began = time.perf_counter(), time.process_time()
+        search = make()
+        built_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
+        print(f"\n{label}: built in {built_s:.0f} s ({cpu_s:.0f} s of CPU time)")
+        for i, weights in enumerate(source.weights()):
+            shares = Query(weights).shares
+
+            def answer(row: int, shares: Weights = shares, search: Any = search) -> list[int]:
+                at, parts = 0, []
+                for name, width in source.dims.items():
+                    part = x[row, at : at + width].astype(np.float32)
+                    parts.append(np.float32(shares.get(name, 0)) * part)
+                    at += width
+                q = np.pad(np.concatenate(parts), (0, dim - at))
+                found = search(q)
+                found = found[(found != row) & (found >= 0)]
+                return found[np.argsort(-(x[found].astype(np.float32) @ q))[:K]].tolist()
+
+            found = timed(answer, rows)
+            line(text_of(weights), exact.recall(i, found["answers"]), found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--windows", type=Path, help="a file of loev embed --per-window")
+    parser.add_argument("--apart", action="store_true", help="subspaces of different windows")
     parser.add_argument("--n", type=int, default=1_000_000)
     parser.add_argument("--dir", type=Path, help="keep everything there; default: a temporary one")
     parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--peers", action="store_true", help="FAISS and USearch too")
     parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.ask:
-        print(json.dumps(ask(arguments.ask, json.load(sys.stdin))))
+    options = parser.parse_args()
+    if options.ask:
+        print(json.dumps(ask(options.ask, *json.load(sys.stdin))))
         return
-    with tempfile.TemporaryDirectory(dir=arguments.dir) as scratch:
-        run(arguments.dir or Path(scratch), arguments.n, arguments.queries)
+    source = Source(options.windows, options.n, apart=options.apart)
+    rows = np.random.default_rng(7).choice(options.n, options.queries, replace=False)
+    with tempfile.TemporaryDirectory(dir=options.dir) as scratch:
+        run(options.dir or Path(scratch), source, rows, with_peers=options.peers)
 
 
-def run(folder: Path, n: int, n_queries: int) -> None:
-    emb, db = folder / "emb.lance", folder / "db"
+def run(folder: Path, source: Source, rows: np.ndarray, *, with_peers: bool) -> None:
+    emb, made = folder / "emb.lance", folder / "db"
     if not emb.exists():
-        write_library(emb, n)
-    if not db.exists():
+        write_library(emb, source)
+    if not made.exists():
         began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "loev_cli", "index", str(emb), "--db", str(db)], check=True
-        )
+        command = [sys.executable, "-m", "loev_cli", "index", str(emb), "--db", str(made)]
+        subprocess.run(command, check=True)
         built_s = time.perf_counter() - began
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         print(
@@ -185,35 +304,30 @@ def run(folder: Path, n: int, n_queries: int) -> None:
             f"peak memory {used.ru_maxrss / 1000:.0f} MB",
             flush=True,
         )
-    n_bytes = sum(file.stat().st_size for file in db.rglob("*") if file.is_file())
-    of_index = sum(file.stat().st_size for file in db.rglob("_indices/**/*") if file.is_file())
-    print(f"{n} rows: {n_bytes / 1e6:.0f} MB on disk, {of_index / 1e6:.0f} MB of it indexes")
-    rows = np.random.default_rng(7).choice(n, n_queries, replace=False)
+    n_bytes = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
+    of_index = sum(file.stat().st_size for file in made.rglob("_indices/**/*") if file.is_file())
+    print(f"{source.n} rows: {n_bytes / 1e6:.0f} MB on disk, {of_index / 1e6:.0f} MB of it indexes")
     done = subprocess.run(
-        [sys.executable, __file__, "--ask", str(db)],
-        input=json.dumps([path_of(row) for row in rows.tolist()]),
+        [sys.executable, __file__, "--ask", str(made)],
+        input=json.dumps([rows.tolist(), source.weights()]),
         capture_output=True,
         text=True,
         check=True,
     )
-    found = json.loads(done.stdout)
-    print(f"searching: opened in {found['opened_s']:.2f} s, peak memory {found['peak_mb']:.0f} MB")
-    answers, numpy_s = exact(n, rows)
-    print(f"numpy over all rows of one subspace in memory: {1000 * numpy_s:.0f} ms a query\n")
-    print("| by | recall@10 | p50, ms | p95, ms | CPU time, p50, ms | first, ms |")
+    asked = json.loads(done.stdout)
+    print(f"searching: opened in {asked['opened_s']:.2f} s, peak memory {asked['peak_mb']:.0f} MB")
+    database = db.Database(made)
+    exact = Exact(source, database, rows)
+    first, last = np.median(exact.scores[..., 0], axis=1), np.median(exact.scores[..., -1], axis=1)
+    print("scores of the 1st and 10th neighbor, median:")
+    for weights, near, far in zip(source.weights(), first, last, strict=True):
+        print(f"  {text_of(weights)}: {near:.2f}, {far:.2f}")
+    print("\n| by | recall@10 | p50, ms | p95, ms | CPU time, p50, ms | first, ms |")
     print("|---|---|---|---|---|---|")
-    for label, exact_answers in answers.items():
-        recall = np.mean(
-            [
-                len(set(ours) & theirs) / K
-                for ours, theirs in zip(found["answers"][label], exact_answers, strict=True)
-            ]
-        )
-        ms = found["ms"][label]
-        print(
-            f"| {label} | {recall:.3f} | {np.median(ms):.1f} | {np.percentile(ms, 95):.1f} | "
-            f"{np.median(found['cpu_ms'][label]):.1f} | {found['first_ms'][label]:.0f} |"
-        )
+    for i, (weights, found) in enumerate(zip(source.weights(), asked["found"], strict=True)):
+        line(text_of(weights), exact.recall(i, found["answers"]), found)
+    if with_peers:
+        peers(source, database.centers, rows.tolist(), exact)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from loev_cli.formats import (
     open_writer,
     read,
     read_meta,
+    tables,
 )
 from loev_cli.formats import rows as rows_of
 
@@ -187,6 +189,25 @@ def test_a_track_longer_than_any_block_comes_back_whole(
     _, found, _ = rows_of(out)
     np.testing.assert_array_equal(found.start_s, long.start_s)  # type: ignore[arg-type]
     assert found.vectors["pitch"].shape == (n_windows, 3)
+
+
+def test_parquet_does_not_keep_what_was_read(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow does, unless told not to. What it reads of our stream is memory that Python counts."""
+    monkeypatch.setattr(tables, "_TABLE_N_BYTES", 1 << 18)  # row groups
+    out, dim = tmp_path / "x.parquet", 500
+    rng = np.random.default_rng(0)
+    with open_writer(str(out), meta_of(bundle) | {"subspaces": {"tempo": dim}}) as writer:
+        for i in range(4000):
+            vectors = {"tempo": rng.standard_normal(dim, np.float32)}
+            writer.add(Row(f"{i:04}", 1.0, False, vectors))
+        writer.commit()
+    tracemalloc.start()
+    assert sum(1 for _ in rows_of(out)) == 4000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < out.stat().st_size / 2
 
 
 def test_jsonl_lines_in_any_order_come_back_sorted(bundle: Bundle, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def index(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Make a LanceDB database of an embedding file, with an index for every subspace.
+    """Make a LanceDB database of an embedding file, with an index for all subspaces.
 
     Example: loev index emb.parquet --db library
     """
@@ -50,6 +50,5 @@ def index(
     if quiet:
         return
     changes = f"{done.n_added} new, {done.n_changed} changed, {done.n_dropped} dropped"
-    exhaustive = "below the index threshold: exhaustive search"
-    how = f"indexed: {', '.join(done.indexed)}" if done.indexed else exhaustive
+    how = "indexed" if done.is_indexed else "below the index threshold: exhaustive search"
     say(f"{plural(done.n_rows, 'track')} ({changes}; {how}) -> {db}")

@@ -1,7 +1,7 @@
 """The same run on Ray (extra cluster): workers on one machine or many take files in batches.
 
-    sources -- Ray Data: batches of files --> actor: open the model once, runner.outcomes --> rows
-                                           --> actor: ...                                  --> rows
+    sources -- batches of files --> actor: model and decoders, open; runner.outcomes --> rows
+                                --> actor: ...                                       --> rows
 
 Every actor runs the very stages of the local engine on its files, so that rows are the same, and
 windows, which are a hundred times larger than rows, never travel. When an actor dies Ray starts
@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from loev_cli import bundle as bundles
 from loev_cli.audio import Source
@@ -36,12 +32,12 @@ from loev_cli.embed.pipeline import Settings, actual, outcomes
 from loev_cli.embed.report import Stats
 from loev_cli.errors import InputError, LoevError, UsageError, needs_extra
 from loev_cli.formats import Meta, Row
-from loev_cli.storage.remote import RemoteFile
 
-# Files that a worker takes at once: what is done again if it dies.
-_HANDFUL = 8
+# Files that a worker takes at once for each of its decoders, which are started anew for them: what
+# is done again if it dies. Fewer if that keeps all workers at work to the end.
+_MOST_AT_ONCE = 32
+_TURNS = 4
 _OBJECT_STORE_N_BYTES = 256 << 20
-_NO_TRACK = -1
 _TIMES = ("decode_s", "decoders_blocked_s", "encode_s")
 
 
@@ -102,135 +98,89 @@ def on_cluster(
     """
     with needs_extra("--engine ray", "cluster"):
         ray: Any = importlib.import_module("ray")
-        importlib.import_module("ray.data")
+        pool: Any = importlib.import_module("ray.util").ActorPool
     with _connected(ray):
         has_gpus = ray.cluster_resources().get("GPU", 0) >= 1
         if workers.device == "auto":
             workers = replace(workers, device="cuda" if has_gpus else "cpu")
         if workers.use_gpus and not has_gpus:  # Ray would wait for one to come
             raise UsageError("--device cuda: no machine of the Ray cluster has a GPU")
-        resources = {"num_cpus": 1, "num_gpus": 1 if workers.use_gpus else 0}
         n_places = int(ray.cluster_resources().get("GPU" if workers.use_gpus else "CPU", 1))
-        n_workers = max(1, min(workers.count or n_places, n_places, -(-len(sources) // _HANDFUL)))
-        try:
-            opened = ray.remote(**resources)(_describe).remote(workers)
-            origin: Meta = ray.get(opened)
-        except ray.exceptions.RayError as error:
-            raise _failed(error) from error
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = workers.settings.in_order
-        items = [
-            {"track": i, "source": json.dumps(asdict(source))} for i, source in enumerate(sources)
-        ]
-        # A block is a small batch of files, repeated as a whole if its worker dies.
-        dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // _HANDFUL))
-        embedded = dataset.map_batches(
-            _Embedder,
-            fn_constructor_args=(workers,),
-            batch_size=_HANDFUL,
-            compute=ray.data.ActorPoolStrategy(size=n_workers),
-            **resources,
-        )
         settings = workers.settings
-        stats = Stats(n_workers * settings.n_workers, n_workers * settings.n_encoders)
-        yield origin, stats, _results(ray, embedded, sources, stats)
+        batches = _batches(sources, n_places, most=_MOST_AT_ONCE * settings.n_workers)
+        n_workers = max(1, min(workers.count or n_places, n_places, len(batches)))
+        worker = ray.remote(
+            num_cpus=1,
+            num_gpus=1 if workers.use_gpus else 0,
+            max_restarts=-1,
+            max_task_retries=-1,
+        )(_Worker)
+        actors = [worker.remote(workers) for _ in range(n_workers)]
+        try:
+            try:
+                origin: Meta = ray.get(actors[0].origin.remote())
+            except ray.exceptions.RayError as error:
+                raise _failed(error) from error
+            stats = Stats(n_workers * settings.n_workers, n_workers * settings.n_encoders)
+            in_order = settings.in_order
+            yield origin, stats, _results(ray, pool(actors), batches, stats, in_order=in_order)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+
+def _batches(
+    sources: Sequence[Source], n_places: int, *, most: int
+) -> list[tuple[int, Sequence[Source]]]:
+    """Index of the first, and the sources."""
+    size = max(1, min(most, len(sources) // (_TURNS * n_places)))
+    return [(i, sources[i : i + size]) for i in range(0, len(sources), size)]
 
 
 def _results(
-    ray: Any, embedded: Any, sources: Sequence[Source], stats: Stats
+    ray: Any,
+    pool: Any,
+    batches: Sequence[tuple[int, Sequence[Source]]],
+    stats: Stats,
+    *,
+    in_order: bool,
 ) -> Iterator[tuple[int, Row | InputError]]:
     began = time.monotonic()
+    results = pool.map if in_order else pool.map_unordered
     try:
-        for record in embedded.iter_rows():
-            head, track = json.loads(record["head"]), int(record["track"])
-            if track != _NO_TRACK:
-                yield track, _unpacked(head, record["values"], sources[track].path)
-                continue
-            times = {name: getattr(stats, name) + seconds for name, seconds in head.items()}
-            stats.update(wall_s=time.monotonic() - began, **times)
+        for found, times in results(lambda actor, batch: actor.embed.remote(*batch), batches):
+            yield from found
+            totals = {name: getattr(stats, name) + seconds for name, seconds in times.items()}
+            stats.update(wall_s=time.monotonic() - began, **totals)
     except ray.exceptions.RayError as error:
         raise _failed(error) from error
 
 
-def _describe(workers: Workers) -> Meta:
-    return actual(workers.open())
-
-
-class _Embedder:
+class _Worker:
     """An actor: a model, open, that embeds batches of files."""
 
     def __init__(self, workers: Workers) -> None:
         self._settings = workers.settings
         self._encoder = workers.open()
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        sources = [_source(text) for text in batch["source"]]
+    def origin(self) -> Meta:
+        return actual(self._encoder)
+
+    def embed(
+        self, first: int, sources: Sequence[Source]
+    ) -> tuple[list[tuple[int, Row | InputError]], dict[str, float]]:
+        """Of sources from the ``first`` on: index and outcome; and where the time went."""
         stats = Stats(self._settings.n_workers, self._settings.n_encoders)
-        records: dict[str, list[Any]] = {"track": [], "head": [], "values": []}
-
-        def add(track: int, head: dict[str, Any], values: bytes = b"") -> None:
-            records["track"].append(track)
-            records["head"].append(json.dumps(head))
-            records["values"].append(values)
-
-        for i, outcome in outcomes(sources, self._encoder, self._settings, stats):
-            add(int(batch["track"][i]), *_packed(outcome))
-        add(_NO_TRACK, {name: getattr(stats, name) for name in _TIMES})
-        return records
+        results = outcomes(sources, self._encoder, self._settings, stats)
+        found = [(first + i, _portable(outcome)) for i, outcome in results]
+        return found, {name: getattr(stats, name) for name in _TIMES}
 
 
-# ---------------------------------------------------------------- what travels
-
-
-def _source(text: str) -> Source:
-    content = json.loads(text)
-    elsewhere = content["remote"]
-    remote = None if elsewhere is None else RemoteFile(**elsewhere)
-    return Source(content["path"], content["location"], remote)
-
-
-def _packed(outcome: Row | InputError) -> tuple[dict[str, Any], bytes]:
+def _portable(outcome: Row | InputError) -> Row | InputError:
+    """An error keeps the kind of its cause, which does not travel."""
     if isinstance(outcome, InputError):
-        kind = outcome.kind or type(outcome.__cause__ or outcome).__name__
-        error = {"message": outcome.message, "stage": outcome.stage, "hint": outcome.hint}
-        return {"error": error | {"kind": kind}}, b""
-    arrays = list(outcome.vectors.values())
-    if outcome.start_s is not None:
-        arrays.append(outcome.start_s)
-    head = {
-        "duration_s": outcome.duration_s,
-        "silent": outcome.silent,
-        "shapes": {name: vector.shape for name, vector in outcome.vectors.items()},
-        "tags": dict(outcome.tags),
-        "per_window": outcome.start_s is not None,
-        "warnings": list(outcome.warnings),
-    }
-    return head, b"".join(np.ascontiguousarray(a, "<f4").tobytes() for a in arrays)
-
-
-def _unpacked(head: dict[str, Any], values: bytes, path: str) -> Row | InputError:
-    if "error" in head:
-        error = head["error"]
-        return InputError(
-            error["message"], stage=error["stage"], kind=error["kind"], hint=error["hint"]
-        )
-    flat: NDArray[np.float32] = np.frombuffer(values, "<f4").astype(np.float32, copy=False)
-    vectors, at = {}, 0
-    for name, shape in head["shapes"].items():
-        n = int(np.prod(shape))
-        vectors[name] = flat[at : at + n].reshape(shape)
-        at += n
-    start_s = flat[at:] if head["per_window"] else None
-    return Row(
-        path,
-        head["duration_s"],
-        head["silent"],
-        vectors,
-        start_s,
-        head["tags"],
-        warnings=head["warnings"],
-    )
+        outcome.kind = outcome.kind or type(outcome.__cause__ or outcome).__name__
+    return outcome
 
 
 # ---------------------------------------------------------------- Ray itself
@@ -239,9 +189,8 @@ def _unpacked(head: dict[str, Any], values: bytes, path: str) -> Row | InputErro
 @contextlib.contextmanager
 def _connected(ray: Any) -> Iterator[None]:
     """Ray, connected; what we started ends with us, an existing cluster keeps running."""
-    for name in ("ray", "ray.data"):  # what it tells of itself is no news to our users
-        for handler in logging.getLogger(name).handlers:
-            handler.setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray").handlers:  # no news to our users
+        handler.setLevel(logging.ERROR)
     if ray.is_initialized():
         yield
         return

@@ -35,6 +35,7 @@ _VERSIONS_FOLDER = "_versions"
 _CHECKSUMS_FILE = "loev.json"
 _CHUNK_N_BYTES = 1 << 20
 _READ_N_RECORDS = 1024
+_READ_AHEAD_N_BYTES = 32 << 20  # Lance reads 2 GB ahead of who is slow
 _ERRORS = (*DATA_ERRORS, OSError, RuntimeError, pa.ArrowException)
 _MAX_LIST_N_BYTES = 64 << 20
 
@@ -85,7 +86,9 @@ def rows(path: Path) -> Iterator[Row]:
     """See :func:`loev_cli.formats.rows`."""
     meta = read_meta(path)
     with _reading(path):
-        batches = lance.dataset(str(path)).to_batches(batch_size=_READ_N_RECORDS)
+        batches = lance.dataset(str(path)).to_batches(
+            batch_size=_READ_N_RECORDS, io_buffer_size=_READ_AHEAD_N_BYTES
+        )
         yield from rows_of(batches, meta)
 
 

@@ -64,7 +64,8 @@ def rows(path: Path) -> Iterator[Row]:
     """See :func:`loev_cli.formats.rows`."""
     meta = read_meta(path)
     try:
-        with path.open("rb") as stream, pq.ParquetFile(stream) as file:
+        # Unless told not to, it keeps every row group that was read until it is closed.
+        with path.open("rb") as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
             check_size(path, file)
             yield from rows_of(file.iter_batches(_READ_N_RECORDS), meta)
     except PARQUET_ERRORS as error:

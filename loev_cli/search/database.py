@@ -1,16 +1,18 @@
-"""A library as a LanceDB database: larger than memory, with an index per subspace.
+"""A library as a LanceDB database: larger than memory, with one index for all subspaces.
 
     DIR/tracks.lance        the table "tracks" of a LanceDB database: lancedb.connect(DIR) opens it
       path, duration_s, silent, tags...    as in the embedding file
       invariant, pitch, ...                float32 vectors less their mean: x - c
+      loev_units                           float16, all of these at length 1, one after the other
       loev_digest                          hash of the row in the embedding file, to detect changes
 
 The means c are stored in the table's metadata, next to the ``meta`` of the embedding file. Vectors
-of a file with windows are the means of its tracks' windows. From :data:`INDEX_FROM_N_ROWS` rows on
-every subspace has an index: IVF with 8-bit scalar quantization, by cosine. A search queries the
-index of each weighted subspace for many more candidates than results, reads their vectors, and
-ranks them exactly as :mod:`loev_cli.search.library` does. Only the choice of the candidates is
-approximate.
+of a file with windows are the means of its tracks' windows.
+
+From :data:`INDEX_FROM_N_ROWS` rows on ``loev_units`` has an index of a few bits per value (RaBitQ,
+Gao et al. 2025). A score is one inner product, of a row's ``loev_units`` with the query's units
+times their weights, so this index serves all weights. A search scores all rows by their bits, reads
+the vectors of the best few, and ranks these exactly as :mod:`loev_cli.search.library` does.
 """
 
 from __future__ import annotations
@@ -30,7 +32,15 @@ from loev_cli.errors import LoevError, needs_extra
 from loev_cli.formats.meta import Meta, damaged, from_json, not_ours
 from loev_cli.search.filters import parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
-from loev_cli.search.library import Distinct, Hit, Query, Vectors, check_subspace, ranked
+from loev_cli.search.library import (
+    Distinct,
+    Hit,
+    Query,
+    Vectors,
+    check_subspace,
+    ranked,
+    unit,
+)
 from loev_cli.storage.bounded import DATA_ERRORS, parse_json
 
 with needs_extra("a database", "db"):
@@ -38,22 +48,14 @@ with needs_extra("a database", "db"):
     import pyarrow as pa
 
 TABLE = "tracks"
-DIGEST_COLUMN = "loev_digest"
+DIGEST_COLUMN, UNITS_COLUMN = "loev_digest", "loev_units"
+UNITS_INDEX = f"{UNITS_COLUMN}_idx"
 META_KEY, CENTERS_KEY = b"loev", b"loev_centers"
 INDEX_FROM_N_ROWS = 50_000
 
 # Candidates from the index per requested result, and the minimum.
-_CANDIDATES_PER_HIT = 5
-_FEWEST_CANDIDATES = 50
-# With several weights the best result may be far down in every single list.
-_CANDIDATES_PER_HIT_MIXED = 200
-_FEWEST_CANDIDATES_MIXED = 4000
-_READ_AT_ONCE = 300
-_MAX_N_READ = 1800
-_INDEX_ERROR = 0.005  # of a similarity, due to the 8-bit quantization
-# Partitions to probe: share of all, and the minimum.
-_PROBED_SHARE = 1 / 20
-_FEWEST_PROBES = 20
+_CANDIDATES_PER_HIT = 20
+_FEWEST_CANDIDATES = 200
 _ERRORS = (*DATA_ERRORS, OSError, RuntimeError, pa.ArrowException)
 
 
@@ -83,10 +85,6 @@ def lance_errors(folder: Path) -> Iterator[None]:
         raise damaged(folder, error) from error
 
 
-def vector_index_name(subspace: str) -> str:
-    return f"{subspace}_idx"
-
-
 class Database:
     """A searchable database, and its columns as those of an embedding file, in order of the paths
     (see :class:`loev_cli.formats.Columns`).
@@ -98,6 +96,8 @@ class Database:
         columns: name -> (0,) array of the column's type, for filters.
         names: of the columns and the subspaces.
         n_rows: how many tracks it has.
+        is_indexed: whether it has an index, for :meth:`search`; one of loev before November 2026
+            has none that counts, and is compared whole until ``loev index`` writes it anew.
 
     Raises:
         UsageError: not a database, damaged, or of a newer format.
@@ -115,19 +115,14 @@ class Database:
             self.meta: Meta = from_json(metadata[META_KEY], name=str(folder))
             self.centers = centers_of(metadata[CENTERS_KEY])
             self.n_rows: int = self.table.count_rows()
-            self.indexed = {index.name for index in self.table.describe_indices()}
-        vectors = set(self.centers)
+            self.is_indexed = UNITS_INDEX in {index.name for index in self.table.describe_indices()}
+        hidden = {*self.centers, DIGEST_COLUMN, UNITS_COLUMN}
         self.columns: dict[str, NDArray[Any]] = {
             field.name: _example(field.type)
             for field in self.table.schema
-            if field.name not in vectors and field.name != DIGEST_COLUMN
+            if field.name not in hidden
         }
         self.names = (*self.columns, *self.centers)
-
-    @property
-    def is_indexed(self) -> bool:
-        """Whether every subspace has an index."""
-        return all(vector_index_name(name) in self.indexed for name in self.centers)
 
     @property
     def note(self) -> str:
@@ -174,7 +169,7 @@ class Database:
         return {name: np.asarray(x - self.centers[name], np.float32) for name, x in vectors.items()}
 
     def search(self, vectors: Mapping[str, Vectors], query: Query) -> list[Hit]:
-        """The best candidates of the indexes, ranked exactly.
+        """The best candidates of the index, ranked exactly.
 
         Args:
             vectors: subspace -> (D,), from :meth:`query_of` or :meth:`ready`.
@@ -187,89 +182,28 @@ class Database:
         where = None
         if query.where is not None:
             where = parse_where(query.where, self.columns).sql
+        asked = units({name: vectors[name][None] for name in self.centers}, query.shares)[0]
+        n = max(_CANDIDATES_PER_HIT * query.k, _FEWEST_CANDIDATES) + len(query.exclude)
         with lance_errors(self.source):
-            if len(query.weights) > 1:
-                return self._mixed(vectors, query, where)
-            name, weight = next(iter(query.weights.items()))
-            n = max(_CANDIDATES_PER_HIT * query.k, _FEWEST_CANDIDATES) + len(query.exclude)
-            columns = ["path", "duration_s", *self.centers]
-            return self._ranked(
-                self._nearest(name, np.sign(weight) * vectors[name], n, where, columns),
-                vectors,
-                query,
-            )
-
-    def _mixed(self, vectors: Mapping[str, Vectors], query: Query, where: str | None) -> list[Hit]:
-        """Several weights: the best sum may be far down in every subspace's own list.
-
-        The threshold algorithm (Fagin, Lotem & Naor, 2003): of a row that one list has and another
-        lacks, the other's last similarity bounds what it can have there. Rows are read in order of
-        the bounds of their sums, until no bound is above the scores found.
-        """
-        n = max(_CANDIDATES_PER_HIT_MIXED * query.k, _FEWEST_CANDIDATES_MIXED)
-        ids_of, similarity_of = {}, {}
-        for name, share in query.shares.items():
-            found = self._nearest(name, np.sign(share) * vectors[name], n, where, [])
-            ids_of[name] = found["_rowid"].to_numpy()
-            similarity_of[name] = 1 - found["_distance"].to_numpy()
-        ids = np.unique(np.concatenate(list(ids_of.values())))
-        bounds = np.zeros(len(ids))
-        for name, share in query.shares.items():
-            similarity = np.full(len(ids), similarity_of[name].min(initial=1.0))
-            similarity[np.searchsorted(ids, ids_of[name])] = similarity_of[name]
-            bounds += abs(share) * similarity
-        order = np.argsort(-bounds, kind="stable")[:_MAX_N_READ]
-        found = self._take(ids[order[:_READ_AT_ONCE]])
-        for start in range(_READ_AT_ONCE, len(order), _READ_AT_ONCE):
-            hits = self._ranked(found, vectors, query)
-            if len(hits) == query.k and hits[-1].score >= bounds[order[start]] + _INDEX_ERROR:
-                break
-            more = self._take(ids[order[start : start + _READ_AT_ONCE]])
-            found = pa.concat_tables([found, more])
-        return self._ranked(found, vectors, query)
-
-    def _ranked(self, found: pa.Table, vectors: Mapping[str, Vectors], query: Query) -> list[Hit]:
-        """The best of some rows of the table."""
+            found = self.table.scanner(
+                columns=["path", "duration_s", *self.centers, "_distance"],
+                nearest={
+                    "column": UNITS_COLUMN,
+                    "q": asked,
+                    "k": n,
+                    "metric": "dot",
+                    "search_effort": 1.0,  # all partitions
+                    "query_parallelism": -1,  # on all cores
+                },
+                filter=where,
+                prefilter=True,
+            ).to_table()
         allowed = [path not in query.exclude for path in found["path"].to_pylist()]
         found = found.filter(pa.array(allowed, pa.bool_()))
         paths, seconds = found["path"].to_pylist(), found["duration_s"].to_numpy()
         matrices = {name: matrix(found, name) for name in vectors}
         hits = ranked(paths, seconds, matrices, vectors, query, np.arange(found.num_rows))
         return [replace(hit, row=-1) for hit in hits]
-
-    def _nearest(
-        self, name: str, vector: Vectors, n: int, where: str | None, columns: list[str]
-    ) -> pa.Table:
-        n_probes = max(_FEWEST_PROBES, round(self._n_partitions(name) * _PROBED_SHARE))
-        return self.table.scanner(
-            columns=[*columns, "_distance"],
-            nearest={
-                "column": name,
-                "q": np.asarray(vector, np.float32),
-                "k": n,
-                "metric": "cosine",
-                "minimum_nprobes": n_probes,  # more if a filter leaves too few rows
-            },
-            filter=where,
-            prefilter=True,
-            with_row_id=True,
-        ).to_table()
-
-    def _take(self, ids: NDArray[np.uint64]) -> pa.Table:
-        # The public take() wants positions, which cost a scan to find.
-        return self.table._take_rows(ids.tolist(), columns=["path", "duration_s", *self.centers])
-
-    def _n_partitions(self, name: str) -> int:
-        if name not in self._partitions:
-            statistics = self.table.stats.index_stats(vector_index_name(name))
-            self._partitions[name] = max(
-                (int(part.get("num_partitions", 1)) for part in statistics["indices"]), default=1
-            )
-        return self._partitions[name]
-
-    @cached_property
-    def _partitions(self) -> dict[str, int]:
-        return {}
 
     def _row_at(self, path: str, columns: list[str]) -> pa.Table:
         with lance_errors(self.source):
@@ -297,6 +231,20 @@ def matrix(table: pa.Table, name: str) -> Vectors:
     """A column of vectors, (n, D); a writable copy."""
     column = table[name].combine_chunks()
     return np.array(column.flatten(), np.float32).reshape(len(table), column.type.list_size)
+
+
+def units(centered: Mapping[str, Vectors], shares: Mapping[str, float] | None = None) -> Vectors:
+    """Subspace -> (n, D) less the mean -> (n, d): all at length 1, or their share, side by side.
+
+    d is the sum of all D, rounded up to a multiple of 8 with zeros, which the index needs.
+    """
+    parts = [
+        unit(x, np.zeros(x.shape[1], np.float32))[0]
+        * np.float32(1 if shares is None else shares.get(name, 0))
+        for name, x in centered.items()
+    ]
+    both = np.concatenate(parts, axis=1)
+    return np.pad(both, ((0, 0), (0, -both.shape[1] % 8)))
 
 
 def centers_of(text: bytes) -> dict[str, Vectors]:

@@ -38,7 +38,9 @@ _MAX_DRIFT = 0.01
 # An index is retrained if more than this share of its rows has changed.
 _MAX_CHANGED = 0.3
 _PATHS_AT_ONCE = 500
-_ROWS_PER_PARTITION = 1000
+# All partitions are searched: they only make the codes finer, which tell a row from its center.
+_ROWS_PER_PARTITION = 4000
+_BITS_PER_VALUE = 2
 _KEEP_OLD = timedelta(minutes=10)  # the previous version may be in use
 _SETTINGS = (*AGREEING_KEYS, "subspaces", "tags", "annotations")
 
@@ -50,7 +52,7 @@ class Indexed:
     Attributes:
         n_rows: tracks in the database now.
         n_added, n_changed, n_dropped: since it was last made.
-        indexed: subspaces with an index; none in a small database, which is searched exactly.
+        is_indexed: whether it has an index; a small database has none, and is searched exactly.
         is_new: whether all rows were rewritten.
     """
 
@@ -58,7 +60,7 @@ class Indexed:
     n_added: int
     n_changed: int
     n_dropped: int
-    indexed: list[str]
+    is_indexed: bool
     is_new: bool
 
 
@@ -116,7 +118,12 @@ def _bring_up_to_date(
     changed = [p for p, digest in kept.items() if survey.digests.get(p, digest) != digest]
     n_added = len(survey.digests) - (len(kept) - len(gone))
     n_new = n_added + len(changed)
-    is_new = old is None or _drifted(old.centers, survey) or len(gone) == len(kept)
+    is_new = (
+        old is None
+        or db.UNITS_COLUMN not in old.table.schema.names  # made by loev before November 2026
+        or _drifted(old.centers, survey)
+        or len(gone) == len(kept)
+    )
     if is_new or old is None:
         on_step(f"writing {len(survey.digests)} rows")
         written = _tables(emb, meta, survey, survey.centers, set(survey.digests))
@@ -133,32 +140,29 @@ def _bring_up_to_date(
     share = (n_new + len(gone)) / max(1, len(kept))
     _index(folder, retrain=is_new or share > _MAX_CHANGED, on_step=on_step)
     now = db.Database(folder)
-    indexed = [name for name in now.centers if db.vector_index_name(name) in now.indexed]
-    return Indexed(now.n_rows, n_added, len(changed), len(gone), indexed, is_new)
+    return Indexed(now.n_rows, n_added, len(changed), len(gone), now.is_indexed, is_new)
 
 
 def _index(folder: Path, *, retrain: bool, on_step: Progress) -> None:
-    """An index of the paths, and of every subspace if there are enough rows."""
+    """An index of the paths, and of the vectors if there are enough rows."""
     table = lance.dataset(str(db.table_of(folder)))
     table.optimize.compact_files()
-    existing = {index.name for index in table.describe_indices()}
+    is_there = db.UNITS_INDEX in {index.name for index in table.describe_indices()}
     n_rows = table.count_rows()
-    wanted = {db.vector_index_name(name): name for name in db.Database(folder).centers}
     if n_rows < db.INDEX_FROM_N_ROWS:
-        for name in existing & set(wanted):
-            table.drop_index(name)
-    else:
-        for name, subspace in wanted.items():
-            if retrain or name not in existing:
-                on_step(f"indexing {subspace}")
-                table.create_index(
-                    subspace,
-                    "IVF_SQ",
-                    name=name,
-                    metric="cosine",
-                    replace=True,
-                    num_partitions=max(1, n_rows // _ROWS_PER_PARTITION),
-                )
+        if is_there:
+            table.drop_index(db.UNITS_INDEX)
+    elif retrain or not is_there:
+        on_step(f"indexing {n_rows} rows")
+        table.create_index(
+            db.UNITS_COLUMN,
+            "IVF_RQ",
+            name=db.UNITS_INDEX,
+            metric="dot",
+            replace=True,
+            num_partitions=max(1, n_rows // _ROWS_PER_PARTITION),
+            num_bits=_BITS_PER_VALUE,
+        )
     table.create_scalar_index("path", "BTREE", name="path_idx", replace=True)
     if not retrain:
         table.optimize.optimize_indices()
@@ -262,7 +266,12 @@ def _tables(
 ) -> pa.RecordBatchReader:
     """The wanted rows of a file, as batches for Lance."""
     tabulator = Tabulator(meta)
-    fields = [*tabulator.schema, pa.field(db.DIGEST_COLUMN, pa.int64())]
+    n_units = db.units({name: c[None] for name, c in centers.items()}).shape[1]
+    fields = [
+        *tabulator.schema,
+        pa.field(db.UNITS_COLUMN, pa.list_(pa.float16(), n_units)),
+        pa.field(db.DIGEST_COLUMN, pa.int64()),
+    ]
     metadata = {db.META_KEY: to_json(meta), db.CENTERS_KEY: db.centers_text(centers)}
     schema = pa.schema(fields, metadata=metadata)
 
@@ -274,16 +283,17 @@ def _tables(
             yield from finished(table)
 
     def finished(table: pa.Table) -> Iterator[pa.RecordBatch]:
-        columns: list[Any] = []
-        for field in tabulator.schema:
-            if field.name in centers:
-                moved = db.matrix(table, field.name) - centers[field.name]
-                flat: NDArray[np.float32] = moved.reshape(-1)
-                columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), moved.shape[1]))
-            else:
-                columns.append(table[field.name].combine_chunks())
+        centered = {name: db.matrix(table, name) - centers[name] for name in centers}
+        columns = [
+            vectors_of(centered[name]) if name in centered else table[name].combine_chunks()
+            for name in tabulator.schema.names
+        ]
+        columns.append(vectors_of(db.units(centered).astype(np.float16)))
         digests = [survey.digests[path] for path in table["path"].to_pylist()]
         columns.append(pa.array(digests, pa.int64()))
         yield from pa.Table.from_arrays(columns, schema=schema).to_batches()
+
+    def vectors_of(x: NDArray[Any]) -> pa.FixedSizeListArray:
+        return pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), x.shape[1])
 
     return pa.RecordBatchReader.from_batches(schema, batches())

@@ -88,7 +88,7 @@ class Subspace:
 
     def ready(self, x: Vectors) -> Vectors:
         """Model outputs (D,) or (n, D) -> centered unit vectors as in :attr:`vectors`."""
-        return _unit(np.atleast_2d(x), self.center)[0].reshape(x.shape)
+        return unit(np.atleast_2d(x), self.center)[0].reshape(x.shape)
 
     def raw(self, rows: Any) -> Vectors:
         """Rows (n,), or one row, as stored in the file: (n, D), or (D,)."""
@@ -448,7 +448,7 @@ def subspace_of(x: Vectors, name: str, center: Vectors | None = None) -> Subspac
             distinct.add(x[start : start + _DISTINCT_N_ROWS])
         if not distinct.enough_for_a_mean:
             center = np.zeros_like(center)
-    vectors, lengths = _unit(x, center)
+    vectors, lengths = unit(x, center)
     if not np.isfinite(lengths).all():
         raise UsageError(f"{name} holds NaN or infinite values")
     return Subspace(vectors, lengths, center)
@@ -467,7 +467,7 @@ class Distinct:
 
     def add(self, x: Vectors) -> None:
         """Model outputs (n, D). Zero vectors are not counted."""
-        rest, lengths = _unit(x, np.zeros(x.shape[1], np.float32))
+        rest, lengths = unit(x, np.zeros(x.shape[1], np.float32))
         rest = rest[lengths > _SHORTEST]
         for each in self._found:
             rest = rest[rest @ each < 1 - _SAME]
@@ -476,7 +476,7 @@ class Distinct:
             rest = rest[rest @ rest[0] < 1 - _SAME]
 
 
-def _unit(x: Vectors, center: Vectors) -> tuple[Vectors, Vectors]:
+def unit(x: Vectors, center: Vectors) -> tuple[Vectors, Vectors]:
     """(N, D), (D,) -> (x - center) at length 1, and the lengths (N,)."""
     vectors = np.empty(x.shape, np.float32)
     lengths = np.empty(len(x), np.float32)

@@ -115,7 +115,7 @@ def workers_of_ours() -> list[int]:
         except OSError:  # it has ended
             continue
         parents[int(folder.name)] = int(status.rpartition(")")[2].split()[1])
-        if command.startswith(b"ray::MapWorker"):
+        if command.startswith(b"ray::_Worker"):
             actors.append(int(folder.name))
     return [pid for pid in actors if os.getpid() in ancestors(pid, parents)]
 

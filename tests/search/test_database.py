@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from loev_cli.errors import UsageError
 from loev_cli.formats import Row, open_writer, read
 from loev_cli.search import Query, open_library, parse_where
 from loev_cli.search.find import RowQuery
+from loev_cli.search.session import Session
 from tests.conftest import Loev
 from tests.search.common import DIMS, meta, write_library
 
@@ -58,7 +60,7 @@ def test_a_database_is_brought_up_to_date(tmp_path: Path) -> None:
     write_library(tmp_path / "all.npz", 400)
     rewrite(emb, tmp_path / "all.npz", slice(5, 398))
     done = index(emb, folder)
-    assert (done.n_rows, done.n_added, done.is_new, done.indexed) == (393, 393, True, [])
+    assert (done.n_rows, done.n_added, done.is_new, done.is_indexed) == (393, 393, True, False)
     assert_holds(folder, emb)
     version = db.Database(folder).table.version
     done = index(emb, folder)
@@ -148,7 +150,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.commit()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(db, "INDEX_FROM_N_ROWS", 5000)
-        assert index(folder / "x.npz", folder / "db").indexed == list(DIMS)
+        assert index(folder / "x.npz", folder / "db").is_indexed
     return folder
 
 
@@ -158,7 +160,12 @@ WHERE = "duration_s between 10 and 200.5 and not silent and tag_artist contains 
 @pytest.mark.parametrize("where", [None, WHERE])
 @pytest.mark.parametrize(
     "weights",
-    [{"tempo": 1.0}, {"invariant": -1.0}, {"invariant": 1.0, "tempo": 1.0, "pitch": -0.3}],
+    [
+        {"tempo": 1.0},
+        {"invariant": -1.0},
+        {"invariant": 1.0, "tempo": 1.0, "pitch": -0.3},
+        {"invariant": -2.0, "pitch": -1.0},
+    ],
 )
 def test_the_index_finds_what_comparing_all_finds(
     large: Path, weights: dict[str, float], where: str | None
@@ -221,7 +228,7 @@ def test_new_rows_are_found_beside_the_index(large: Path, tmp_path: Path) -> Non
         rewrite(tmp_path / "rest.npz", large / "x.npz", slice(50, 6000), changed=(60,))
         done = index(tmp_path / "rest.npz", tmp_path / "db")
         assert (done.n_rows, done.n_added, done.n_changed, done.n_dropped) == (5950, 100, 1, 50)
-        assert done.indexed == list(DIMS) and not done.is_new
+        assert done.is_indexed and not done.is_new
         assert_holds(tmp_path / "db", tmp_path / "rest.npz")
         database = db.Database(tmp_path / "db")
         for path in ("00/00060.wav", "59/05950.wav"):
@@ -229,7 +236,25 @@ def test_new_rows_are_found_beside_the_index(large: Path, tmp_path: Path) -> Non
             hits = database.search(asked, Query({"tempo": 1.0}, k=1))
             assert hits[0].path == path
         rewrite(tmp_path / "few.npz", large / "x.npz", slice(0, 4000))
-        assert index(tmp_path / "few.npz", tmp_path / "db").indexed == []
+        assert not index(tmp_path / "few.npz", tmp_path / "db").is_indexed
+
+
+def test_a_database_without_units_is_compared_whole_until_it_is_made_again(
+    large: Path, tmp_path: Path
+) -> None:
+    """As loev before November 2026 made them, with an index per subspace."""
+    folder = shutil.copytree(large / "db", tmp_path / "db")
+    lance.dataset(str(db.table_of(folder))).drop_columns([db.UNITS_COLUMN])
+    assert not db.Database(folder).is_indexed
+    assert_holds(folder, large / "x.npz")
+    session = Session(folder, k=3)
+    assert session.ask("05950.wav")[0].path == "59/05950.wav"
+    assert session.notes[-1].endswith("exact, all 6000 tracks compared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(db, "INDEX_FROM_N_ROWS", 5000)
+        done = index(large / "x.npz", folder)
+    assert (done.n_rows, done.n_added, done.is_new, done.is_indexed) == (6000, 0, True, True)
+    assert_holds(folder, large / "x.npz")
 
 
 def test_the_command_tells_how_it_searched(large: Path, loev: Loev) -> None:
