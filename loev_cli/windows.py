@@ -40,7 +40,7 @@ class Cut:
 
     Attributes:
         start_n: its first sample's position in the track.
-        samples: (N,) float32, N the model's window. Shared: do not write to it.
+        samples: (N,) float32, N the model's window. A view: do not write to it.
     """
 
     start_n: int
@@ -48,7 +48,7 @@ class Cut:
 
 
 class WindowCutter:
-    """Blocks of one track in, its windows out; keeps no more than two windows.
+    """Blocks of one track in, its windows out; keeps a few windows' length and no more.
 
     The windows do not depend on how the track was divided into blocks.
 
@@ -60,38 +60,49 @@ class WindowCutter:
     def __init__(self, window_n_samples: int, hop_n_samples: int) -> None:
         if not 1 <= hop_n_samples <= window_n_samples:
             raise ValueError(f"hop {hop_n_samples} is not within 1..{window_n_samples}")
+        self._size = window_n_samples
         self._hop = hop_n_samples
-        self._window = np.empty(window_n_samples, np.float32)  # the next one
+        # Windows are views of it: those that overlap share their samples.
+        n = window_n_samples * (1 if hop_n_samples == window_n_samples else 2)
+        self._buffer = np.empty(n, np.float32)
         self._n_filled = 0
-        self._start = 0
-        self._before: NDArray[np.float32] | None = None  # the last that was given
+        self._next = 0  # start of the next regular window in the buffer
+        self._before = self._buffer[:0]  # what came before the buffer, as far as it may be needed
+        self._n_before = 0  # samples of the track before the buffer
 
     def push(self, block: NDArray[np.float32]) -> list[Cut]:
         """The windows that a further block (N,) completes."""
-        size, at, cuts = len(self._window), 0, []
+        at, cuts = 0, []
         while at < len(block):
-            n_now = min(size - self._n_filled, len(block) - at)
-            self._window[self._n_filled : self._n_filled + n_now] = block[at : at + n_now]
+            n_now = min(len(self._buffer) - self._n_filled, len(block) - at)
+            self._buffer[self._n_filled : self._n_filled + n_now] = block[at : at + n_now]
             self._n_filled += n_now
             at += n_now
-            if self._n_filled == size:
-                self._before, self._window = self._window, np.empty_like(self._window)
-                cuts.append(Cut(self._start, self._before))
-                self._start += self._hop
-                self._n_filled = size - self._hop
-                self._window[: self._n_filled] = self._before[self._hop :]
+            while self._next + self._size <= self._n_filled:
+                cuts.append(self._cut(self._next))
+                self._next += self._hop
+            if self._n_filled == len(self._buffer):
+                self._before, rest = np.split(self._buffer, [self._next])
+                self._buffer = np.empty_like(self._buffer)
+                self._buffer[: len(rest)] = rest
+                self._n_before += self._next
+                self._n_filled, self._next = len(rest), 0
         return cuts
 
     def finish(self) -> list[Cut]:
         """The window that the end of the track adds, if any; none for a track of 0 samples."""
-        size, filled = len(self._window), self._window[: self._n_filled]
-        if self._before is None:
-            return [Cut(0, np.resize(filled, size))] if len(filled) else []
-        n_new = self._n_filled - (size - self._hop)
-        if n_new == 0:
+        filled = self._buffer[: self._n_filled]
+        if self._n_before + len(filled) < self._size:
+            return [Cut(0, np.resize(filled, self._size))] if len(filled) else []
+        if self._next - self._hop + self._size == len(filled):
             return []
-        end = np.concatenate([self._before[n_new:], filled[-n_new:]])
-        return [Cut(self._start - self._hop + n_new, end)]
+        start = len(filled) - self._size
+        if start >= 0:
+            return [self._cut(start)]
+        return [Cut(self._n_before + start, np.concatenate([self._before[start:], filled]))]
+
+    def _cut(self, start: int) -> Cut:
+        return Cut(self._n_before + start, self._buffer[start : start + self._size])
 
 
 def cuts(
