@@ -112,6 +112,7 @@ def parse_measure(text: str) -> Measure:
 
 
 _MOST_STANDARD_ERRORS = 8.0  # what is spent beyond is below the precision of numbers
+_MOST_LOOKS = 400  # that are counted for the size; more change nothing
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(129)
 
 
@@ -160,7 +161,7 @@ def plan(main: Measure, guardrails: Sequence[Measure], power: float, units_per_d
         needed = [units_needed(main, ALPHA, power, n_looks)]
         needed += [units_needed(g, ALPHA / len(guardrails), power, n_looks) for g in guardrails]
         n = max(FEWEST_UNITS, *needed)
-        n_looks = math.ceil(2 * n / units_per_day)
+        n_looks = min(math.ceil(2 * n / units_per_day), _MOST_LOOKS)
     return Plan(main, tuple(guardrails), power, n)
 
 
@@ -176,7 +177,9 @@ def describe(p: Plan, units_per_day: int) -> Decision:
     days = math.ceil(2 * p.n_per_side / units_per_day)
     rows = []
     for m in (p.main, *p.guardrails):
-        needed = [units_needed(m, p.alpha(m), p.power, n_looks) for n_looks in (days, 1)]
+        needed = [
+            units_needed(m, p.alpha(m), p.power, n_looks) for n_looks in (min(days, _MOST_LOOKS), 1)
+        ]
         rows.append([
             m.name, "main" if m is p.main else "guardrail", f"{m.baseline:g}", f"{m.change:+g}",
             f"{m.sd:.3g}", *(f"{n:,}" for n in needed),
@@ -285,43 +288,29 @@ class Look:
 
 def looks(p: Plan, data: Data) -> list[Look]:
     """A look at the end of every day with enough units, up to the first that decides."""
+    ends = np.append(np.flatnonzero(data.day[1:] != data.day[:-1]), len(data.day) - 1) + 1
+    n_b = np.cumsum(data.is_b)[ends - 1]
+    n_a = ends - n_b
+    enough = np.minimum(n_a, n_b) >= FEWEST_UNITS
+    fractions = ends[enough] / (2 * p.n_per_side)
+    n_looks = int((fractions < 1).sum()) + 1  # the first beyond the planned number is the last
+    fractions = tuple(np.minimum(fractions, 1.0)[:n_looks].tolist())
     found: list[Look] = []
-    measures = (p.main, *p.guardrails)
-    # Sums of everything so far give every look's means and variances; the baseline is taken off,
-    # so that digits are not lost to a mean far from 0.
-    sums = {
-        (m.name, side): np.cumsum([of, x * of, x**2 * of], axis=1)
-        for m in measures
-        for x in (data.values[m.name] - m.baseline,)
-        for side, of in (("a", ~data.is_b), ("b", data.is_b))
-    }
-    ends = np.append(np.flatnonzero(data.day[1:] != data.day[:-1]), len(data.day) - 1)
-    fractions: tuple[float, ...] = ()
-    for end in ends.tolist():
-        n = int((~data.is_b[: end + 1]).sum()), int(data.is_b[: end + 1].sum())
-        if min(n) < FEWEST_UNITS:
-            continue
-        fractions = (*fractions, min(1.0, sum(n) / (2 * p.n_per_side)))
+    for i, end in enumerate(ends[enough][:n_looks].tolist()):
+        is_b, n = data.is_b[:end], (int(n_a[enough][i]), int(n_b[enough][i]))
         changes = {}
-        for m in measures:
-            (mean_a, of_a), (mean_b, of_b) = (
-                _mean_and_variance(sums[m.name, side][:, end]) for side in ("a", "b")
-            )
-            error = math.sqrt(of_a + of_b) or math.inf  # all alike so far: nothing is known
-            half = critical_values(fractions, p.alpha(m))[-1] * error
-            apart = mean_b - mean_a
-            changes[m.name] = Estimate(apart, apart - half, apart + half, sum(n), sum(n), 0.0)
-        found.append(Look(str(data.day[end]), n, changes, _word(p, n, changes)))
+        for m in (p.main, *p.guardrails):
+            x = data.values[m.name][:end]
+            a, b = x[~is_b], x[is_b]
+            # All units alike so far: nothing is known.
+            error = math.sqrt(a.var(ddof=1) / n[0] + b.var(ddof=1) / n[1]) or math.inf
+            half = critical_values(fractions, p.alpha(m))[i] * error
+            apart = float(b.mean() - a.mean())
+            changes[m.name] = Estimate(apart, apart - half, apart + half, end, end, 0.0)
+        found.append(Look(str(data.day[end - 1]), n, changes, _word(p, n, changes)))
         if found[-1].word != WAIT:
             break
     return found
-
-
-def _mean_and_variance(sums: Floats) -> tuple[float, float]:
-    """Of n, sum and sum of squares: the mean, and its variance."""
-    n, total, squares = sums.tolist()
-    mean = total / n
-    return mean, max(0.0, squares / n - mean**2) / (n - 1)
 
 
 def _word(p: Plan, n: tuple[int, int], changes: Mapping[str, Estimate]) -> str:

@@ -112,7 +112,7 @@ def conclusion(advice: Advice) -> list[str]:
         undecided = [v.augmentation for v in found if v.word == "undecided"]
         text = f"{label}: keep {_listed(keep)}" if keep else f"{label}: no subspace is needed"
         if undecided and not keep:
-            text = f"{label}: no subspace is significantly needed"
+            text = f"{label}: no need of a subspace is shown"
         said.append(text + (f"; undecided: {_listed(undecided)}." if undecided else "."))
     found_options = verdicts.options(advice.verdicts, advice.candidates)
     if found_options:

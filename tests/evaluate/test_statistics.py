@@ -166,9 +166,10 @@ def evaluated(share: float, n_groups: int, n: int) -> list[Estimate]:
 def test_intervals_of_one_model_cover_the_truth(share: float, n_groups: int) -> None:
     """400 simulations have a standard error of 0.01. Near an end of the scale all groups
     often agree: coverage is above 0.95 with few of them and a little below with many."""
-    found = evaluated(share, n_groups, 400)
-    covered = np.mean([e.low <= share <= e.high for e in found])
-    assert covered >= 0.91
+    # Six groups of two tracks may all have one of them right: no spread, and no interval.
+    found = [e for e in evaluated(share, n_groups, 400) if e.has_interval]
+    assert len(found) >= 0.95 * 400
+    assert np.mean([e.low <= share <= e.high for e in found]) >= 0.91
     assert all(e.high - e.low > 0.01 for e in found)
 
 
