@@ -53,16 +53,21 @@ def make_library(folder: Path, n_files: int, seconds: float) -> None:
             shutil.copyfile(folder / f"{i % 10:04}.flac", file)
 
 
-def cpu_s() -> float:
-    """CPU time of this process, all below it, and those of them that have ended."""
-    total = 0
+def cpu_s() -> dict[int, float]:
+    """CPU seconds of this process and all below it, with those below them that have ended."""
+    found = {}
     for pid in tree(os.getpid()):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        total += sum(map(int, fields[11:15]))
-    return total / TICKS_PER_S
+        found[pid] = sum(map(int, fields[11:15])) / TICKS_PER_S
+    return found
+
+
+def since(before: dict[int, float]) -> float:
+    """CPU seconds since then of those that are there: workers of earlier runs have gone."""
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in cpu_s().items())
 
 
 def timed(inputs: list[str], out: Path, engine: str, workers: int | None) -> tuple[float, float]:
@@ -74,7 +79,7 @@ def timed(inputs: list[str], out: Path, engine: str, workers: int | None) -> tup
         nonlocal n_done, used_s
         n_done += isinstance(event, TrackDone)
         if n_done == len(inputs):
-            used_s = cpu_s() - cpu_began
+            used_s = since(cpu_began)
 
     request = Request(inputs, str(out), engine=engine, workers=workers, overwrite=True)
     embed(request, on_event=on_event)
@@ -118,9 +123,7 @@ def main() -> None:
         began, cpu_began = time.monotonic(), cpu_s()
         ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=256 << 20)
         start_s = time.monotonic() - began
-        print(
-            f"Ray's start: {start_s:.1f} s, {cpu_s() - cpu_began:.1f} s of CPU time\n", flush=True
-        )
+        print(f"Ray's start: {start_s:.1f} s, {since(cpu_began):.1f} s of CPU time\n", flush=True)
         best: dict[tuple[str, int], np.ndarray] = {}
         for _ in range(options.repeats):
             for label, (engine, workers) in ENGINES.items():
@@ -129,16 +132,14 @@ def main() -> None:
                     taken = np.array(timed(files[:n], out, engine, workers))
                     best[label, n] = np.minimum(best.get((label, n), np.inf), taken)
         reference = read(folder / "local, 1 core.npz")
-        print("| engine | a run, s | a file, s | a file, CPU s | largest difference |")
-        print("|---|---|---|---|---|", flush=True)
+        print("| engine | a run, s | CPU s | a file, s | CPU s | largest difference |")
+        print("|---|---|---|---|---|---|", flush=True)
         for label in ENGINES:
             a_file = (best[label, many] - best[label, few]) / (many - few)
             a_run = best[label, few] - few * a_file
             difference = largest_difference(read(folder / f"{label}.npz"), reference)
-            print(
-                f"| {label} | {a_run[0]:.1f} | {a_file[0]:.3f} | {a_file[1]:.3f} | "
-                f"{difference:.1e} |"
-            )
+            taken = " | ".join(f"{seconds:.3f}" for seconds in (*a_run, *a_file))
+            print(f"| {label} | {taken} | {difference:.1e} |")
         wall_s = killed(files, folder / "killed.npz")
         difference = largest_difference(read(folder / "killed.npz"), reference)
         print(f"\n2 workers, one killed: {wall_s:.1f} s, largest difference {difference:.1e}")

@@ -141,7 +141,8 @@ def _real_place(location: str, folders: dict[str, str]) -> str:
     folder, name = os.path.split(location)
     if folder not in folders:
         folders[folder] = os.path.realpath(folder)
-    return f"{folders[folder]}/{name}"
+    place = f"{folders[folder]}/{name}"
+    return location if place == location else place  # no second copy of a million texts
 
 
 def _expand_stdin(

@@ -35,7 +35,7 @@ from loev_cli.formats import Meta, Row
 
 # Files that a worker takes at once for each of its decoders, which are started anew for them: what
 # is done again if it dies. Fewer if that keeps all workers at work to the end.
-_MOST_AT_ONCE = 32
+_MOST_AT_ONCE = 16
 _TURNS = 4
 _OBJECT_STORE_N_BYTES = 256 << 20
 _TIMES = ("decode_s", "decoders_blocked_s", "encode_s")

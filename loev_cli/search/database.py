@@ -54,8 +54,8 @@ META_KEY, CENTERS_KEY = b"loev", b"loev_centers"
 INDEX_FROM_N_ROWS = 50_000
 
 # Candidates from the index per requested result, and the minimum.
-_CANDIDATES_PER_HIT = 20
-_FEWEST_CANDIDATES = 200
+_CANDIDATES_PER_HIT = 10
+_FEWEST_CANDIDATES = 100
 _ERRORS = (*DATA_ERRORS, OSError, RuntimeError, pa.ArrowException)
 
 

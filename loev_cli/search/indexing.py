@@ -40,7 +40,7 @@ _MAX_CHANGED = 0.3
 _PATHS_AT_ONCE = 500
 # All partitions are searched: they only make the codes finer, which tell a row from its center.
 _ROWS_PER_PARTITION = 4000
-_BITS_PER_VALUE = 2
+_BITS_PER_VALUE = 3
 _KEEP_OLD = timedelta(minutes=10)  # the previous version may be in use
 _SETTINGS = (*AGREEING_KEYS, "subspaces", "tags", "annotations")
 
