@@ -243,6 +243,8 @@ class LoevModel(nn.Module):
     def extend(self, other: LoevModel) -> None:
         """Take the weights of a model that has all but some of the augmentations of this one.
 
+        A branch that it lacks starts as `invariant` does, if that is built alike.
+
         Raises:
             UsageError: the architectures differ in more than that.
         """
@@ -253,6 +255,10 @@ class LoevModel(nn.Module):
                 hint="use the method, encoder, augs and dimensions of its config",
             )
         self.load_state_dict(other.state_dict(), strict=False)
+        for name in set(self.spec.branches) - set(other.spec.branches):
+            branch, known = (self.encoder.branches[module_key(n)] for n in (name, INVARIANT))
+            if _shapes(branch) == _shapes(known):
+                branch.load_state_dict(known.state_dict())
 
     def train_only(self, subspaces: Collection[str]) -> None:
         """Freeze all but these branches of a split encoder and their heads; all train for none."""
@@ -375,6 +381,10 @@ class StandardizeWithinTracks(Standardize):
         super()._load_from_state_dict(state, prefix, *args)
         if is_old:
             self.settle()
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def projection_head(in_dim: int, dims: tuple[int, ...], *, final_relu: bool) -> nn.Sequential:

@@ -144,17 +144,18 @@ class ViewPlanner:
         """Which file each view is cut from.
 
         A view that shares a variant with view 0 takes a file of it. In all other variants files
-        that differ from those of the views before come first.
+        that differ from those of the views before, of view 0 above all, come first.
         """
         chosen = [int(rng.integers(len(takes)))]
         for view in range(1, self.n_views):
             head = self.heads[view - 1] if view <= len(self.heads) else None
 
-            def unlike_wanted(take: int, shared: str | None = head) -> tuple[bool, int]:
+            def unlike_wanted(take: int, shared: str | None = head) -> tuple[bool, int, int]:
                 variant, before = takes[take].variant, [takes[i].variant for i in chosen]
                 is_wrong = shared in variant and variant[shared] != before[0][shared]
                 others = [name for name in variant if name != shared]
-                return is_wrong, sum(b[name] == variant[name] for b in before for name in others)
+                alike = [sum(b[name] == variant[name] for name in others) for b in before]
+                return is_wrong, sum(alike), alike[0]
 
             chosen.append(min(map(int, rng.permutation(len(takes))), key=unlike_wanted))
         return chosen

@@ -120,9 +120,10 @@ def split(
     """Training and validation tracks, each in the order given.
 
     Tracks with the same bytes, of the same group or work stay together. Where a manifest names
-    tracks to validate on, those are taken, with what must stay with them; otherwise ``val_fraction`` of the
-    tracks. These are drawn by a hash of their content, or group, and ``seed``, so that adding
-    tracks moves few others. One track alone is no validation: then there is none.
+    tracks to validate on, those are taken, with what must stay with them; otherwise
+    ``val_fraction`` of the tracks. These are drawn by a hash of their content, or group, and
+    ``seed``, so that adding tracks moves few others. One track alone is no validation: then there
+    is none.
     """
     clusters = _clusters(tracks)
     is_named = any(track.split == "val" for track in tracks)
