@@ -1,12 +1,10 @@
-"""Do crops of one recording, or of one album, find each other?
+"""Do crops of one recording find each other?
 
-    python benchmarks/crop_recall.py FOLDER... [--of folder] [--crop-s 15] [--model loevpp-small]
+    python benchmarks/crop_recall.py FOLDER... [--crop-s 15] [--model loevpp-small]
 
 Every recording is cut into crops that do not overlap; each asks among the crops of all recordings,
-itself left out, by angle about the mean. Recall@1: is the nearest one of the same recording? With
-`--of folder` the crops of the asking recording are left out, and the nearest is to be of another
-recording in its folder: an album, or a game's music. Chance is what drawing a crop at random would
-get. The fewer the recordings, the easier.
+itself left out, by angle about the mean. Recall@1: is the nearest one of the same recording?
+Chance is what drawing a crop at random would get. The fewer the recordings, the easier.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ from loev_cli.evaluate.statistics import Bootstrap
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--of", choices=["recording", "folder"], default="recording")
     parser.add_argument("--crop-s", type=float, default=15.0)
     parser.add_argument("--most", type=int, default=8, help="crops of one recording")
     parser.add_argument("--model", default=bundles.DEFAULT_MODEL)
@@ -47,17 +44,12 @@ def main() -> None:
         crops += [model(waveform[s : s + n_samples], model.sample_rate_hz) for s in starts[spread]]
         names += [source.path] * len(spread)
     recording = np.unique(names, return_inverse=True)[1]
-    folder = np.unique([str(Path(name).parent) for name in names], return_inverse=True)[1]
-    left_out = np.eye(len(names), dtype=bool)
-    same, bootstrap = recording[:, None] == recording, Bootstrap(recording)
-    if args.of == "folder":
-        left_out = same
-        same, bootstrap = folder[:, None] == folder, Bootstrap(folder)
-    same &= ~left_out
-    chance = np.mean(same.sum(axis=1) / (~left_out).sum(axis=1))
+    same = recording[:, None] == recording
+    np.fill_diagonal(same, False)
+    bootstrap = Bootstrap(recording)
+    chance = same.sum(axis=1).mean() / (len(names) - 1)
     print(
-        f"{len(names)} crops of {args.crop_s:g} s, {recording.max() + 1} recordings, "
-        f"{folder.max() + 1} folders, {args.model}"
+        f"{len(names)} crops of {args.crop_s:g} s, {recording.max() + 1} recordings, {args.model}"
     )
     print(f"\n| subspace | recall@1 (chance {chance:.2f}) |\n|---|---|")
     for name in crops[0]:
@@ -65,7 +57,7 @@ def main() -> None:
         x = x - x.mean(axis=0)
         x /= np.linalg.norm(x, axis=1, keepdims=True)
         similarity = x @ x.T
-        similarity[left_out] = -np.inf
+        np.fill_diagonal(similarity, -np.inf)
         nearest = similarity.argmax(axis=1)
         hits = same[np.arange(len(x)), nearest].astype(np.float64)
         found = bootstrap.mean(hits)

@@ -329,6 +329,7 @@ def make_plan(trainer: Trainer) -> Plan:
         )
     parameters = list(trainer.model.parameters())
     n_weights = sum(p.numel() for p in parameters)
+    n_trained = sum(p.numel() for p in parameters if p.requires_grad)
     activation_bytes, row_s = _try_rows(trainer)
     n_rows = config.batch_size * trainer.make_batch.n_views
     micro = config.micro_batch_size or config.batch_size
@@ -344,7 +345,7 @@ def make_plan(trainer: Trainer) -> Plan:
         n_parameters=n_weights,
         steps_per_epoch=n_train // config.batch_size,
         cache_bytes=int(seconds * _bytes_per_s(content)),
-        weight_bytes=4 * n_weights * (5 if config.ema_decay else 4),
+        weight_bytes=4 * (n_weights * (2 if config.ema_decay else 1) + 3 * n_trained),
         activation_bytes=int(activation_bytes * min(micro, config.batch_size)),
         similarity_bytes=4 * 4 * n_rows**2,
         # Split batches go through the encoder a second time, forward only: a third more.
@@ -388,7 +389,7 @@ def _try_rows(trainer: Trainer) -> tuple[float, float]:
             torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
             trainer.objective.autocast(),
         ):
-            projections = model.project(features).projections
+            projections = model.project(features, trainer.objective.heads).projections
         loss = torch.stack([z.float().square().mean() for z in projections.values()]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
