@@ -203,7 +203,7 @@ def train(
     named = {key: value for key, value in context.params.items() if key in known}
     for key in ("augs", "across_tracks", "train_only"):
         if named[key] is not None:
-            named[key] = [name for part in named[key].split(",") if (name := part.strip())]
+            named[key] = [part.strip() for part in named[key].split(",") if part.strip()]
     settings = options.settings_of(config, set_ or [], named)
     if not settings.data:
         raise UsageError("missing argument: DATA", hint="a folder of audio, for example")

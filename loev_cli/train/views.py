@@ -148,9 +148,9 @@ class ViewPlanner:
         """
         chosen = [int(rng.integers(len(takes)))]
         for view in range(1, self.n_views):
-            head = self.heads[view - 1] if view <= len(self.heads) else None
+            head = self.heads[view - 1] if view <= len(self.heads) else ""
 
-            def unlike_wanted(take: int, shared: str | None = head) -> tuple[bool, int, int]:
+            def unlike_wanted(take: int, shared: str = head) -> tuple[bool, int, int]:
                 variant, before = takes[take].variant, [takes[i].variant for i in chosen]
                 is_wrong = shared in variant and variant[shared] != before[0][shared]
                 others = [name for name in variant if name != shared]
