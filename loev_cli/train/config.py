@@ -144,7 +144,10 @@ class TrainConfig:
 def _check_among(key: str, chosen: tuple[str, ...], known: tuple[str, ...]) -> None:
     for name in chosen:
         if name not in known:
-            raise UsageError(f"{key}: no '{name}'", hint=nearest(name, known, "possible"))
+            raise UsageError(
+                f"{key}: no '{name}'",
+                hint=nearest(name, known, "possible") if known else "augs names no variants",
+            )
 
 
 _NO_VARIANTS = (INVARIANT, GLOBAL, TRACK, *OWN_COLUMNS)
