@@ -7,6 +7,7 @@ A ``.csv`` in UTF-8, or ``.parquet``. Only ``path`` is required; it is relative 
 
 split    train, val or test, in any case. Empty: that of the row's group, or none.
 group    tracks of one group (an album, an artist) never lie on both sides of a split.
+track    for training with variants: rows of one work; see loev_cli/train/data/listing.py.
 others   labels.
 
 A file that is named twice is one track if both rows say the same, else an error.
