@@ -1,6 +1,7 @@
 """One manifest of several, to train on all of them: `python -m corpus.join OUT.csv MANIFEST...`.
 
-Keeps path (relative to OUT), split and group; groups of different manifests stay apart.
+Keeps path (relative to OUT), split, group, and what names variants: track and timbre, empty where
+a manifest has none. Groups and tracks of different manifests stay apart; numbers of timbre do not.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-COLUMNS = ("path", "split", "group")
+COLUMNS = ("path", "split", "group", "track", "timbre")
 
 
-def rows_of(manifest: Path, out: Path) -> Iterator[tuple[str, str, str]]:
+def rows_of(manifest: Path, out: Path) -> Iterator[tuple[str, ...]]:
     """The rows of a manifest as ``out`` has them.
 
     Raises:
@@ -28,7 +29,9 @@ def rows_of(manifest: Path, out: Path) -> Iterator[tuple[str, str, str]]:
         for row in reader:
             path = os.path.relpath(manifest.parent / row["path"], out.parent)
             group = row.get("group") or row["path"]
-            yield Path(path).as_posix(), row["split"], f"{manifest.parent.name}/{group}"
+            track = f"{manifest.parent.name}/{row['track']}" if row.get("track") else ""
+            named = (f"{manifest.parent.name}/{group}", track, row.get("timbre") or "")
+            yield Path(path).as_posix(), row["split"], *named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,9 @@
 
     songs -> arrange (labels, notes) -> render -> OUT/audio/SSS_aA.flac, OUT/manifest.csv
 
+With ``--variants N`` every arrangement is played by N numbered instrumentations
+(`corpus.instruments`): clips of the same notes, of one `track`, that differ in `timbre`.
+
 Songs are spread over worker processes; each clip depends on (seed, song, arrangement) alone. Files
 already there are kept, so a run that was stopped goes on where it was.
 """
@@ -23,6 +26,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from corpus.arrange import USUAL, VERSION, Arrangement, Variety, arrange
+from corpus.instruments import instrumented, variant_numbers
 from corpus.songs import read_song
 from corpus.synth import Player, finish, write_audio
 
@@ -63,6 +67,8 @@ class Row:
     tempo_factor: float
     tuning_cents: float
     start_s: float
+    track: str  # the arrangement
+    timbre: str  # number of the instrumentation; empty without --variants
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Job:
     settings: Settings
     soundfonts: tuple[Path, ...]
     arrangements: int
+    variants: int
 
 
 @dataclass(frozen=True)
@@ -92,13 +99,14 @@ def split_of(song: int) -> str:
     return "val" if song <= LAST_VAL else "test"
 
 
-def clip_path(song: int, arrangement: int) -> str:
-    return f"audio/{song:03d}_a{arrangement}.flac"
+def clip_name(song: int, arrangement: int, timbre: int | None = None) -> str:
+    name = f"{song:03d}_a{arrangement}"
+    return name if timbre is None else f"{name}_t{timbre:04d}"
 
 
-def row_of(plan: Arrangement, soundfonts: Sequence[Path]) -> Row:
+def row_of(plan: Arrangement, timbre: int | None, soundfonts: Sequence[Path]) -> Row:
     return Row(
-        path=clip_path(plan.song, plan.number),
+        path=f"audio/{clip_name(plan.song, plan.number, timbre)}.flac",
         key=str(plan.key),
         tempo=round(plan.tempo_bpm, 3),
         split=split_of(plan.song),
@@ -115,6 +123,8 @@ def row_of(plan: Arrangement, soundfonts: Sequence[Path]) -> Row:
         tempo_factor=round(plan.tempo_factor, 5),
         tuning_cents=round(plan.tuning_cents, 1),
         start_s=round(plan.start_s, 3),
+        track=clip_name(plan.song, plan.number),
+        timbre="" if timbre is None else str(timbre),
     )
 
 
@@ -151,15 +161,24 @@ def render_song(job: Job) -> Done:
                 n_soundfonts=len(job.soundfonts),
                 variety=job.settings.variety,
             )
-            row = row_of(plan, job.soundfonts)
-            if not (job.out / row.path).exists():
-                render_clip(plan, job.out / row.path, player, job.soundfonts)
-                rendered_s += plan.duration_s
+            for timbre, played in _variants(plan, job):
+                row = row_of(played, timbre, job.soundfonts)
+                if not (job.out / row.path).exists():
+                    render_clip(played, job.out / row.path, player, job.soundfonts)
+                    rendered_s += plan.duration_s
+                rows.append(row)
         except (OSError, RuntimeError, ValueError) as error:
-            errors.append(f"{clip_path(song.number, number)}: {error}")
-        else:
-            rows.append(row)
+            errors.append(f"{clip_name(song.number, number)}: {error}")
     return Done(tuple(rows), tuple(errors), rendered_s)
+
+
+def _variants(plan: Arrangement, job: Job) -> Iterator[tuple[int | None, Arrangement]]:
+    """An arrangement with its own instruments or, if asked for, with numbered ones."""
+    if not job.variants:
+        yield None, plan
+        return
+    for timbre in variant_numbers(plan.song, plan.number, job.settings.seed, job.variants):
+        yield timbre, instrumented(plan, timbre, len(job.soundfonts))
 
 
 def read_manifest(path: Path) -> dict[str, dict[str, str]]:
@@ -262,6 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for audio/ and manifest")
     parser.add_argument("--range", type=_range, default=range(1, 910), help="songs, as in 1-749")
     parser.add_argument("--arrangements", type=int, default=3, help="clips per song")
+    parser.add_argument(
+        "--variants", type=int, default=0, help="numbered instrumentations per arrangement"
+    )
     parser.add_argument("--clip-s", type=float, default=40.0, help="seconds per clip")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
@@ -296,7 +318,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_settings(args.out, settings)
         with song_folders(args.songs) as folders:
             jobs = [
-                Job(folders[n], args.out, settings, tuple(args.soundfont), args.arrangements)
+                Job(
+                    folders[n],
+                    args.out,
+                    settings,
+                    tuple(args.soundfont),
+                    args.arrangements,
+                    args.variants,
+                )
                 for n in args.range
                 if n in folders
             ]

@@ -7,6 +7,7 @@ A ``.csv`` in UTF-8, or ``.parquet``. Only ``path`` is required; it is relative 
 
 split    train, val or test, in any case. Empty: that of the row's group, or none.
 group    tracks of one group (an album, an artist) never lie on both sides of a split.
+track    for training with variants: rows of one work; see loev_cli/train/data/listing.py.
 others   labels.
 
 A file that is named twice is one track if both rows say the same, else an error.
@@ -26,7 +27,8 @@ from loev_cli.storage.bounded import in_one_line
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".csv", ".parquet")
-_OWN_COLUMNS = ("path", "split", "group")
+OWN_COLUMNS = ("path", "split", "group")
+TRACK = "track"  # for training with variants: which work a row is a variant of
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _rows(path: Path, with_labels: bool) -> Iterator[Listed]:
         raise UsageError(f"{path} is not a manifest", hint="a .csv or .parquet with a path column")
     read = _csv_cells(path) if suffix == ".csv" else _parquet_cells(path, with_labels)
     for place, cells in read:
-        written, split, group = (cells.get(name, "").strip() for name in _OWN_COLUMNS)
+        written, split, group = (cells.get(name, "").strip() for name in OWN_COLUMNS)
         if not written:
             raise UsageError(f"{place}: 'path' is empty")
         if split and split.lower() not in SPLITS:
@@ -123,7 +125,7 @@ def _rows(path: Path, with_labels: bool) -> Iterator[Listed]:
             path.parent / written,
             split.lower() or None,
             group or None,
-            {n: text for n, text in cells.items() if with_labels and n not in _OWN_COLUMNS},
+            {n: text for n, text in cells.items() if with_labels and n not in OWN_COLUMNS},
             written,
             place,
         )
@@ -153,7 +155,7 @@ def _parquet_cells(path: Path, with_labels: bool) -> Iterator[tuple[str, dict[st
     try:
         names = names_of(path)
         _check_names(path, names)
-        wanted = [name for name in names if with_labels or name in _OWN_COLUMNS]
+        wanted = [name for name in names if with_labels or name in OWN_COLUMNS]
         rows = read_table(path, wanted).to_pylist()
     except PARQUET_ERRORS as error:
         raise UsageError(f"cannot read manifest {path}: {in_one_line(error)}") from error

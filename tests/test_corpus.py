@@ -17,8 +17,9 @@ import soundfile
 
 mido = pytest.importorskip("mido", reason="needs the corpus extra")
 
-from corpus import examples, pop909  # noqa: E402
+from corpus import examples, instruments, pop909  # noqa: E402
 from corpus.arrange import (  # noqa: E402
+    MELODY_FAMILIES,
     PEAK_DBFS,
     TRANSPOSE_SEMITONES,
     USUAL,
@@ -48,6 +49,7 @@ from corpus.songs import (  # noqa: E402
 )
 from corpus.synth import Note, Part, Player, finish, write_audio  # noqa: E402
 from corpus.theory import PITCH_CLASSES, Chord, Key, fold, pitch_class  # noqa: E402
+from loev_cli.train.data import listing  # noqa: E402
 
 SONG_BPM = 100.0
 SONG_BARS = 60
@@ -491,6 +493,38 @@ def test_a_tuning_changes_nothing_else(song) -> None:
     assert [replace(plan, tuning_cents=0.0) for plan in tuned] == usual
 
 
+# --- instruments
+
+
+def test_variants_are_the_same_notes_with_other_instruments(song) -> None:
+    for plan in plans(song, 40):
+        numbers = instruments.variant_numbers(plan.song, plan.number, seed=0, n=4)
+        assert instruments.variant_numbers(plan.song, plan.number, seed=0, n=3) == numbers[:3]
+        played = [instruments.instrumented(plan, number, 3) for number in numbers]
+        for variant in played:
+            silent = [replace(part, program=0) for part in variant.parts]
+            assert silent == [replace(part, program=0) for part in plan.parts]
+            assert variant.melody_program in MELODY_FAMILIES[variant.melody_family]
+        assert len({variant.melody_family for variant in played}) == 2
+        leads, bands = ({divmod(n, len(instruments.LEADS))[i] for n in numbers} for i in (1, 0))
+        assert len(leads) == len(bands) == 2, "every lead with either band"
+        assert len(set(numbers)) == 4
+
+
+def test_a_number_means_the_same_instruments_in_every_song(song) -> None:
+    programs: dict[tuple[int, str], set[int]] = {}
+    for plan in plans(song, 60):
+        for number in (3, 500):
+            for part in instruments.instrumented(plan, number, 3).parts:
+                is_lead = part.name == "melody" or (
+                    part.name == "piano" and "melody" not in [p.name for p in plan.parts]
+                )
+                role = "lead" if is_lead else part.name
+                programs.setdefault((number, role), set()).add(part.program)
+    assert len(programs) == 2 * 6, "lead, bridge, pad, bass, drums, accompaniment"
+    assert all(len(found) == 1 for found in programs.values())
+
+
 # --- synth
 
 
@@ -641,6 +675,23 @@ def test_render_resume_and_failure(
         pop909.main([*arguments, "--range", "1", "--seed", "1"])
     assert stopped.value.code == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_variants_are_rows_of_one_track(tmp_path: Path, sine: Path) -> None:
+    write_song(tmp_path / "songs" / "001")
+    out = tmp_path / "out"
+    arguments = ["--songs", str(tmp_path / "songs"), "--soundfont", str(sine), "--out", str(out)]
+    arguments += ["--arrangements", "2", "--clip-s", "2", "--sample-rate-hz", "16000"]
+    assert pop909.main([*arguments, "--variants", "2"]) == 0
+    with (out / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["track"] for row in rows] == ["001_a0", "001_a0", "001_a1", "001_a1"]
+    for row in rows:
+        assert row["path"] == f"audio/{row['track']}_t{int(row['timbre']):04d}.flac"
+        assert (out / row["path"]).is_file()
+    assert {row["key"] for row in rows[:2]} == {rows[0]["key"]}
+    listed = listing(str(out / "manifest.csv"), ("timbre",))
+    assert len(listed) == 4, "loev train takes it"
 
 
 def test_songs_from_a_tar(tmp_path: Path) -> None:

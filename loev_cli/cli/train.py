@@ -45,9 +45,22 @@ def train(
     augs: Annotated[
         str | None,
         _what(
-            help="Augmentations that get a subspace of their own; default pitch,tempo.",
+            help="Augmentations that get a subspace of their own; default pitch,tempo. Columns of "
+            "a manifest that name variants of a track may be among them.",
             metavar="A,B",
         ),
+    ] = None,
+    across_tracks: Annotated[
+        str | None,
+        _what(
+            help="Those of --augs whose variants mean the same in every track, such as the same "
+            "instruments.",
+            metavar="A,B",
+        ),
+    ] = None,
+    train_only: Annotated[
+        str | None,
+        _what(help="Subspaces to train, with all else as in --init; default all.", metavar="A,B"),
     ] = None,
     method: Annotated[
         str | None, _what(help="How subspaces are learned; default loev++.", metavar="METHOD")
@@ -188,8 +201,9 @@ def train(
         config = str(out / pipeline.CONFIG_FILE)
     known = {field.name for field in fields(TrainConfig)}
     named = {key: value for key, value in context.params.items() if key in known}
-    if augs is not None:
-        named["augs"] = [aug.strip() for aug in augs.split(",") if aug.strip()]
+    for key in ("augs", "across_tracks", "train_only"):
+        if named[key] is not None:
+            named[key] = [part.strip() for part in named[key].split(",") if part.strip()]
     settings = options.settings_of(config, set_ or [], named)
     if not settings.data:
         raise UsageError("missing argument: DATA", hint="a folder of audio, for example")

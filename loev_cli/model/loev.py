@@ -14,8 +14,8 @@ cl            global                 invariant          the head's output, and g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -216,9 +216,13 @@ class LoevModel(nn.Module):
             name: self.standardise[module_key(name)](vector) for name, vector in embeddings.items()
         }
 
-    def project(self, features: Any) -> Projected:
-        """Features of one window each -> projections and embeddings of every row."""
-        vectors: dict[str, Tensor] = self.encoder(features)
+    def project(self, features: Any, heads: Sequence[str] | None = None) -> Projected:
+        """Features of one window each -> projections and embeddings of every row.
+
+        Args:
+            heads: of a split encoder, the only branches to compute; None for all.
+        """
+        vectors: dict[str, Tensor] = self.encoder(features, heads)
         projections = self._heads(vectors)
         embeddings = self._embeddings(vectors, projections)
         return Projected(projections, {name: x.detach() for name, x in embeddings.items()})
@@ -231,14 +235,43 @@ class LoevModel(nn.Module):
         for name, vector in embeddings.items():
             self.standardise[module_key(name)].track(vector, tracks)  # type: ignore[operator]
 
-    def settle(self) -> None:
-        """Make the statistics that were tracked those of the embeddings."""
-        for module in self.standardise.values():
-            module.settle()  # type: ignore[operator]
+    def settle(self, subspaces: Collection[str] | None = None) -> None:
+        """Make the statistics that were tracked those of the embeddings; of all for None."""
+        for name in subspaces or self.subspaces:
+            self.standardise[module_key(name)].settle()  # type: ignore[operator]
+
+    def extend(self, other: LoevModel) -> None:
+        """Take the weights of a model that has all but some of the augmentations of this one.
+
+        A branch that it lacks starts as `invariant` does, if that is built alike.
+
+        Raises:
+            UsageError: the architectures differ in more than that.
+        """
+        same = replace(other.spec, augs=self.spec.augs) == self.spec
+        if not same or not set(other.spec.augs) <= set(self.spec.augs):
+            raise UsageError(
+                "the --init weights have a different architecture",
+                hint="use the method, encoder, augs and dimensions of its config",
+            )
+        self.load_state_dict(other.state_dict(), strict=False)
+        for name in set(self.spec.branches) - set(other.spec.branches):
+            branch, known = (self.encoder.branches[module_key(n)] for n in (name, INVARIANT))
+            if _shapes(branch) == _shapes(known):
+                branch.load_state_dict(known.state_dict())
+
+    def train_only(self, subspaces: Collection[str]) -> None:
+        """Freeze all but these branches of a split encoder and their heads; all train for none."""
+        self.train(not subspaces)
+        self.requires_grad_(not subspaces)
+        for name in subspaces:
+            for part in (self.encoder.branches[module_key(name)], self.heads[name]):
+                part.train().requires_grad_()
 
     def _heads(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        branch_of = {name: name if self.spec.is_split else GLOBAL for name in self.heads}
-        return {name: head(vectors[branch_of[name]]) for name, head in self.heads.items()}
+        if self.spec.is_split:
+            return {name: self.heads[name](vector) for name, vector in vectors.items()}
+        return {name: head(vectors[GLOBAL]) for name, head in self.heads.items()}
 
     def _embeddings(
         self, vectors: Mapping[str, Tensor], projections: Mapping[str, Tensor]
@@ -348,6 +381,10 @@ class StandardizeWithinTracks(Standardize):
         super()._load_from_state_dict(state, prefix, *args)
         if is_old:
             self.settle()
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def projection_head(in_dim: int, dims: tuple[int, ...], *, final_relu: bool) -> nn.Sequential:

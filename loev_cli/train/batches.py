@@ -69,6 +69,8 @@ def views_are_on_features(config: TrainConfig, spec: ModelSpec) -> bool:
         _check_shifts_fit(config, spec.frontend)
     path, other = ("features", "waveforms") if on_features else ("waveforms", "features")
     for name in spec.heads[1:]:
+        if name in config.variants:
+            continue
         augmentation = config.augmentations[name]
         if not (augmentation.on_features_too if on_features else augmentation.on_waveforms_too):
             raise UsageError(
@@ -235,13 +237,17 @@ class BatchMaker:
         views: list[tuple[Track, PlannedView]] = []
         for place, track in tracks.items():
             rng = np.random.default_rng([self.config.seed, step, place, _VIEWS])
-            views += [(track, view) for view in self.planner.plan(track.duration_s, rng)]
+            takes = track.files if self.config.variants else ()
+            planned = self.planner.plan(track.duration_s, rng, takes)
+            views += [(track.files[view.take], view) for view in planned]
         draws = {
             aug: torch.tensor([view.draws[aug] for _, view in views], device=self.device)
             for aug in self.heads
         }
         places = torch.tensor(list(tracks), device=self.device)
-        labels = ViewLabels(places.repeat_interleave(self.n_views), draws)
+        labels = ViewLabels(
+            places.repeat_interleave(self.n_views), draws, self.config.across_tracks
+        )
         return Batch(self.make_views(views), labels, tuple(str(t.path) for t in tracks.values()))
 
     def _tracks_of_step(self, n_tracks: int, step: int) -> np.ndarray:

@@ -14,7 +14,8 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from loev_cli.errors import UsageError, did_you_mean
-from loev_cli.model import METHODS, Method
+from loev_cli.manifest import OWN_COLUMNS, SUFFIXES, TRACK
+from loev_cli.model import GLOBAL, INVARIANT, METHODS, Method
 from loev_cli.storage.bounded import parse_toml, read_bytes
 from loev_cli.train.augment import EQUIVARIANT, AugmentationsConfig
 from loev_cli.train.losses import VIEW_SCHEMES, ViewScheme
@@ -33,7 +34,12 @@ class TrainConfig:
     Attributes:
         data: folder, file list or manifest of audio.
         augs: augmentations with a subspace of their own. Method ``cl`` has none, and is to be
-            invariant to all of them.
+            invariant to all of them. A name that is no augmentation is a column of the manifest
+            ``data``, which says which variant of its track a file is.
+        across_tracks: variants of which one value means the same in every track: the same
+            instruments, say. They are positives of each other.
+        train_only: subspaces to train, with everything else as the initial weights have it; none
+            for all. Method ``loev++``.
         view_scheme: see :mod:`loev_cli.train.views`.
         views_on: where pitch, tempo and the base chain are changed: on the encoder's features or
             on waveforms; `auto` takes features where the encoder's frontend is log-frequency.
@@ -57,6 +63,8 @@ class TrainConfig:
     method: Method = "loev++"
     encoder: str = "small"
     augs: tuple[str, ...] = ("pitch", "tempo")
+    across_tracks: tuple[str, ...] = ()
+    train_only: tuple[str, ...] = ()
     view_scheme: ViewScheme = "shared"
     views_on: ViewsOn = "auto"
     positives: Positives = "random"
@@ -92,11 +100,25 @@ class TrainConfig:
                 )
         if not self.augs:
             raise UsageError("augs is empty", hint=f"choose from {', '.join(EQUIVARIANT)}")
-        for aug in self.augs:
-            if aug not in EQUIVARIANT:
+        for aug in self.variants:
+            if Path(self.data).suffix.lower() not in SUFFIXES:
                 raise UsageError(
                     f"no augmentation '{aug}'", hint=nearest(aug, EQUIVARIANT, "augmentations")
                 )
+            if not aug.isidentifier() or aug in _NO_VARIANTS:
+                raise UsageError(f"augs: '{aug}' cannot be the name of a subspace")
+        if self.variants and self.view_scheme != "shared":
+            raise UsageError(
+                f"view scheme '{self.view_scheme}' does not go with variants "
+                f"({', '.join(self.variants)}): none of them is unchanged",
+                hint="use view_scheme shared",
+            )
+        _check_among("across_tracks", self.across_tracks, self.variants)
+        _check_among("train_only", self.train_only, (INVARIANT, *self.augs))
+        if self.train_only and self.method != "loev++":
+            raise UsageError(
+                f"train_only needs method loev++: with {self.method} all subspaces share weights"
+            )
         if len(set(self.augs)) < len(self.augs):
             raise UsageError(f"duplicate augmentation in augs: {', '.join(self.augs)}")
         for key in _ABOVE_ZERO:
@@ -113,7 +135,22 @@ class TrainConfig:
                 f"n_views is {self.n_views}, the contrastive loss needs at least 2 views"
             )
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Those of ``augs`` that are columns of the manifest."""
+        return tuple(aug for aug in self.augs if aug not in EQUIVARIANT)
 
+
+def _check_among(key: str, chosen: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for name in chosen:
+        if name not in known:
+            raise UsageError(
+                f"{key}: no '{name}'",
+                hint=nearest(name, known, "possible") if known else "augs names no variants",
+            )
+
+
+_NO_VARIANTS = (INVARIANT, GLOBAL, TRACK, *OWN_COLUMNS)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "view_scheme": VIEW_SCHEMES,

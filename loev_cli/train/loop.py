@@ -17,7 +17,7 @@ import os
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from loev_cli.interrupts import Interrupts
 from loev_cli.model import LoevModel, ModelSpec, load_weights
 from loev_cli.train.batches import Batch, BatchMaker, Prefetcher
 from loev_cli.train.checkpoint import BEST, FOLDER, LAST, load_checkpoint, write_checkpoint
-from loev_cli.train.config import TrainConfig
+from loev_cli.train.config import TrainConfig, from_mapping
 from loev_cli.train.data import Track
 from loev_cli.train.distributed import Group, check_batch
 from loev_cli.train.metrics import (
@@ -97,11 +97,6 @@ class Trainer:
         self.group = group or Group()
         check_batch(config.batch_size, self.group.world_size)
         spec = model_spec(config)
-        if init is not None and init.spec != spec:
-            raise UsageError(
-                "the --init weights have a different architecture",
-                hint="use the method, encoder, augs and dimensions of its config",
-            )
         self.make_batch = BatchMaker(
             config,
             spec,
@@ -112,11 +107,11 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = LoevModel(spec)
         if init is not None:
-            self.model.load_state_dict(init.state_dict())
+            self.model.extend(init)
         # Convolutions of few channels run up to twice as fast with channels last.
         self.model.to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model.train()
+        self.model.train_only(config.train_only)
         self.average = copy.deepcopy(self.model).eval() if config.ema_decay else None
         micro = config.micro_batch_size
         self.objective = Objective(
@@ -195,7 +190,7 @@ class Trainer:
     def result(self) -> LoevModel:
         """The model that is validated and given away: the average of the weights if one is kept."""
         model = self.average or self.model
-        model.settle()
+        model.settle(self.config.train_only)
         return model
 
     def _train_step(self, batches: Prefetcher) -> Progress:
@@ -284,7 +279,7 @@ class Trainer:
 
     def _check_tracks(self, tracks: Sequence[Track]) -> None:
         """Raises UsageError where a resumed run would go on with other tracks: other batches."""
-        digests = "".join(track.digest for track in tracks)
+        digests = "".join(file.digest for track in tracks for file in track.files)
         digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
         if self.tracks_digest not in (None, digest):
             raise UsageError(
@@ -363,9 +358,10 @@ class Trainer:
             UsageError: it is of a run with another config, or cannot be resumed.
         """
         state = load_checkpoint(file)
-        saved, now = (_what_must_agree(c) for c in (state["config"], self.config))
+        config = from_mapping(TrainConfig, state["config"])
+        saved, now = (_what_must_agree(c) for c in (config, self.config))
         if saved != now:
-            differing = sorted(key for key in now if saved.get(key) != now[key])
+            differing = sorted(key for key in now if saved[key] != now[key])
             raise UsageError(
                 f"{file} was trained with different settings: {', '.join(differing)}",
                 hint="use the settings in its config.toml, or another --out",
@@ -410,15 +406,15 @@ def _autocast(config: TrainConfig, device: torch.device) -> Any:
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices and kernels, none for biases and gains."""
-    matrices = [p for p in model.parameters() if p.squeeze().ndim > 1]
-    others = [p for p in model.parameters() if p.squeeze().ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.squeeze().ndim > 1]
+    others = [p for p in trained if p.squeeze().ndim <= 1]
     return [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
 
 
-def _what_must_agree(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
+def _what_must_agree(config: TrainConfig) -> dict[str, Any]:
     """A config without what may change between sessions of one run."""
-    values = config if isinstance(config, Mapping) else dataclasses.asdict(config)
-    return {k: v for k, v in values.items() if k not in _MAY_CHANGE}
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}

@@ -11,7 +11,7 @@ tells the methods apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -35,11 +35,14 @@ class ViewLabels:
 
     Attributes:
         track: (R,) int64, which track a view was cut from.
-        draws: augmentation -> (R,) int64, see the module's text.
+        draws: augmentation -> (R,) int64, see the module's text. Of one whose variants a manifest
+            names, the variant.
+        across_tracks: augmentations of which one draw means the same in every track.
     """
 
     track: Tensor
     draws: Mapping[str, Tensor]
+    across_tracks: Collection[str] = ()
 
 
 def positives(head: str, labels: ViewLabels, *, method: Method, scheme: ViewScheme) -> Tensor:
@@ -48,14 +51,15 @@ def positives(head: str, labels: ViewLabels, *, method: Method, scheme: ViewSche
     ``invariant``: every other view of the same track. Head k of ``looc`` (Xiao et al. 2021), and
     of every method in the `shared` scheme: same track, same draw of augmentation k. Head k of
     ``loev`` and ``loev++`` in the `independent` scheme: same track, and neither view changed by
-    augmentation k.
+    augmentation k. ``labels.across_tracks``: same draw, whichever the track.
     """
-    mask = labels.track[:, None] == labels.track[None, :]
-    mask.fill_diagonal_(False)
+    same_track = labels.track[:, None] == labels.track[None, :]
     if head == INVARIANT:
-        return mask
+        return same_track.fill_diagonal_(False)
     draw = labels.draws[head]
-    mask &= draw[:, None] == draw[None, :]
+    mask = (draw[:, None] == draw[None, :]).fill_diagonal_(False)
+    if head not in labels.across_tracks:
+        mask &= same_track
     if method != "looc" and scheme == "independent":
         mask &= (draw == 0)[:, None]
     return mask

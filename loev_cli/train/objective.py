@@ -64,6 +64,7 @@ class Objective:
         autocast: Callable[[], Any],
     ) -> None:
         self.config = config
+        self.heads = config.train_only or None
         self.group = group
         self.n_rows_at_once = n_rows_at_once
         self.autocast = autocast
@@ -79,7 +80,7 @@ class Objective:
             # A part's second pass must drop the same blocks as its first.
             torch.manual_seed(_seed(self.config.seed, step, self.group.rank, index))
             with self.autocast():
-                projected = model.project(rows_of(batch.features, parts[index]))
+                projected = model.project(rows_of(batch.features, parts[index]), self.heads)
             return Projected(
                 {name: z.float() for name, z in projected.projections.items()},
                 {name: x.float() for name, x in projected.embeddings.items()},
@@ -121,7 +122,7 @@ class Objective:
         size = self.n_rows_at_once or n_rows
         with torch.no_grad(), self.autocast():
             parts = [
-                model.project(rows_of(batch.features, slice(i, i + size))).projections
+                model.project(rows_of(batch.features, slice(i, i + size)), self.heads).projections
                 for i in range(0, n_rows, size)
             ]
         projections = {h: torch.cat([part[h].float() for part in parts]) for h in parts[0]}
@@ -129,7 +130,9 @@ class Objective:
 
     def _labels_of_all(self, own: ViewLabels) -> ViewLabels:
         """Labels of all processes' rows."""
-        return ViewLabels(self.group.gather(own.track), gather_all(self.group, own.draws))
+        return ViewLabels(
+            self.group.gather(own.track), gather_all(self.group, own.draws), own.across_tracks
+        )
 
     def _losses(self, own: dict[str, Tensor], labels: ViewLabels) -> dict[str, Tensor]:
         """Losses over all processes' rows, which ``labels`` are of; gradients reach ``own``."""

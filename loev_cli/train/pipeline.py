@@ -20,6 +20,7 @@ from loev_cli import audio
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.errors import InputError, OutputError, UsageError
+from loev_cli.manifest import TRACK
 from loev_cli.model import LoevModel, load_model, load_weights
 from loev_cli.storage.atomic import write_own
 from loev_cli.storage.own import own_folder
@@ -34,6 +35,7 @@ from loev_cli.train.data import (
     Track,
     listing,
     load_tracks,
+    of_works,
     require_enough,
     split,
 )
@@ -100,11 +102,16 @@ def run(
             )
         if resume and not checkpoint.exists():
             raise UsageError(f"{out} has no checkpoint to resume from")
+        if config.train_only and init is None and not resume:
+            raise UsageError(
+                f"train_only = {', '.join(config.train_only)} needs weights for everything else",
+                hint="give --init",
+            )
         initial = _initial_model(init) if init else None
         trainer = Trainer(config, out, device=torch_device, init=initial, group=group)
         if resume:
             trainer.restore(checkpoint)
-        listed = listing(config.data)
+        listed = listing(config.data, config.variants)
         told = (events or Events()) if group.is_main else Events()
         if group.is_main:
             _open_run(out, config)
@@ -179,12 +186,13 @@ def _load(
         cache,
         max_track_s=config.max_track_s,
         n_workers=usable_cpus() if n_workers is None else n_workers,
+        variants=config.variants,
         on_progress=events.on_features,
     )
     if group.is_main and cache is not None:
         group.wait_for_all()
     train_tracks, val_tracks = split(tracks, val_fraction=config.val_fraction, seed=config.seed)
-    return train_tracks, val_tracks, skipped
+    return of_works(train_tracks), of_works(val_tracks), skipped
 
 
 @dataclass(frozen=True)
@@ -207,7 +215,7 @@ def read_checkpoint(file: Path) -> Trained:
     config = from_mapping(TrainConfig, state["config"])
     model = LoevModel(model_spec(config))
     load_weights(model, state.get("average") or state["model"], file)
-    model.settle()
+    model.settle(config.train_only)
     measured = state.get("validation")
     return Trained(model, config, state["facts"], Validation(**measured) if measured else None)
 
@@ -219,7 +227,12 @@ def _initial_model(path: Path) -> LoevModel:
 
 def augmentation_ranges(config: TrainConfig) -> dict[str, Any]:
     """What a bundle records of each equivariant augmentation."""
-    return {aug: dataclasses.asdict(config.augmentations[aug]) for aug in config.augs}
+    return {
+        aug: {"variants": True, "across_tracks": aug in config.across_tracks}
+        if aug in config.variants
+        else dataclasses.asdict(config.augmentations[aug])
+        for aug in config.augs
+    }
 
 
 def pick_device(name: str) -> torch.device:
@@ -298,7 +311,7 @@ def make_plan(trainer: Trainer) -> Plan:
         UsageError: nothing to train on.
     """
     config = trainer.config
-    listed = [item for item in listing(config.data) if item.split != "test"]
+    listed = [item for item in listing(config.data, config.variants) if item.split != "test"]
     with ThreadPoolExecutor(_N_PROBES_AT_ONCE) as pool:
         lengths = list(pool.map(partial(_length_s, max_track_s=config.max_track_s), listed))
     known = [length for length in lengths if isinstance(length, float)]
@@ -307,6 +320,8 @@ def make_plan(trainer: Trainer) -> Plan:
     n_named = sum(item.split == "val" for item in listed)
     n_val = n_named or round(config.val_fraction * len(listed))
     n_train = len(listed) - n_val - sum(isinstance(x, str) for x in lengths)
+    if config.variants:
+        n_train = n_train * len({i.labels[TRACK] or i.path for i in listed}) // len(listed)
     if n_train < config.batch_size:
         raise UsageError(
             f"{max(0, n_train)} usable tracks are fewer than the batch of {config.batch_size}",
@@ -314,6 +329,7 @@ def make_plan(trainer: Trainer) -> Plan:
         )
     parameters = list(trainer.model.parameters())
     n_weights = sum(p.numel() for p in parameters)
+    n_trained = sum(p.numel() for p in parameters if p.requires_grad)
     activation_bytes, row_s = _try_rows(trainer)
     n_rows = config.batch_size * trainer.make_batch.n_views
     micro = config.micro_batch_size or config.batch_size
@@ -329,7 +345,7 @@ def make_plan(trainer: Trainer) -> Plan:
         n_parameters=n_weights,
         steps_per_epoch=n_train // config.batch_size,
         cache_bytes=int(seconds * _bytes_per_s(content)),
-        weight_bytes=4 * n_weights * (5 if config.ema_decay else 4),
+        weight_bytes=4 * (n_weights * (2 if config.ema_decay else 1) + 3 * n_trained),
         activation_bytes=int(activation_bytes * min(micro, config.batch_size)),
         similarity_bytes=4 * 4 * n_rows**2,
         # Split batches go through the encoder a second time, forward only: a third more.
@@ -373,7 +389,7 @@ def _try_rows(trainer: Trainer) -> tuple[float, float]:
             torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
             trainer.objective.autocast(),
         ):
-            projections = model.project(features).projections
+            projections = model.project(features, trainer.objective.heads).projections
         loss = torch.stack([z.float().square().mean() for z in projections.values()]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)

@@ -96,7 +96,7 @@ class Validator:
         self.windows = ValidationWindows(config, spec, tracks)
 
     def __call__(self, model: LoevModel) -> Validation:
-        was_training = model.training
+        training = [module for module in model.modules() if module.training]
         model.eval()
         try:
             losses = self.objective.losses(model, self.batch)
@@ -104,7 +104,8 @@ class Validator:
                 model, {head: float(loss) for head, loss in losses.items()}, self.device
             )
         finally:
-            model.train(was_training)
+            for module in training:
+                module.training = True
 
 
 class ValidationWindows:
@@ -119,25 +120,37 @@ class ValidationWindows:
         self.changed: dict[str, list[Tensor]] = {
             aug: []
             for aug in dict.fromkeys(("pitch", "tempo", *config.augs))
-            if config.augmentations[aug].on_waveforms_too
+            if aug in config.variants or config.augmentations[aug].on_waveforms_too
         }
         for index, track in enumerate(tracks):
             if len(self.plain) == _N_TRACKS:
                 break
+            if len(track.files) < 2 and config.variants:
+                continue
+            others = {name: _other_variant(track, name) for name in config.variants}
             try:
                 waveform = _beginning(track, spec, config)
+                variants = {n: _beginning(take, spec, config) for n, take in others.items()}
             except InputError:
                 continue  # gone since it was listed; the other tracks say as much
             rng = np.random.default_rng([config.seed, index, _VALIDATION_STREAM])
-            self._add(waveform, config, spec, rng)
+            self._add(waveform, variants, config, spec, rng)
 
     def _add(
-        self, waveform: np.ndarray, config: TrainConfig, spec: ModelSpec, rng: np.random.Generator
+        self,
+        waveform: np.ndarray,
+        variants: dict[str, np.ndarray],
+        config: TrainConfig,
+        spec: ModelSpec,
+        rng: np.random.Generator,
     ) -> None:
         n = spec.window_n_samples
         self.plain.append(_cut(waveform, 0, n).half())
         self.other_crop.append(_cut(waveform, n, n).half())
         for name, changed in self.changed.items():
+            if name in variants:
+                changed.append(_cut(variants[name], 0, n).half())
+                continue
             augmentation = config.augmentations[name]
             changed.append(_change(augmentation, waveform, spec, rng).half())
 
@@ -174,6 +187,12 @@ def _beginning(track: Track, spec: ModelSpec, config: TrainConfig) -> np.ndarray
         if n_read >= wanted:
             break
     return np.concatenate(blocks)[:wanted]
+
+
+def _other_variant(track: Track, name: str) -> Track:
+    """The first take of another variant; the track itself where there is none."""
+    others = (take for take in track.takes if take.variant[name] != track.variant[name])
+    return next(others, track)
 
 
 def _cut(waveform: np.ndarray, start_n: int, n_samples: int) -> Tensor:

@@ -15,6 +15,10 @@ so every head has a pair that agrees in its own augmentation and differs in all 
 pair that is the same recording and still a negative. With K = 1 a last view shares nothing.
 Augmentations with a head, pitch and tempo are always applied; the others with their probability p.
 
+Variants of a track that a manifest names are drawn in the same way, and a draw is the variant
+itself: a view takes the file that shares, and differs, in what it should. Where a track has too
+few variants for that, views that were to differ share one, and its draw says so.
+
 `independent` scheme, that of the paper (V = 2 unless told otherwise): each view draws everything
 for itself and applies each augmentation with its probability p; draw 0 says that it did not.
 
@@ -33,6 +37,7 @@ from loev_cli.errors import UsageError
 from loev_cli.train.augment import CUT, EQUIVARIANT, AugmentationsConfig
 from loev_cli.train.augment.base import Augmentation
 from loev_cli.train.config import Positives
+from loev_cli.train.data import Track
 from loev_cli.train.losses import ViewScheme
 
 _N_TRIES = 1000
@@ -48,6 +53,7 @@ class PlannedView:
         applied: augmentation -> whether it is applied at all.
         draws: augmentation -> number of the draw, see the module's text.
         seeds: augmentation -> what feeds its noise, different in every view.
+        take: which of the track's files it is cut from.
     """
 
     start_s: float
@@ -55,6 +61,7 @@ class PlannedView:
     applied: dict[str, bool]
     draws: dict[str, int]
     seeds: dict[str, int]
+    take: int = 0
 
     @property
     def rate(self) -> float:
@@ -106,8 +113,10 @@ class ViewPlanner:
                 hint=f"set n_views to {len(heads) + 1} or more",
             )
 
-    def plan(self, track_s: float, rng: np.random.Generator) -> list[PlannedView]:
-        """V views of a track that is ``track_s`` long."""
+    def plan(
+        self, track_s: float, rng: np.random.Generator, takes: Sequence[Track] = ()
+    ) -> list[PlannedView]:
+        """V views of a track that is ``track_s`` long; of its variants ``takes``, if it has any."""
         views = [PlannedView(0.0, {}, {}, {}, {}) for _ in range(self.n_views)]
         for name, augmentation in self.augmentations.items():
             draws, applied = self._pattern(name, augmentation.p, rng)
@@ -121,8 +130,35 @@ class ViewPlanner:
                 view.applied[name] = is_applied
                 view.draws[name] = draw
                 view.seeds[name] = int(rng.integers(2**32))
-        starts = self._starts(track_s, [view.rate for view in views], rng)
-        return [replace(view, start_s=start) for view, start in zip(views, starts, strict=True)]
+        chosen = self._takes(takes, rng) if takes else [0] * self.n_views
+        for view, take in zip(views, chosen, strict=True):
+            view.draws.update(takes[take].variant if takes else {})
+        tracks_s = [takes[take].duration_s if takes else track_s for take in chosen]
+        starts = self._starts(tracks_s, [view.rate for view in views], rng)
+        return [
+            replace(view, start_s=start, take=take)
+            for view, start, take in zip(views, starts, chosen, strict=True)
+        ]
+
+    def _takes(self, takes: Sequence[Track], rng: np.random.Generator) -> list[int]:
+        """Which file each view is cut from.
+
+        A view that shares a variant with view 0 takes a file of it. In all other variants files
+        that differ from those of the views before, of view 0 above all, come first.
+        """
+        chosen = [int(rng.integers(len(takes)))]
+        for view in range(1, self.n_views):
+            head = self.heads[view - 1] if view <= len(self.heads) else ""
+
+            def unlike_wanted(take: int, shared: str = head) -> tuple[bool, int, int]:
+                variant, before = takes[take].variant, [takes[i].variant for i in chosen]
+                is_wrong = shared in variant and variant[shared] != before[0][shared]
+                others = [name for name in variant if name != shared]
+                alike = [sum(b[name] == variant[name] for name in others) for b in before]
+                return is_wrong, sum(alike), alike[0]
+
+            chosen.append(min(map(int, rng.permutation(len(takes))), key=unlike_wanted))
+        return chosen
 
     def _pattern(
         self, name: str, p: float, rng: np.random.Generator
@@ -139,20 +175,21 @@ class ViewPlanner:
         return [view + 1 if applied[view] else 0 for view in views], applied
 
     def _starts(
-        self, track_s: float, rates: Sequence[float], rng: np.random.Generator
+        self, tracks_s: Sequence[float], rates: Sequence[float], rng: np.random.Generator
     ) -> list[float]:
-        """Where every view begins. A track too short for them is repeated."""
+        """Where every view begins in its file. A track too short for them is repeated."""
 
-        def anywhere(length_s: float) -> float:
+        def anywhere(length_s: float, track_s: float) -> float:
             room = track_s - length_s
             return float(rng.uniform(0, room if room > 0 else track_s))
 
         lengths = [rate * self.window_s for rate in rates]
         if self.positives == "random":
-            return [anywhere(length) for length in lengths]
+            return [anywhere(*each) for each in zip(lengths, tracks_s, strict=True)]
+        track_s = min(tracks_s)
         if self.positives == "same":
-            return [anywhere(max(lengths))] * len(lengths)
-        start = anywhere(sum(lengths))
+            return [anywhere(max(lengths), track_s)] * len(lengths)
+        start = anywhere(sum(lengths), track_s)
         return [(start + sum(lengths[:i])) % track_s for i in range(len(lengths))]
 
 

@@ -70,9 +70,9 @@ def test_a_parts_second_pass_drops_what_its_first_did() -> None:
     class Dropping(LoevModel):
         seen: list[torch.Tensor]
 
-        def project(self, features: Any) -> Any:
+        def project(self, features: Any, heads: Any = None) -> Any:
             self.seen.append(torch.rand(3))
-            return super().project(features)
+            return super().project(features, heads)
 
     model = Dropping(ModelSpec(**SMALL)).train()
     model.seen = []

@@ -19,12 +19,14 @@ class Encoder(Protocol):
     """Features of B windows in, one (B, D) vector per branch out.
 
     ``dims`` names the branches in order. A split encoder (LOEV++) has one per head, a shared one
-    the single branch ``global``.
+    the single branch ``global``. ``branches`` are the only ones to compute; None for all.
     """
 
     dims: dict[str, int]
 
-    def __call__(self, features: Any) -> dict[str, Tensor]: ...
+    def __call__(
+        self, features: Any, branches: Sequence[str] | None = None
+    ) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)

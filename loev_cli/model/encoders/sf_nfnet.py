@@ -126,7 +126,7 @@ class SfNfnetF0(nn.Module):
         )
         self.dims: dict[str, int] = dict.fromkeys(branches, slow_inputs[-1] + fast_inputs[-1])
 
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
+    def forward(self, features: Tensor, branches: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Mel spectrogram (B, 1, F, T) in dB -> {branch: (B, D)}."""
         slow = self.slow_stem(features)  # (B, 128, F / 4, T / 16)
         fast = self.fast_stem(features)  # (B, 16, F / 4, T / 4)
@@ -135,7 +135,7 @@ class SfNfnetF0(nn.Module):
         ):
             slow = slow_stage(torch.cat([slow, fusion(fast)], dim=3))
             fast = fast_stage(fast)
-        return {name: self.branches[module_key(name)](slow, fast) for name in self.dims}
+        return {name: self.branches[module_key(name)](slow, fast) for name in branches or self.dims}
 
 
 class Branch(nn.Module):

@@ -111,11 +111,13 @@ class SmallEncoder(nn.Module):
         self.branches = nn.ModuleDict({module_key(name): b for name, b in made.items()})
         self.dims = {name: branch.dim for name, branch in made.items()}
 
-    def forward(self, features: Features) -> dict[str, Tensor]:
+    def forward(
+        self, features: Features, branches: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
         """Spectrum (B, F, T) and bands (B, S, 4 T), log power -> {branch: (B, D)}."""
         spectrum = loudness(features.spectrum)
         seen = BranchInput(self.trunk(spectrum), spectrum, features.bands)
-        return {name: self.branches[module_key(name)](seen) for name in self.dims}
+        return {name: self.branches[module_key(name)](seen) for name in branches or self.dims}
 
 
 def loudness(log_power: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from loev_cli.train.data.content import (
     WaveformContent,
     track_features,
 )
-from loev_cli.train.data.listing import listing, split
+from loev_cli.train.data.listing import listing, of_works, split
 from loev_cli.train.data.loading import Skipped, load_tracks, require_enough
 from loev_cli.train.data.rows import Track
 
@@ -34,6 +34,7 @@ __all__ = [
     "default_cache",
     "listing",
     "load_tracks",
+    "of_works",
     "require_enough",
     "split",
     "track_features",

@@ -25,9 +25,10 @@ import torch
 
 from loev_cli import audio
 from loev_cli.errors import InputError, LoevError, UsageError
-from loev_cli.manifest import Listed
+from loev_cli.manifest import TRACK, Listed
 from loev_cli.train.data.cache import Cache, Room, Stamp, digest_of
 from loev_cli.train.data.content import Content, waveform_blocks
+from loev_cli.train.data.listing import variant_number
 from loev_cli.train.data.rows import CachedRows, DecodedRows, RowSource, Track, make_rows
 
 Result = TypeVar("Result")
@@ -58,6 +59,7 @@ def load_tracks(
     *,
     max_track_s: float,
     n_workers: int,
+    variants: Sequence[str] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Track], list[Skipped]]:
     """Tracks in the order listed, of the files that can be read; none of the split ``test``.
@@ -69,6 +71,7 @@ def load_tracks(
     Args:
         cache: None decodes every file anew whenever it is read.
         max_track_s: what lies behind is not decoded.
+        variants: columns that say which variant of its track a file is.
         n_workers: processes that decode; 0 decodes in this one, without shelter from a decoder
             that crashes.
 
@@ -104,6 +107,8 @@ def load_tracks(
             rows,
             item.split,
             item.group,
+            item.labels.get(TRACK) or None,
+            {name: variant_number(name, item) for name in variants},
         )
         for item in wanted
         if item.path in read and item.path not in copies

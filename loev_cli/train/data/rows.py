@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -33,11 +34,16 @@ class RowSource(Protocol):
 class Track:
     """One track to train on. Light, and picklable: rows are read when they are asked for.
 
+    A track that several variants are known of is the first of them, with all as ``takes``.
+
     Attributes:
         digest: hash of the file's bytes.
         stamp: its size and time when it was listed.
         n_frames: rows there are, at ``frames_per_s``: spectrum frames or samples.
         split, group: as its manifest says.
+        work: the manifest's ``track``; None where nothing is said.
+        variant: augmentation -> number of the variant, the same for equal cells anywhere.
+        takes: the files of the track, this one first; none where it is the only one.
     """
 
     path: Path
@@ -48,6 +54,14 @@ class Track:
     rows: RowSource = field(repr=False, compare=False)
     split: str | None = None
     group: str | None = None
+    work: str | None = None
+    variant: Mapping[str, int] = field(default_factory=dict, hash=False)
+    takes: tuple[Track, ...] = ()
+
+    @property
+    def files(self) -> tuple[Track, ...]:
+        """What views may be cut from."""
+        return self.takes or (self,)
 
     @property
     def duration_s(self) -> float:
