@@ -13,31 +13,27 @@ where it was.
 from __future__ import annotations
 
 import argparse
-import csv
-import multiprocessing
 import re
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from corpus import composed, perform, pop909, scores
+from corpus import composed, perform, rendering, scores
 from corpus.arrange import Variety, tuning_cents
 from corpus.midi import read_midi
 from corpus.perform import SCORE_BPM, SPEED_FACTOR, Clip, Piece, clip_of, seed_of
-from corpus.synth import Player, finish, write_audio
+from corpus.rendering import Done, render_clip
 
 CLIPS_PER_MIDI, CLIPS_PER_SCORE, CLIPS_PER_TUNE = 6, 2, 1
-_REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
-class Settings(pop909.Settings):
+class Settings(rendering.Settings):
     """What every clip of one output folder has in common; a second run must agree with it.
 
     Of `variety` only the tuning can be chosen.
@@ -80,8 +76,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Rendering:
-    """What is the same for every job of a run."""
+class Run:
+    """What is the same for every job."""
 
     out: Path
     settings: Settings
@@ -109,31 +105,9 @@ def row_of(job: Job, clip: Clip, number: int, kind: str, soundfonts: Sequence[Pa
     )
 
 
-def render_clip(clip: Clip, path: Path, player: Player, soundfonts: Sequence[Path]) -> None:
-    rate = player.sample_rate_hz
-    total_s = clip.preroll_s + clip.duration_s
-    wave = player.render(clip.parts, soundfonts[clip.soundfont], total_s, clip.tuning_cents)
-    wave = finish(wave[round(clip.preroll_s * rate) :], rate, clip.peak_dbfs)
-    write_audio(path, wave, rate, subtype="PCM_16", compression_level=0.3)
-
-
-@dataclass(frozen=True)
-class Done:
-    """What became of a job. `rendered_s` counts new audio only."""
-
-    rows: tuple[Row, ...]
-    errors: tuple[str, ...]
-    rendered_s: float
-
-
-# One per worker process, made on its first job: soundfonts stay loaded between jobs.
-_players: dict[int, Player] = {}
-
-
-def render_piece(job: Job, rendering: Rendering) -> Done:
+def render_piece(run: Run, job: Job) -> Done:
     """Render what is missing of one piece. A bad piece or clip is an error in the result."""
-    settings, soundfonts = rendering.settings, rendering.soundfonts
-    player = _players.setdefault(settings.sample_rate_hz, Player(settings.sample_rate_hz))
+    settings, soundfonts = run.settings, run.soundfonts
     rows: list[Row] = []
     errors: list[str] = []
     rendered_s = 0.0
@@ -148,15 +122,15 @@ def render_piece(job: Job, rendering: Rendering) -> Done:
             kind = ""
             if piece is None:
                 kind, clip = composed.compose(
-                    job.number, clip_s=settings.clip_s, order=rendering.kinds, **wanted
+                    job.number, clip_s=settings.clip_s, order=run.kinds, **wanted
                 )
             else:
                 clip = clip_of(piece, number, clip_s=settings.clip_s, **wanted)
             stream = seed_of(settings.seed, f"{name}/tuning", number)
             clip = replace(clip, tuning_cents=tuning_cents(settings.variety, stream))
             row = row_of(job, clip, number, kind, soundfonts)
-            if not (rendering.out / row.path).exists():
-                render_clip(clip, rendering.out / row.path, player, soundfonts)
+            if not (run.out / row.path).exists():
+                render_clip(clip, run.out / row.path, settings.sample_rate_hz, soundfonts)
                 rendered_s += clip.duration_s
         except (OSError, RuntimeError, ValueError) as error:
             errors.append(f"{job.source} {job.name}, clip {number}: {error}")
@@ -203,48 +177,6 @@ def score_pieces(cache: Path) -> list[Piece]:
         parsed = scores.parse_corpus(lambda line: print(f"note: {line}", file=sys.stderr))
         scores.write_scores(cache, parsed)
     return scores.read_scores(cache)
-
-
-def write_manifest(path: Path, lines: dict[str, dict[str, str]]) -> None:
-    """Write the lines sorted by path; the file appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines[key] for key in sorted(lines))
-    partial.replace(path)
-
-
-def run(jobs: Sequence[Job], rendering: Rendering, workers: int) -> int:
-    """Do the jobs, keep the manifest up to date, report on stderr; the number of errors."""
-    manifest = rendering.out / "manifest.csv"
-    lines = pop909.read_manifest(manifest)
-    started = reported = time.monotonic()
-    rendered_s, n_errors = 0.0, 0
-    # Spawned and not forked: a fork would share the loaded soundfonts' locks and threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
-        waiting = [pool.submit(render_piece, job, rendering) for job in jobs]
-        for n_done, future in enumerate(as_completed(waiting), start=1):
-            done = future.result()
-            rendered_s += done.rendered_s
-            n_errors += len(done.errors)
-            for error in done.errors:
-                print(f"error: {error}", file=sys.stderr)
-            for row in done.rows:
-                lines[row.path] = {name: str(cell) for name, cell in asdict(row).items()}
-            now = time.monotonic()
-            if now - reported >= _REPORT_EVERY_S or n_done == len(jobs):
-                reported = now
-                write_manifest(manifest, lines)
-                speed = rendered_s / max(now - started, 1e-9)
-                print(
-                    f"{n_done}/{len(jobs)} pieces, {rendered_s / 3600:.2f} h new audio, "
-                    f"{now - started:.0f} s, {speed:.0f} x real time, {n_errors} errors",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    return n_errors
 
 
 def _jobs(args: argparse.Namespace, files: dict[str, Path]) -> list[Job]:
@@ -318,11 +250,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Variety(SPEED_FACTOR, SCORE_BPM, args.tuning_cents),
     )
     try:
-        pop909.check_settings(args.out, settings)
+        rendering.check_settings(args.out, settings)
         with midi_files(args.midi) as files:
             jobs = _jobs(args, files)
             kinds = tuple(args.kind or composed.ORDER)
-            n_errors = run(jobs, Rendering(args.out, settings, soundfonts, kinds), args.workers)
+            render = partial(render_piece, Run(args.out, settings, soundfonts, kinds))
+            n_errors = rendering.run(jobs, render, args.out, args.workers, row=Row, what="pieces")
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
     return 3 if n_errors else 0

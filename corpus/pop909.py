@@ -12,38 +12,20 @@ already there are kept, so a run that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import multiprocessing
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from corpus.arrange import USUAL, VERSION, Arrangement, Variety, arrange
 from corpus.instruments import instrumented, variant_numbers
+from corpus.rendering import Done, Settings, check_settings, render_clip, run
 from corpus.songs import read_song
-from corpus.synth import Player, finish, write_audio
 
 LAST_TRAIN, LAST_VAL = 749, 799
-_REPORT_EVERY_S = 5.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What every clip of one output folder has in common; a second run must agree with it."""
-
-    version: int
-    seed: int
-    clip_s: float
-    sample_rate_hz: int
-    soundfonts: tuple[str, ...]  # names; their order matters
-    variety: Variety = USUAL
 
 
 @dataclass(frozen=True)
@@ -83,15 +65,6 @@ class Job:
     variants: int
 
 
-@dataclass(frozen=True)
-class Done:
-    """What became of a job. `rendered_s` counts new audio only."""
-
-    rows: tuple[Row, ...]
-    errors: tuple[str, ...]
-    rendered_s: float
-
-
 def split_of(song: int) -> str:
     """The project's split of the 909 songs."""
     if song <= LAST_TRAIN:
@@ -128,22 +101,8 @@ def row_of(plan: Arrangement, timbre: int | None, soundfonts: Sequence[Path]) ->
     )
 
 
-def render_clip(plan: Arrangement, path: Path, player: Player, soundfonts: Sequence[Path]) -> None:
-    rate = player.sample_rate_hz
-    total_s = plan.preroll_s + plan.duration_s
-    wave = player.render(plan.parts, soundfonts[plan.soundfont], total_s, plan.tuning_cents)
-    wave = finish(wave[round(plan.preroll_s * rate) :], rate, plan.peak_dbfs)
-    write_audio(path, wave, rate, subtype="PCM_16", compression_level=0.3)
-
-
-# One per worker process, made on its first job: soundfonts stay loaded between jobs.
-_players: dict[int, Player] = {}
-
-
 def render_song(job: Job) -> Done:
     """Render what is missing of one song. A bad song or clip is an error in the result."""
-    rate = job.settings.sample_rate_hz
-    player = _players.setdefault(rate, Player(rate))
     rows: list[Row] = []
     errors: list[str] = []
     rendered_s = 0.0
@@ -164,7 +123,9 @@ def render_song(job: Job) -> Done:
             for timbre, played in _variants(plan, job):
                 row = row_of(played, timbre, job.soundfonts)
                 if not (job.out / row.path).exists():
-                    render_clip(played, job.out / row.path, player, job.soundfonts)
+                    render_clip(
+                        played, job.out / row.path, job.settings.sample_rate_hz, job.soundfonts
+                    )
                     rendered_s += plan.duration_s
                 rows.append(row)
         except (OSError, RuntimeError, ValueError) as error:
@@ -179,34 +140,6 @@ def _variants(plan: Arrangement, job: Job) -> Iterator[tuple[int | None, Arrange
         return
     for timbre in variant_numbers(plan.song, plan.number, job.settings.seed, job.variants):
         yield timbre, instrumented(plan, timbre, len(job.soundfonts))
-
-
-def read_manifest(path: Path) -> dict[str, dict[str, str]]:
-    """path -> cells of an existing manifest whose audio is there; empty where there is none."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        rows = {cells["path"]: cells for cells in csv.DictReader(file)}
-    return {name: cells for name, cells in rows.items() if (path.parent / name).exists()}
-
-
-def write_manifest(path: Path, lines: dict[str, dict[str, str]]) -> None:
-    """Write the lines sorted by path; the file appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines[key] for key in sorted(lines))
-    partial.replace(path)
-
-
-def check_settings(out: Path, settings: Settings) -> None:
-    """Refuse to mix clips made with other settings into one folder."""
-    path = out / "settings.json"
-    text = json.dumps(asdict(settings), indent=2) + "\n"
-    if path.exists() and path.read_text() != text:
-        raise ValueError(f"{path} has other settings than this run; choose another --out")
-    path.write_text(text)
 
 
 @contextmanager
@@ -226,38 +159,6 @@ def song_folders(songs: Path) -> Iterator[dict[int, Path]]:
         if not found:
             raise ValueError(f"no songs (NNN/NNN.mid) in {songs}")
         yield found
-
-
-def run(jobs: Sequence[Job], out: Path, workers: int) -> int:
-    """Do the jobs, keep the manifest up to date, report on stderr; the number of errors."""
-    manifest = out / "manifest.csv"
-    lines = read_manifest(manifest)
-    started = reported = time.monotonic()
-    rendered_s, n_errors = 0.0, 0
-    # Spawned and not forked: a fork would share the loaded soundfonts' locks and threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
-        waiting = [pool.submit(render_song, job) for job in jobs]
-        for n_done, future in enumerate(as_completed(waiting), start=1):
-            done = future.result()
-            rendered_s += done.rendered_s
-            n_errors += len(done.errors)
-            for error in done.errors:
-                print(f"error: {error}", file=sys.stderr)
-            for row in done.rows:
-                lines[row.path] = {name: str(cell) for name, cell in asdict(row).items()}
-            now = time.monotonic()
-            if now - reported >= _REPORT_EVERY_S or n_done == len(jobs):
-                reported = now
-                write_manifest(manifest, lines)
-                speed = rendered_s / max(now - started, 1e-9)
-                print(
-                    f"{n_done}/{len(jobs)} songs, {rendered_s / 3600:.2f} h new audio, "
-                    f"{now - started:.0f} s, {speed:.0f} x real time, {n_errors} errors",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    return n_errors
 
 
 def _range(text: str) -> range:
@@ -329,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for n in args.range
                 if n in folders
             ]
-            n_errors = run(jobs, args.out, args.workers)
+            n_errors = run(jobs, render_song, args.out, args.workers, row=Row, what="songs")
     except ValueError as error:
         parser.error(str(error))
     return 3 if n_errors else 0

@@ -17,7 +17,7 @@ import soundfile
 
 mido = pytest.importorskip("mido", reason="needs the corpus extra")
 
-from corpus import examples, instruments, pop909  # noqa: E402
+from corpus import examples, instruments, pop909, rendering  # noqa: E402
 from corpus.arrange import (  # noqa: E402
     MELODY_FAMILIES,
     PEAK_DBFS,
@@ -669,7 +669,7 @@ def test_render_resume_and_failure(
     assert pop909.main([*arguments, "--range", "1"]) == 0
     assert first.read_bytes() == content
     assert [path.stat().st_mtime_ns for path in others] == stamps
-    assert len(pop909.read_manifest(out / "manifest.csv")) == 4, "other songs stay listed"
+    assert len(rendering.read_manifest(out / "manifest.csv")) == 4, "other songs stay listed"
 
     with pytest.raises(SystemExit) as stopped:
         pop909.main([*arguments, "--range", "1", "--seed", "1"])
