@@ -43,7 +43,7 @@ COMMANDS = {
     "advise": "Find out from labels which augmentations should have a subspace of their own.",
     "search": "Find the tracks nearest to one in a subspace: same tempo, same key, sounds like "
     "this.",
-    "index": "Make a LanceDB database of an embedding file, with an index for every subspace.",
+    "index": "Make a LanceDB database of an embedding file, with an index for all subspaces.",
     "dedup": "Group tracks that are the same recording: copies, re-encodings, other speeds and "
     "keys.",
     "playlist": "Make a playlist that keeps one attribute steady and lets another move.",

@@ -155,10 +155,10 @@ def playlist(
             listed.add(record, step.duration_s)
         listed.finish()
     total_s = made.steps[-1].start_s + made.steps[-1].duration_s
-    if made.stopped is not None:
-        say(f"loev: warning: ends at {clock(total_s)} of {clock(60 * minutes)}: {made.stopped}")
     if quiet:
         return
+    if made.stopped is not None:
+        say(f"loev: warning: ends at {clock(total_s)} of {clock(60 * minutes)}: {made.stopped}")
     if n_others:
         say(f"{plural(n_others, 'path')} of --exclude not in {emb}")
     target = f" -> {out}" if out != lists.STDOUT else ""

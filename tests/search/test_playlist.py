@@ -246,7 +246,7 @@ def test_the_command(tmp_path: Path, loev: Loev) -> None:
     assert sorted(artists) == [f"Artist {i}" for i in (0, 0, 1, 1, 2, 2)]
     assert "none is within 2 in tempo" in few.err
     assert "by another tag_artist" in few.err
-    long = loev(*asked[:4], "--minutes", "100000", "--quiet")
+    long = loev(*asked[:4], "--minutes", "100000")
     assert "ends at " in long.err
     assert "none is within 0.7 in tempo" in long.err
     for arguments, message in (
