@@ -147,7 +147,7 @@ def destroyed(
             known=draws.estimate(scores[0], chance=chance, bounds=bounds),
             blind=draws.estimate(scores[1], chance=chance, bounds=bounds),
             lost=draws.difference(*scores)[0],
-            share=draws.estimate(_share(scores[0], scores[1], chance), bounds=None),
+            share=draws.estimate(_share(scores[0], scores[1], chance)),
             fallen=fallen[name],
         )
     return found
