@@ -15,16 +15,16 @@ Everything in loev that embeds audio does it here, or with the pipeline below it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from loev_cli import bundle as bundles
-from loev_cli.annotations import Answer, BpmRange, open_annotator
+from loev_cli.annotations import Annotator, Answer, BpmRange, open_annotator
 from loev_cli.audio import ArrayDecoding, Source, as_waveform, checked_rate, find
 from loev_cli.backends import Encoder
 from loev_cli.backends.machine import usable_cpus
@@ -277,11 +277,16 @@ class Model:
             UsageError: the model has no readouts, the range is impossible, or the waveform is
                 not one.
         """
-        annotator = open_annotator(self.bundle, bpm_range)
+        annotator = self._annotator(None if bpm_range is None else (bpm_range[0], bpm_range[1]))
         has_all = set(annotator.subspaces) <= set(self.subspaces)
         model = self if has_all else self._with_all_subspaces
         row = model._rows([(waveform, sample_rate_hz, "the waveform")], False, None)[0]
         return annotator.answer(row.vectors, silent=row.silent)
+
+    @cached_property
+    def _annotator(self) -> Callable[[BpmRange | None], Annotator]:
+        """The readouts for a range of tempi, whose weights are read from disk only once."""
+        return cache(partial(open_annotator, self.bundle))
 
     @cached_property
     def _with_all_subspaces(self) -> Model:

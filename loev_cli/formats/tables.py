@@ -121,12 +121,14 @@ def embedding_file(table: pa.Table, meta: Meta) -> EmbeddingFile:
     annotations = {
         name: as_column(name, table[name].to_pylist()) for name in annotation_columns(meta)
     }
-    duration_s, silent = _values(table["duration_s"]), _values(table["silent"])
+    duration_s, silent = column_values(table["duration_s"]), column_values(table["silent"])
     if not keeps_windows(meta):
         return EmbeddingFile(
             paths, duration_s, silent, vectors, meta, tags=tags, annotations=annotations
         )
-    _, first, track = np.unique(_values(table["track"]), return_index=True, return_inverse=True)
+    _, first, track = np.unique(
+        column_values(table["track"]), return_index=True, return_inverse=True
+    )
     return EmbeddingFile(
         paths=[paths[i] for i in first],
         duration_s=duration_s[first],
@@ -134,7 +136,7 @@ def embedding_file(table: pa.Table, meta: Meta) -> EmbeddingFile:
         vectors=vectors,
         meta=meta,
         track=track.astype(np.int64, copy=False),
-        start_s=_values(table["start_s"]),
+        start_s=column_values(table["start_s"]),
         tags={tag: [texts[i] for i in first] for tag, texts in tags.items()},
         annotations={name: said[first] for name, said in annotations.items()},
     )
@@ -166,7 +168,7 @@ def _by_record(table: pa.Table, meta: Meta) -> Iterator[Row]:
 def _by_track(table: pa.Table, meta: Meta) -> Iterator[tuple[int, Row]]:
     """(track, row) for every stretch of windows of one track; a track may go on in the next
     table."""
-    track, start_s = _values(table["track"]), _values(table["start_s"])
+    track, start_s = column_values(table["track"]), column_values(table["start_s"])
     firsts = [0, *(np.flatnonzero(np.diff(track)) + 1), len(track)]
     vectors = {name: _matrix(table, name, dim) for name, dim in meta["subspaces"].items()}
     tag_of = tag_columns(meta)
@@ -227,23 +229,23 @@ class TableColumns(ABC):
         table = self._read([name])
         if name in self.meta["subspaces"]:
             return _matrix(table, name, self.meta["subspaces"][name])
-        values = _values(table[name])
+        column = column_values(table[name])
         if name == "track" and keeps_windows(self.meta):  # as an index, whatever it counts from
-            return np.asarray(np.unique(values, return_inverse=True)[1], np.int64)
+            return np.asarray(np.unique(column, return_inverse=True)[1], np.int64)
         if not keeps_windows(self.meta) or name in self._per_window:
-            return values
+            return column
         if self._first is None:
-            track = _values(self._read(["track"])["track"])
+            track = column_values(self._read(["track"])["track"])
             self._first = np.asarray(np.unique(track, return_index=True)[1], np.int64)
-        return values[self._first]
+        return column[self._first]
 
 
 def _matrix(table: pa.Table, name: str, dim: int) -> NDArray[np.float32]:
-    flat = _values(table[name].combine_chunks().flatten())
+    flat = column_values(table[name].combine_chunks().flatten())
     return np.asarray(flat, np.float32).reshape(len(table), dim)
 
 
-def _values(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+def column_values(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     """A column as it is in NumPy: NaN and empty texts where there is nothing.
 
     Not by ``to_numpy``, which imports pandas wherever that is installed, a third of a second.

@@ -47,6 +47,8 @@ with needs_extra("a database", "db"):
     import lance
     import pyarrow as pa
 
+    from loev_cli.formats.tables import column_values
+
 TABLE = "tracks"
 DIGEST_COLUMN, UNITS_COLUMN = "loev_digest", "loev_units"
 UNITS_INDEX = f"{UNITS_COLUMN}_idx"
@@ -137,11 +139,7 @@ class Database:
                 x = matrix(table, name)[self._order]
                 x += self.centers[name]
                 return x
-            column = table[name].combine_chunks()
-            if pa.types.is_string(column.type):
-                column = column.fill_null("")
-            values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-            return values[self._order]
+            return column_values(table[name])[self._order]
 
     def find(self, text: str) -> RowQuery | FileQuery:
         """Resolve a query; see :func:`find_query`."""
@@ -200,7 +198,7 @@ class Database:
             ).to_table()
         allowed = [path not in query.exclude for path in found["path"].to_pylist()]
         found = found.filter(pa.array(allowed, pa.bool_()))
-        paths, seconds = found["path"].to_pylist(), found["duration_s"].to_numpy()
+        paths, seconds = found["path"].to_pylist(), column_values(found["duration_s"])
         matrices = {name: matrix(found, name) for name in vectors}
         hits = ranked(paths, seconds, matrices, vectors, query, np.arange(found.num_rows))
         return [replace(hit, row=-1) for hit in hits]
