@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from pathlib import Path
 import soundfile
 
 SUFFIXES = {".ogg", ".mp3", ".flac", ".opus"}
+ARCHIVES = {".zip", ".pk3"}
 LEAST_N_BYTES = 200_000  # what is smaller is an effect, and not worth opening
 LEAST_S = 30.0
 
@@ -108,9 +110,21 @@ def keep_copyright(tree: Path, package: str, out: Path) -> None:
 
 
 def take_music(tree: Path, package: str, out: Path) -> int:
-    """Copy the music of an unpacked package to ``out/audio/PACKAGE``; the number of pieces."""
+    """Copy the music of an unpacked package, archives in it included, to ``out/audio/PACKAGE``.
+
+    Returns:
+        The number of pieces.
+
+    Raises:
+        OSError, zipfile.BadZipFile: a file or archive cannot be read.
+    """
     audio = out / "audio" / package
     audio.mkdir(parents=True, exist_ok=True)
+    for file in sorted(tree.rglob("*")):
+        if file.suffix.lower() in ARCHIVES and file.is_file() and not file.is_symlink():
+            with zipfile.ZipFile(file) as archive:
+                music = [n for n in archive.namelist() if Path(n).suffix.lower() in SUFFIXES]
+                archive.extractall(file.with_suffix(""), music)
     pieces = [
         file
         for file in sorted(tree.rglob("*"))
@@ -169,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with unpacked(package, args.out, args.packages) as tree:
                     n_pieces = take_music(tree, package, args.out)
                     keep_copyright(tree, package, args.out)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, zipfile.BadZipFile) as error:
                 n_errors += 1
                 print(f"error: {package}: {error}", file=sys.stderr)
                 continue

@@ -29,9 +29,8 @@ from pathlib import Path
 
 import soundfile
 
-from corpus.debian import keep_copyright, unpacked
+from corpus.debian import ARCHIVES, keep_copyright, unpacked
 
-ARCHIVES = {".zip", ".pk3"}
 SPLIT_OF_USE = {"fit": "train", "test": "test"}
 _REQUIRED = ("package", "path", "start_s", "length_s", "use")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")  # Debian policy 5.6.1
