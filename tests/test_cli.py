@@ -238,6 +238,7 @@ def test_an_empty_shard_is_no_failure(
         (["/no/such/folder"], 2, "no such file or folder: /no/such/folder"),
         (["{in}", "--model", "nonesuch"], 2, "no model 'nonesuch'"),
         (["{in}", "--subspaces", "pich"], 2, "did you mean 'pitch'?"),
+        (["{in}", "--model", "loevpp-smal"], 2, "did you mean 'loevpp-small'?"),
         (["{in}", "--subspaces", "pitch,,"], 2, "empty name"),
         (["{in}", "--out", "{tmp}/no/x.npz"], 2, "no folder {tmp}/no"),
         (["{in}", "--out", "/proc/x.npz"], 1, "cannot write /proc/x.npz"),
@@ -457,6 +458,18 @@ def test_every_command_has_help_with_an_example(loev: Loev) -> None:
         done = loev(name, "--help")
         assert done.code == 0
         assert f"Example: loev {name}" in done.out
+
+
+def test_nothing_in_the_help_is_cut_at_80_columns(
+    loev: Loev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = [[name] for name in COMMANDS if name != "ab"]
+    commands += [["ab", name] for name in ("offline", "interleave", "clicks", "plan", "look")]
+    for words in [[], *commands]:
+        shown = loev(*words, "--help").out
+        assert "…" not in shown, words
+        assert max(map(len, shown.splitlines())) <= 80, words
 
 
 def test_the_help_is_that_of_all_commands(loev: Loev, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,34 +26,47 @@ from loev_cli.cli._console import log_to_stderr, stop_logging
 
 _COLUMNS = range(20, 10_000)
 
-# Every command, in the order of the help, with its line there: a module and a function in it are
-# called like the command. Here because importing all modules for the lines would take a tenth of a
-# second; a test compares the help with that of all commands.
-COMMANDS = {
-    "embed": "Turn audio into an embedding file with one array per subspace.",
-    "merge": "Join embedding files: parts of an array job, or libraries with the same settings.",
-    "info": "Show what an embedding file contains: tracks, model, settings, and which files "
-    "failed.",
-    "annotate": "Estimate bpm, key and mode of audio files, each with its probability of being "
-    "correct.",
-    "train": "Train a model on a folder of music.",
-    "export": "Turn a training checkpoint into a model bundle: weights, ONNX, config, card.",
-    "evaluate": "Evaluate each subspace: probes, equivariance, retrieval, geometry.",
-    "compare": "Train and evaluate CL, LooC, LOEV and LOEV++ alike, and test their differences.",
-    "advise": "Find out from labels which augmentations should have a subspace of their own.",
-    "search": "Find the tracks nearest to one in a subspace: same tempo, same key, sounds like "
-    "this.",
-    "index": "Make a LanceDB database of an embedding file, with an index for all subspaces.",
-    "dedup": "Group tracks that are the same recording: copies, re-encodings, other speeds and "
-    "keys.",
-    "playlist": "Make a playlist that keeps one attribute steady and lets another move.",
-    "explore": "Look at a library as a map, listen to it, and search it by subspace, in the "
-    "browser.",
-    "models": "List the models that came with loev, or show the card of one.",
-    "doctor": "Say what this machine can run, and why it cannot run the rest.",
-    # A group of commands: Typer lists those last.
-    "ab": "Compare two searches: judged queries, interleaved lists, an A/B test.",
+# Every command, in the order of the help, by the panel it is in, with its line there: a module and
+# a function in it are called like the command. Here because importing all modules for the lines
+# would take a tenth of a second; a test compares the help with that of all commands.
+PANELS = {
+    "Embed and describe music": {
+        "embed": "Turn audio into an embedding file with one array per subspace.",
+        "annotate": "Estimate bpm, key and mode of audio files, each with its probability of "
+        "being correct.",
+        "info": "Show what an embedding file contains: tracks, model, settings, and which files "
+        "failed.",
+        "merge": "Join embedding files: parts of an array job, or libraries with the same "
+        "settings.",
+    },
+    "Use a library": {
+        "search": "Find the tracks nearest to one in a subspace: same tempo, same key, sounds "
+        "like this.",
+        "explore": "Look at a library as a map, listen to it, and search it by subspace, in the "
+        "browser.",
+        "playlist": "Make a playlist that keeps one attribute steady and lets another move.",
+        "dedup": "Group tracks that are the same recording: copies, re-encodings, other speeds "
+        "and keys.",
+        "index": "Make a LanceDB database of an embedding file, with an index for all subspaces.",
+    },
+    "Judge a model": {
+        "evaluate": "Evaluate each subspace: probes, equivariance, retrieval, geometry.",
+        "compare": "Train and evaluate CL, LooC, LOEV and LOEV++ alike, and test their "
+        "differences.",
+        "advise": "Find out from labels which augmentations should have a subspace of their own.",
+        # A group of commands: Typer lists those last.
+        "ab": "Compare two searches: judged queries, interleaved lists, an A/B test.",
+    },
+    "Train a model": {
+        "train": "Train a model on a folder of music.",
+        "export": "Turn a training checkpoint into a model bundle: weights, ONNX, config, card.",
+    },
+    "What is installed": {
+        "models": "List the models that came with loev, or show the card of one.",
+        "doctor": "Say what this machine can run, and why it cannot run the rest.",
+    },
 }
+COMMANDS = {name: line for lines in PANELS.values() for name, line in lines.items()}
 
 
 def _show_version(wanted: bool) -> None:
@@ -68,9 +81,15 @@ def _top(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Music embeddings with one subspace per thing you want to listen for.
+    """Music embeddings with a subspace for each attribute: same key, same tempo, same overall.
 
-    Example: loev embed ~/Music --out emb.npz
+    First steps, in a folder of music:
+
+    loev embed ~/Music --out emb.npz
+
+    loev search emb.npz song.mp3 --by tempo
+
+    loev explore emb.npz
     """
 
 
@@ -85,15 +104,16 @@ def build_app(ready: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_top)
-    for name, line in COMMANDS.items():
-        if name not in ready:
-            app.command(name, help=line)(_listed)
-            continue
-        command = getattr(importlib.import_module(f"loev_cli.cli.{name}"), name)
-        if isinstance(command, typer.Typer):  # commands of its own
-            app.add_typer(command, name=name)
-        else:
-            app.command(name)(command)
+    for panel, lines in PANELS.items():
+        for name, line in lines.items():
+            if name not in ready:
+                app.command(name, help=line, rich_help_panel=panel)(_listed)
+                continue
+            command = getattr(importlib.import_module(f"loev_cli.cli.{name}"), name)
+            if isinstance(command, typer.Typer):  # commands of its own
+                app.add_typer(command, name=name, rich_help_panel=panel)
+            else:
+                app.command(name, rich_help_panel=panel)(command)
     return app
 
 

@@ -59,7 +59,12 @@ def evaluate(
     ] = None,
     folds: Annotated[int | None, _data(**options.FOLDS)] = None,
     parts: Annotated[
-        str, _judging(help="Evaluations to run.", metavar="A,B")
+        str,
+        _judging(
+            help="Evaluations to run: probes, equivariance, retrieval, geometry.",
+            metavar="A,B",
+            show_default="all",
+        ),
     ] = "probes,equivariance,retrieval,geometry",
     probes: Annotated[
         str, _judging(help="linear, mlp (one hidden layer), or both.", metavar="A,B")

@@ -38,8 +38,8 @@ def search(
     weights: Annotated[
         str | None,
         options.searching(
-            help="Alike in several subspaces, as invariant=1,tempo=0.5,pitch=-0.3; below 0: "
-            "unlike in that.",
+            help="Alike in several subspaces, as in invariant=1,tempo=0.5; below 0: unlike in "
+            "that.",
             metavar="A=W,B=W",
         ),
     ] = None,

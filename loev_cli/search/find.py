@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from loev_cli.errors import UsageError, nearest
@@ -100,7 +101,10 @@ def find_query(text: str, paths: Sequence[str], source: Path) -> RowQuery | File
 
 
 def _nearest(text: str, paths: Sequence[str]) -> str:
-    """The path most like ``text``; file names are compared before whole paths."""
+    """The paths that contain ``text``, else the one most like it; names before whole paths."""
+    containing = (path for path in paths if text.lower() in path.lower())
+    if named := list(islice(containing, _MAX_N_NAMED)):
+        return f"did you mean {' or '.join(map(repr, named))}?"
     name = PurePosixPath(text).name
     if len(paths) > _MAX_N_COMPARED:  # comparing takes 20 us a path
         paths = [path for path in paths if name[:3].lower() in path.lower()][:_MAX_N_COMPARED]

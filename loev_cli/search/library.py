@@ -70,6 +70,8 @@ LABELS = {
     "camelot": "key",
     "bpm": "bpm",
 }
+# What is asked for -> the subspace that a shipped model has for it.
+_SUBSPACE_OF = {"key": "pitch", "bpm": "tempo", "overall": "invariant", "global": "invariant"}
 
 
 @dataclass(frozen=True)
@@ -340,7 +342,7 @@ def check_subspace(name: str, known: Iterable[str], source: Path) -> None:
     if name not in known:
         raise UsageError(
             f"{source} has no subspace '{name}'",
-            hint=f"{did_you_mean(name, known)}it has {', '.join(known)}",
+            hint=f"{did_you_mean(_SUBSPACE_OF.get(name, name), known)}it has {', '.join(known)}",
         )
 
 

@@ -164,6 +164,18 @@ _ABOVE_ZERO = (
 )
 
 
+# What other trainers call a key.
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "warmup": "warmup_steps",
+    "max_steps": "steps",
+    "grad_clip": "clip_norm",
+    "gradient_clip_val": "clip_norm",
+    "tau": "temperature",
+    "model": "encoder",
+}
+
+
 def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...], what: str) -> str:
     """A hint: the nearest known name if there is one, and all of them."""
     return f"{did_you_mean(name, known)}{what}: {', '.join(known)}"
@@ -181,7 +193,8 @@ def from_mapping(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:
     for key, value in raw.items():
         if key not in known:
             raise UsageError(
-                f"unknown key '{where}{key}'", hint=nearest(key, tuple(known), "known keys")
+                f"unknown key '{where}{key}'",
+                hint=nearest(_OTHER_NAMES.get(key, key), tuple(known), "known keys"),
             )
         values[key] = _convert(hints[key], value, f"{where}{key}")
     return cls(**values)

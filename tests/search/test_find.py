@@ -35,6 +35,8 @@ def test_a_row_by_its_path_or_its_end(text: str, path: str) -> None:
         ("c.mp3", r"'c.mp3' is ambiguous; it matches a/c.mp3, x/c.mp3 in emb.npz"),
         ("a/d.mp3", r"emb.npz has no track 'a/d.mp3', and there is no such file \(did you mean"),
         ("日木.wav", r"did you mean 'ü é/日本.wav'\?"),
+        ("日", r"did you mean 'ü é/日本.wav'\?"),
+        ("C.MP", r"did you mean 'a/c.mp3' or 'x/c.mp3'\?"),
         ("nothing like it at all", r"there is no such file$"),
         ("", "an empty query"),
         ("a" * 5000, "there is no such file"),

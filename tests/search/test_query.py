@@ -187,6 +187,8 @@ def test_queries_that_make_no_sense(tmp_path: Path) -> None:
         Query({"tempo": 1.0}, k=0)
     with pytest.raises(UsageError, match=r"no subspace 'temp'.*did you mean 'tempo'"):
         library.search(asked, Query({"temp": 1.0}))
+    with pytest.raises(UsageError, match=r"no subspace 'key'.*did you mean 'pitch'"):
+        library.search(asked, Query({"key": 1.0}))
     with pytest.raises(UsageError, match="no vector of 'tempo'"):
         library.search({"pitch": asked["pitch"]}, Query({"tempo": 1.0}))
 

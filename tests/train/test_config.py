@@ -43,6 +43,7 @@ def test_whole_numbers_serve_as_floats() -> None:
     ("raw", "says"),
     [
         ({"batchsize": 8}, "unknown key 'batchsize' (did you mean 'batch_size'?"),
+        ({"learning_rate": 1}, "unknown key 'learning_rate' (did you mean 'lr'?"),
         ({"augmentations": {"eq": {"gain": 3}}}, "did you mean 'gain_db'?"),
         ({"augs": ["pich"]}, "did you mean 'pitch'?"),
         ({"augs": ["pitch", "pitch"]}, "duplicate augmentation in augs: pitch"),
