@@ -2,6 +2,8 @@
 
 # The subspace of what no augmentation changes: that of searches and duplicates.
 INVARIANT = "invariant"
+# Label -> the subspace that it is read from.
+SUBSPACE_OF = {"key": "pitch", "tempo": "tempo"}
 # Results of a search.
 N_HITS = 10
 # Cosine distance up to which two tracks are the same recording; measured in docs/search.md.

@@ -49,6 +49,7 @@ from loev_cli.annotations import (
 from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import Bundle
+from loev_cli.defaults import SUBSPACE_OF
 from loev_cli.errors import InputError, UsageError
 from loev_cli.evaluate.figures import COLOURS, style
 from loev_cli.evaluate.manifest import Column, Fold, Manifest, check_files, split
@@ -68,6 +69,7 @@ from loev_cli.music_keys import KEYS, N_PITCH_CLASSES
 
 N_BINS = 10
 _WIDTH = 4.9  # inches
+_LEAST_N_DRAWN = 10
 _MAX_LOG_TEMPERATURE = 3.0
 
 
@@ -91,6 +93,28 @@ class Reliability:
     def ece(self) -> float:
         """Expected calibration error, 0 to 1."""
         return float(np.average(np.abs(self.confidence - self.right), weights=self.counts))
+
+    def merged(self, least_n: int) -> Reliability:
+        """The same with bins joined, from low to high, until each has ``least_n`` predictions.
+
+        What is left over at the top joins the bin below it.
+        """
+        ends = []
+        n = 0
+        for i, count in enumerate(self.counts):
+            n += count
+            if n >= least_n or i == len(self.counts) - 1:
+                ends.append(i + 1)
+                n = 0
+        starts = [0, *ends[:-1]]
+        if len(starts) > 1 and self.counts[starts[-1] :].sum() < least_n:
+            starts.pop()
+        counts = np.add.reduceat(self.counts, starts)
+
+        def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.asarray(np.add.reduceat(values * self.counts, starts) / counts)
+
+        return Reliability(self.low[starts], counts, mean(self.confidence), mean(self.right))
 
     def records(self) -> list[dict[str, Any]]:
         """For JSON, a record per bin."""
@@ -136,7 +160,10 @@ def best_temperature(log_loss: Callable[[float], float]) -> tuple[float, float]:
 
 
 def draw(curves: Mapping[str, Reliability]) -> Figure:
-    """Reliability curves side by side, name -> curve, each above its histogram."""
+    """Reliability curves side by side, name -> curve, each above its histogram.
+
+    Bins are joined until they have ``_LEAST_N_DRAWN`` predictions: fewer show no accuracy.
+    """
     with style():
         figure = Figure(figsize=(_WIDTH, 3.0), layout="constrained")
         axes = figure.subplots(
@@ -146,7 +173,8 @@ def draw(curves: Mapping[str, Reliability]) -> Figure:
             curves.items(), axes.T, COLOURS, strict=False
         ):
             top.plot([0, 1], [0, 1], linestyle=":", color="0.6", linewidth=1)
-            top.plot(curve.confidence, curve.right, marker="o", color=colour, markersize=4)
+            shown = curve.merged(_LEAST_N_DRAWN)
+            top.plot(shown.confidence, shown.right, marker="o", color=colour, markersize=4)
             top.set_title(f"{name}: ECE {curve.ece:.3f}")
             top.set_xlim(0, 1)
             top.set_ylim(0, 1.02)
@@ -157,8 +185,6 @@ def draw(curves: Mapping[str, Reliability]) -> Figure:
     return figure
 
 
-# Readout -> its subspace; a model without it uses the global one.
-SUBSPACE_OF = {"key": "pitch", "tempo": "tempo"}
 # L2 penalties for vectors of mean variance 1, strong to weak: each fit warm-starts the next.
 _STRENGTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 _MAX_ITERATIONS = 100

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.annotations import Annotator
-from loev_cli.defaults import INVARIANT, N_HITS
+from loev_cli.defaults import INVARIANT, N_HITS, SUBSPACE_OF
 from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.formats import (
     AUDIO_ROOT,
@@ -70,8 +70,8 @@ LABELS = {
     "camelot": "key",
     "bpm": "bpm",
 }
-# What is asked for -> the subspace that a shipped model has for it.
-_SUBSPACE_OF = {"key": "pitch", "bpm": "tempo", "overall": "invariant", "global": "invariant"}
+# What a user may call a subspace.
+_OTHER_NAMES = {**SUBSPACE_OF, "bpm": SUBSPACE_OF["tempo"], "overall": INVARIANT}
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,7 @@ def check_subspace(name: str, known: Iterable[str], source: Path) -> None:
     if name not in known:
         raise UsageError(
             f"{source} has no subspace '{name}'",
-            hint=f"{did_you_mean(_SUBSPACE_OF.get(name, name), known)}it has {', '.join(known)}",
+            hint=f"{did_you_mean(_OTHER_NAMES.get(name, name), known)}it has {', '.join(known)}",
         )
 
 

@@ -18,7 +18,7 @@ from loev_cli.train.validation import Validation
 METRICS_FILE = "metrics.csv"
 VALIDATION_FILE = "validation.csv"
 CURVES_FILE = "curves.png"
-_N_POINTS = 200  # of a curve
+_N_AVERAGES = 20  # of a curve, that do not overlap
 
 
 @dataclass(frozen=True)
@@ -114,36 +114,44 @@ class TensorBoard:
         self._writer.close()
 
 
-def draw_curves(run: Path) -> None:
+def draw_curves(run: Path, *, chance: float | None = None) -> None:
     """Plot loss per head and learning rate over the steps of the run in this folder.
 
-    Faint lines are single steps, strong ones averages of about a two-hundredth of the run, dots
-    the losses in ``validation.csv``, if there is one.
+    Faint lines are single steps, strong ones averages of a twentieth of the run, dots the losses in
+    ``validation.csv``, if there is one.
+
+    Args:
+        chance: loss of projections that tell no rows apart, drawn as a dotted line.
     """
     from matplotlib.figure import Figure  # slow to import
+    from matplotlib.ticker import MaxNLocator
 
     train, val = _columns(run / METRICS_FILE), _columns(run / VALIDATION_FILE)
     step = train["step"]
     figure = Figure(figsize=(9, 5), layout="constrained")
     losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    size = max(1, len(step) // _N_POINTS)
+    size = max(1, len(step) // _N_AVERAGES)
     for column, values in train.items():
         if not column.startswith("loss_"):
             continue
         head = column.removeprefix("loss_")
         (faint,) = losses.plot(step, values, alpha=0.2, lw=0.8)
         means = np.convolve(values, np.ones(size) / size, mode="valid")
-        losses.plot(step[size - 1 :], means, color=faint.get_color(), label=head)
+        middles = step[(size - 1) // 2 :][: len(means)]
+        losses.plot(middles, means, color=faint.get_color(), label=head)
         if column in val:
             losses.plot(val["step"], val[column], "o--", ms=4, lw=0.8, color=faint.get_color())
     if val:
         losses.plot([], [], "o--", ms=4, lw=0.8, color="gray", label="validation")
+    if chance is not None:
+        losses.axhline(chance, ls=":", lw=1, color="gray", label="chance")
     losses.set_ylabel("loss")
     losses.set_ylim(bottom=0)
     losses.legend()
     rate.plot(step, train["lr"], color="gray")
     rate.set_ylabel("learning rate")
     rate.set_xlabel("step")
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True))
     with writing_own(run / CURVES_FILE) as stream:
         figure.savefig(stream, dpi=110, format="png")
 

@@ -125,7 +125,10 @@ def run(
         )
         if not group.is_main:
             return None
-        draw_curves(out)
+        n_rows = config.batch_size * trainer.make_batch.n_views
+        # Rows without positives count as 0 in the independent scheme, which lowers chance.
+        is_shared = config.view_scheme == "shared"
+        draw_curves(out, chance=math.log(n_rows - 1) if is_shared else None)
         return best_or_last(out)
 
 

@@ -46,6 +46,13 @@ def test_a_curve_by_hand() -> None:
     np.testing.assert_allclose(curve.confidence, [0.05, 0.15, 0.975])
     np.testing.assert_allclose(curve.right, [0, 0.5, 1])
     assert curve.ece == pytest.approx((0.05 + 2 * 0.35 + 2 * 0.025) / 5)
+    merged = curve.merged(2)
+    np.testing.assert_array_equal(merged.counts, [3, 2])
+    np.testing.assert_allclose(merged.low, [0, 0.9])
+    np.testing.assert_allclose(merged.confidence, [0.35 / 3, 0.975])
+    np.testing.assert_allclose(merged.right, [1 / 3, 1])
+    np.testing.assert_array_equal(curve.merged(4).counts, [5])
+    np.testing.assert_array_equal(curve.merged(1).counts, curve.counts)
 
 
 def test_honest_confidences_lie_on_the_diagonal() -> None:

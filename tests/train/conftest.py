@@ -72,7 +72,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than a tiny run; runs made by a fixture of a module have them."""
-    monkeypatch.setattr(pipeline, "draw_curves", lambda run: None)
+    monkeypatch.setattr(pipeline, "draw_curves", lambda run, **how: None)
 
 
 def config_of(music: Path, **changes: Any) -> TrainConfig:
