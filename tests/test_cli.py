@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -540,9 +541,28 @@ def test_doctor_tells_what_runs(loev: Loev, shipped: Path) -> None:
     assert "CPUExecutionProvider" in findings["device", "ONNX Runtime"]["detail"]
     assert ("device", "ONNX CUDA") in findings
     assert ("device", "torch CUDA") in findings
+    # Every extra but those of developers, whatever is installed here.
+    extras = set(metadata.metadata("loev-cli").get_all("Provides-Extra") or ())
+    assert {name for topic, name in findings if topic == "extra"} == extras - {
+        "all",
+        "docs",
+        "test",
+    }
+    assert findings["extra", "eval"]["ok"] is True
     table = loev("doctor")
     assert table.code == done.code
     assert "libsndfile" in table.out
+
+
+def test_doctor_names_what_an_extra_lacks(
+    loev: Loev, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["numpy>=1", "nosuch-one[x]>=2; extra == 'tags'", "numpy>=1; extra == 'tags'"]
+    monkeypatch.setattr("loev_cli.cli.doctor.metadata.requires", lambda package: lines)
+    done = loev("doctor", "--json")
+    (tags,) = (f for f in json.loads(done.out) if f["name"] == "tags")
+    assert tags["ok"] is None
+    assert "missing nosuch-one: pip install 'loev-cli[tags]'" in tags["detail"]
 
 
 def test_doctor_finds_a_damaged_model(loev: Loev, shipped: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import re
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -19,6 +21,22 @@ _PACKAGES = [
     *("numpy", "soundfile", "soxr", "av", "onnxruntime-gpu", "onnxruntime", "pyarrow"),
     *("typer", "rich", "torch", "torchaudio"),
 ]
+
+# Extra of the package -> what it is for.
+_EXTRAS = {
+    "train": "loev train, export and compare; --backend torch",
+    "eval": "loev evaluate, compare, advise and ab; maps of loev explore",
+    "parquet": ".parquet outputs",
+    "db": ".lance outputs, loev index",
+    "remote": "inputs and outputs on https://, s3:// and gs://",
+    "cluster": "loev embed --engine ray",
+    "explore": "the page of loev explore",
+    "pandas": "EmbeddingFile.to_pandas",
+    "tags": "loev annotate --write-tags (mutagen, GPL)",
+    "corpus": "the scripts that render music",
+}
+# Program -> what it is for.
+_PROGRAMS = {"rubberband": "shifts and stretches of loev evaluate --stretcher rubberband"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +56,7 @@ def doctor(
 
     Example: loev doctor
     """
-    findings = [*_versions(), *_audio(), *_models(), *_devices()]
+    findings = [*_versions(), *_extras(), *_audio(), *_models(), *_devices()]
     if as_json:
         show(json.dumps([asdict(finding) for finding in findings], indent=2), raw=True)
     else:
@@ -66,6 +84,35 @@ def _versions() -> list[Finding]:
         except metadata.PackageNotFoundError:
             findings.append(Finding("version", package, None, "not installed"))
     return findings
+
+
+def _extras() -> list[Finding]:
+    """What is optional: extras of the package, and programs."""
+    findings = []
+    for extra, use in _EXTRAS.items():
+        missing = _missing_of(extra)
+        how = f"; missing {', '.join(missing)}: pip install 'loev-cli[{extra}]'" if missing else ""
+        findings.append(Finding("extra", extra, None if missing else True, f"{use}{how}"))
+    for program, use in _PROGRAMS.items():
+        found = shutil.which(program) is not None
+        detail = use if found else f"{use}; not installed"
+        findings.append(Finding("program", program, True if found else None, detail))
+    return findings
+
+
+def _missing_of(extra: str) -> list[str]:
+    """The packages of an extra that are not installed."""
+    missing = []
+    for line in metadata.requires("loev-cli") or ():
+        requirement, _, marker = line.partition(";")
+        if re.search(rf"""extra *== *["']{extra}["']""", marker) is None:
+            continue
+        name = re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    return missing
 
 
 def _audio() -> list[Finding]:
