@@ -23,7 +23,7 @@ from tests.test_segments import write_medley
 
 PAGES = [
     *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
+    *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "node_modules" not in p.parts),
     ROOT / "corpus" / "README.md",
     *sorted((ROOT / "models").glob("*/README.md")),
 ]
