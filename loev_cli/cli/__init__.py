@@ -40,6 +40,7 @@ COMMANDS = {
     "export": "Turn a training checkpoint into a model bundle: weights, ONNX, config, card.",
     "evaluate": "Evaluate each subspace: probes, equivariance, retrieval, geometry.",
     "compare": "Train and evaluate CL, LooC, LOEV and LOEV++ alike, and test their differences.",
+    "table": "Print the scores of a results.json as a Markdown or LaTeX table.",
     "advise": "Find out from labels which augmentations should have a subspace of their own.",
     "search": "Find the tracks nearest to one in a subspace: same tempo, same key, sounds like "
     "this.",
@@ -51,7 +52,8 @@ COMMANDS = {
     "browser.",
     "models": "List the models that came with loev, or show the card of one.",
     "doctor": "Say what this machine can run, and why it cannot run the rest.",
-    # A group of commands: Typer lists those last.
+    # Groups of commands: Typer lists those last.
+    "manifest": "Make a manifest from a data set of mirdata, or from JAMS files.",
     "ab": "Compare two searches: judged queries, interleaved lists, an A/B test.",
 }
 
