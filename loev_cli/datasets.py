@@ -85,7 +85,7 @@ def rows_of_mirdata(
         dataset: a ``mirdata.core.Dataset``.
         labels: further attributes of its tracks to write, beside those of ``LABELS`` that it has.
         group: the attribute by which tracks belong together; default the first of ``GROUPS``.
-        problems: is told of how many tracks each attribute could not be read.
+        problems: counts, per attribute, the tracks it could not be read of.
 
     Raises:
         UsageError: its tracks have no such attribute, or no audio of their own.

@@ -74,7 +74,7 @@ async function take(name, read) {
     if (!samples.length) throw new Error("it contains no samples");
     if (mine !== current) return;
     const duration = samples.length / config.sample_rate_hz;
-    tell(`Listening to ${name}`);
+    tell(`Analyzing ${name}`);
     const result = await analyze(samples, (done) => mine === current && (by("bar").value = done));
     if (mine !== current) return;
     tell("");
@@ -104,19 +104,19 @@ function show(name) {
   by("facts").textContent =
     `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")} · ${nWindows} window${nWindows > 1 ? "s" : ""}`;
   by("key").textContent = silent ? "silence" : answer.key;
-  by("keyhow").textContent = silent ? "no key" : `${percent(answer.key_confidence)} sure`;
+  by("keyhow").textContent = silent ? "no key" : `${percent(answer.key_confidence)} confidence`;
   by("bpm").textContent = silent ? "silence" : `${answer.bpm.toFixed(1)} BPM`;
   by("bpmhow").textContent = silent ? "no tempo"
-    : `${percent(answer.bpm_confidence)} sure${other(answer)}`;
+    : `${percent(answer.bpm_confidence)} confidence${other(answer)}`;
   by("result").hidden = false;
   draw();
   by("result").focus({ preventScroll: true });
   if (by("result").getBoundingClientRect().top > innerHeight - 120) by("result").scrollIntoView();
 }
 
-// The alternative tempo, if it is not out of the question.
+// The alternative tempo, unless its probability is below 1 %.
 const other = ({ bpm_alt: bpm, bpm_alt_confidence: p }) =>
-  p >= 0.01 ? `; else ${bpm.toFixed(1)}, ${percent(p)}` : "";
+  p >= 0.01 ? `; alternative ${bpm.toFixed(1)}, ${percent(p)}` : "";
 
 function draw() {
   if (!state.result) return;

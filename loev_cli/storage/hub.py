@@ -142,7 +142,7 @@ def with_front_matter(card: str, license_id: str | None = None) -> str:
 
 @contextlib.contextmanager
 def _talking_to_hub(address: Address) -> Iterator[None]:
-    """Turns the errors of huggingface_hub into ours, and keeps its news to itself."""
+    """Turns errors of huggingface_hub into ours; silences its warnings and progress bars."""
     from huggingface_hub import errors
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         are_progress_bars_disabled,
