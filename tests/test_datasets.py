@@ -167,7 +167,7 @@ def test_misuse_of_mirdata_is_one_line(loev: Loev, index: Path, tmp_path: Path) 
     assert str(home) in said("gtzan_genre", home, "--out", out)
     home.mkdir()
     assert "download(['index'])" in said("gtzan_genre", home, "--out", out)
-    assert "mine" in said("gtzan_genre", home, "--out", out, "--version", "mine")
+    assert "mine" in said("gtzan_genre", home, "--out", out, "--dataset-version", "mine")
     files = {"audio": "a.wav", "beats": "a.beats", "tempo": "a.bpm"}
     write_index(index, {"blues.00000": files})
     assert "a.wav" in said("gtzan_genre", home, "--out", out)

@@ -178,6 +178,16 @@ def test_a_dropped_file_shows_its_key_and_tempo(page: Page) -> None:
     assert page.page.inner_text("#key") == "D major"
 
 
+def test_a_file_is_analyzed_without_a_connection(page: Page) -> None:
+    """Once it is open the page needs nobody: what is dropped can go nowhere."""
+    page.open()
+    page.page.context.set_offline(True)
+    n_requests = len(page.requested)
+    take(page, MUSIC / "reel-in-d-major-108bpm.mp3")
+    assert page.page.inner_text("#key") == "D major"
+    assert [u for u in page.requested[n_requests:] if not u.startswith("blob:")] == []
+
+
 def test_silence_has_no_answer(page: Page, tmp_path: Path) -> None:
     sf.write(tmp_path / "silence.wav", np.zeros(RATE_HZ, np.float32), RATE_HZ)
     page.open()

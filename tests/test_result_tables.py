@@ -57,6 +57,9 @@ def test_latex_has_the_cells_of_markdown(loev: Loev, file: Path) -> None:
     plain = re.sub(r"\{\\scriptsize ([^}]*)\}", r"\1", plain).replace("--", "–")
     assert lines_of(plain) == markdown
     assert r"\_" in done.out  # no bare underscore
+    assert done.out.count("{") == done.out.count("}")
+    n_columns = {line.count(" & ") for line in done.out.splitlines() if line.endswith(r"\\")}
+    assert n_columns == {len(markdown[0]) - 1}
     assert not re.search(r"(?<!\\)[_#%]", done.out)
 
 

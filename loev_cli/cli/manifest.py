@@ -64,7 +64,9 @@ def mirdata(
             show_default=False,
         ),
     ] = None,
-    version: Annotated[str, _labels(help="Version of the data set.", metavar="NAME")] = "default",
+    dataset_version: Annotated[
+        str, _labels(help="Version of the data set, as mirdata calls it.", metavar="NAME")
+    ] = "default",
     overwrite: _Overwrite = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -76,7 +78,7 @@ def mirdata(
     from loev_cli.datasets import open_mirdata, rows_of_mirdata
 
     _check(out, overwrite)
-    found = open_mirdata(dataset, data_home, version)
+    found = open_mirdata(dataset, data_home, dataset_version)
     problems: Counter[str] = Counter()
     rows = rows_of_mirdata(found, labels=label or (), group=group, problems=problems)
     _write(rows, out, quiet)
