@@ -4,16 +4,20 @@ On a forge every link is a path in the repository. On the site,
 
     a link to a page or file of the site   stays, relative to its place there
     a link to anything else (code)         leads to the forge; without `repo_url` it is plain text
+
+The demo page (docs/demo) is put beside the pages, if `npm ci --prefix docs/demo` was run before.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 # Path in the repository -> path on the site.
 PAGES = {
@@ -28,10 +32,15 @@ _CODE = re.compile(r"^(?:```.*?^```|    .*?)$", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that lie elsewhere."""
+    """Add the pages that lie elsewhere; leave out a demo page that could not run."""
     root = Path(config.config_file_path).parent
     for source, target in PAGES.items():
         files.append(File.generated(config, target, content=(root / source).read_text("utf-8")))
+    demo = _demo(config)
+    of_page = {f"demo/{name}" for name in demo.PAGE_FILES if demo.RUNTIME.is_dir()}
+    for file in files:
+        if file.src_uri.startswith("demo/") and file.src_uri not in of_page:
+            file.inclusion = InclusionLevel.EXCLUDED
     return files
 
 
@@ -57,3 +66,22 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         parts += [_LINK.sub(rewritten, markdown[end : code.start()]), code[0]]
         end = code.end()
     return "".join([*parts, _LINK.sub(rewritten, markdown[end:])])
+
+
+def on_post_build(config: Any) -> None:
+    """Put what the demo page needs beside it."""
+    demo = _demo(config)
+    if demo.RUNTIME.is_dir():
+        demo.build(Path(config.site_dir) / "demo")
+    else:
+        logging.getLogger("mkdocs").info("no demo page: npm ci --prefix docs/demo, then again")
+
+
+def _demo(config: Any) -> Any:
+    """docs/demo/build.py, which is in no package."""
+    file = Path(config.docs_dir) / "demo" / "build.py"
+    spec = importlib.util.spec_from_file_location("build_demo", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

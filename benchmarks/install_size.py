@@ -19,7 +19,10 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = (ROOT / "loev_cli", ROOT / "models")
-EXTRAS = ("parquet", "tags", "explore", "pandas", "remote", "db", "eval", "cluster", "train", "all")
+EXTRAS = (
+    *("parquet", "tags", "explore", "pandas", "remote", "db"),
+    *("eval", "cluster", "hub", "mir", "train", "all"),
+)
 
 
 def needed(lines: Iterable[str], extra: str = "") -> list[Requirement]:

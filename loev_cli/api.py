@@ -370,7 +370,8 @@ def load(
     """Open a model.
 
     Args:
-        model: the name of a shipped one (``loev models`` lists them), or a bundle's folder.
+        model: the name of a shipped one (``loev models`` lists them), a bundle's folder, or
+            ``hf://OWNER/NAME@REVISION``, on the Hugging Face Hub.
         subspaces: which to compute; default all.
         device: ``auto`` (a CUDA device if it really opens, else the CPU), ``cpu``, ``cuda``,
             ``cuda:N`` or ``cuda:all``.

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from loev_cli.errors import BundleError, UsageError, did_you_mean
+from loev_cli.storage import hub
 from loev_cli.storage.bounded import parse_json, read_bytes
 from loev_cli.storage.protobuf import external_tensor
 
@@ -31,6 +32,8 @@ WEIGHTS_FILE = "model.safetensors"
 ONNX_FILE = "model.onnx"
 ANNOTATIONS_FILE = "annotations.safetensors"
 CARD_FILE = "README.md"
+# All that a bundle may contain.
+FILES = (CONFIG_FILE, WEIGHTS_FILE, ONNX_FILE, ANNOTATIONS_FILE, CARD_FILE)
 
 # Beyond what any model has, and small enough for every computer: sizes are allocated as they stand.
 MAX_DIM = 1 << 16
@@ -224,23 +227,43 @@ def _check_values(config: dict[str, Any], config_file: Path) -> None:
 
 
 def find(model: str | os.PathLike[str]) -> Bundle:
-    """The bundle a user means by ``model``: a folder that exists, or the name of a shipped one.
+    """The bundle a user means by ``model``: a folder that exists, the name of a shipped one, or an
+    address on the Hugging Face Hub.
 
     Raises:
-        UsageError: neither, naming what is shipped.
+        UsageError: none of them, naming what is shipped; and as :func:`loev_cli.storage.hub.fetch`.
         BundleError: it is there but cannot be used.
     """
     model = os.fspath(model)
+    if model.startswith(hub.SCHEME):
+        return load(hub.fetch(hub.parse_address(model), FILES))
     if model and Path(model).is_dir():
         return load(Path(model))
     shipped_folders = {folder.name: folder for folder in _shipped_folders()}
     if model in shipped_folders:
         return load(shipped_folders[model])
     raise UsageError(
-        f"no model '{model}': neither a bundle folder nor a shipped name",
+        f"no model '{model}': neither a bundle folder, a shipped name nor hf://OWNER/NAME",
         hint=f"{did_you_mean(model, shipped_folders)}"
         f"shipped models: {', '.join(shipped_folders) or 'none'}; see 'loev models'",
     )
+
+
+def push(
+    bundle: Bundle, to: hub.Address, *, license_id: str | None = None, private: bool = False
+) -> str:
+    """Upload a bundle to the Hugging Face Hub. Arguments, return value and errors are those of
+    :func:`loev_cli.storage.hub.push` and :func:`loev_cli.storage.hub.with_front_matter`.
+
+    Raises:
+        BundleError: a file is missing or damaged; nothing is uploaded.
+    """
+    card = bundle.path / CARD_FILE
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    files: dict[str, Path | bytes] = {CONFIG_FILE: bundle.path / CONFIG_FILE}
+    files |= {name: bundle.verified(name) for name in FILES if name in bundle.config["files"]}
+    files[CARD_FILE] = hub.with_front_matter(text, license_id).encode()
+    return hub.push(to, files, message=f"{bundle.name}, by loev", private=private)
 
 
 def shipped() -> list[Bundle]:

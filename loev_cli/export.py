@@ -28,6 +28,7 @@ from loev_cli.bundle import (
     ANNOTATIONS_FILE,
     CARD_FILE,
     CONFIG_FILE,
+    FILES,
     FORMAT_VERSION,
     ONNX_FILE,
     WEIGHTS_FILE,
@@ -42,8 +43,6 @@ from loev_cli.storage.atomic import AtomicFolder
 from loev_cli.storage.replacing import check_place
 
 OPSET_VERSION = 18
-# All that a bundle may contain.
-_FILES = {CONFIG_FILE, WEIGHTS_FILE, ONNX_FILE, ANNOTATIONS_FILE, CARD_FILE}
 _READOUT = "readout."  # how the names of their parts begin in a graph
 
 Weighted = tuple[Readout, NDArray[np.float32], NDArray[np.float32]]
@@ -183,7 +182,7 @@ def check_out(out: Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) 
     check_place(out, inputs=inputs, overwrite=overwrite, is_folder=True)
     if not out.is_dir():
         return
-    foreign = {file.name for file in out.iterdir() if not file.name.startswith(".")} - _FILES
+    foreign = {file.name for file in out.iterdir() if not file.name.startswith(".")} - set(FILES)
     if foreign:
         raise UsageError(
             f"will not replace {out}: it contains {min(foreign)}, which is not part of a model",

@@ -23,7 +23,7 @@ from tests.test_segments import write_medley
 
 PAGES = [
     *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
+    *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "node_modules" not in p.parts),
     ROOT / "corpus" / "README.md",
     *sorted((ROOT / "models").glob("*/README.md")),
 ]
@@ -161,11 +161,38 @@ def test_there_is_something_to_check() -> None:
     assert len(list(blocks("python"))) >= 2
 
 
+def anchors(page: Path) -> set[str]:
+    """What links to headings of a page end with, as forges and mkdocs make it of their text."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in plain}
+
+
 def test_links_lead_somewhere() -> None:
+    n_anchors = 0
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(#[^)\s]+)?\)", text):
+            if re.match(r"\w+:", target):
+                continue
+            there = page.parent / target if target else page
+            assert there.exists(), f"{page.name}: {target}"
+            if anchor and there.suffix == ".md":
+                assert anchor[1:] in anchors(there), f"{page.name}: {target}{anchor}"
+                n_anchors += 1
+    assert n_anchors >= 10
+
+
+def test_pages_of_the_demo_lead_somewhere() -> None:
+    """Its links and imports: to its own files, or those that its build adds."""
+    demo = ROOT / "docs" / "demo"
+    build = (demo / "build.py").read_text(encoding="utf-8")
+    for file in [*demo.glob("*.html"), *demo.glob("*.js")]:
+        text = file.read_text(encoding="utf-8")
+        named = re.findall(r'(?:href|src)="([^"#:]+)"|from "\./([^"]+)"|new URL\("([^"]+)"', text)
+        for name in ("".join(each) for each in named):
+            assert (demo / name).exists() or f'"{name}"' in build, f"{file.name}: {name}"
 
 
 def test_nothing_names_a_folder_of_one_machine() -> None:

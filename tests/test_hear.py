@@ -69,3 +69,22 @@ def test_short_sounds_and_wrong_shapes(model: hear.HearModel) -> None:
     assert hear.get_scene_embeddings(torch.zeros(1, 100), model).isfinite().all()
     with pytest.raises(ValueError, match=r"has shape \(100,\), not \(n_sounds, n_samples\)"):
         hear.get_scene_embeddings(torch.zeros(100), model)
+
+
+def test_white_noise_passes_the_checks_of_hear(model: hear.HearModel) -> None:
+    """Those of hearvalidator 2021.0.2, on fewer sounds; docs/datasets.md has a run of itself."""
+    assert model.sample_rate in (16000, 22050, 32000, 44100, 48000)
+    assert isinstance(model.scene_embedding_size, int)
+    assert isinstance(model.timestamp_embedding_size, int)
+    generator = torch.Generator().manual_seed(0)
+    noise = 2 * torch.rand((3, model.sample_rate // 4), generator=generator) - 1
+    scenes = hear.get_scene_embeddings(noise, model)
+    assert scenes.dtype == torch.float32
+    assert scenes.shape == (3, model.scene_embedding_size)
+    embeddings, times_ms = hear.get_timestamp_embeddings(noise, model)
+    assert embeddings.dtype == torch.float32
+    assert embeddings.shape == (*times_ms.shape, model.timestamp_embedding_size)
+    assert len(times_ms) == len(noise)
+    gaps_ms = torch.diff(times_ms)
+    assert gaps_ms.mean() <= 50.0 + 1e-3
+    assert (gaps_ms - gaps_ms.mean()).abs().max() < 1e-3

@@ -54,12 +54,14 @@ PANELS = {
         "compare": "Train and evaluate CL, LooC, LOEV and LOEV++ alike, and test their "
         "differences.",
         "advise": "Find out from labels which augmentations should have a subspace of their own.",
+        "table": "Print the scores of a results.json as a Markdown or LaTeX table.",
         # A group of commands: Typer lists those last.
         "ab": "Compare two searches: judged queries, interleaved lists, an A/B test.",
     },
     "Train a model": {
         "train": "Train a model on a folder of music.",
         "export": "Turn a training checkpoint into a model bundle: weights, ONNX, config, card.",
+        "manifest": "Make a manifest from a data set of mirdata, or from JAMS files.",
     },
     "What is installed": {
         "models": "List the models that came with loev, or show the card of one.",

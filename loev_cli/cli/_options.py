@@ -45,7 +45,11 @@ LogJson = Annotated[
 ]
 Json = Annotated[bool, reporting("--json", help="JSON on stdout.")]
 Model = Annotated[
-    str, model(help="Name of a shipped model, or a bundle folder.", metavar="NAME|FOLDER")
+    str,
+    model(
+        help="Name of a shipped model, a bundle folder, or hf://OWNER/NAME@REVISION.",
+        metavar="NAME|FOLDER",
+    ),
 ]
 Device = Annotated[
     str,

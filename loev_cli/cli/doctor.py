@@ -29,6 +29,8 @@ _EXTRAS = {
     "parquet": ".parquet outputs",
     "db": ".lance outputs, loev index",
     "remote": "inputs and outputs on https://, s3:// and gs://",
+    "hub": "models from and to hf:// addresses",
+    "mir": "loev manifest mirdata",
     "cluster": "loev embed --engine ray",
     "explore": "the page of loev explore",
     "pandas": "EmbeddingFile.to_pandas",

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from loev_cli.bundle import Bundle
     from loev_cli.evaluate.adaptation import Prior
     from loev_cli.evaluate.readouts import FittedReadout
+    from loev_cli.storage.hub import Address
 
 _annotations = partial(typer.Option, show_default=False, rich_help_panel="Annotations")
 _foreign = partial(typer.Option, rich_help_panel="Weights of the paper's research code")
+_hub = partial(typer.Option, show_default=False, rich_help_panel="Hugging Face Hub")
 _output = partial(typer.Option, show_default=False, rich_help_panel=options.OUTPUT)
 
 
@@ -38,7 +40,13 @@ def export(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, _output(help="Folder of the new bundle.", metavar="FOLDER")],
+    out: Annotated[
+        Path | None,
+        _output(
+            help="Folder of the new bundle. Not needed to --push a bundle as it is.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     name: Annotated[
         str | None, _output(help="Name of the model; default that of the folder.", metavar="NAME")
     ] = None,
@@ -105,6 +113,21 @@ def export(
             show_default=False,
         ),
     ] = None,
+    push: Annotated[
+        str | None,
+        _hub(
+            help="Upload the bundle to this model repository, which is made if needed. Of a "
+            "CHECKPOINT that is a bundle already, nothing else is done.",
+            metavar="hf://OWNER/NAME",
+        ),
+    ] = None,
+    license_id: Annotated[
+        str | None,
+        _hub("--license", help="For the front matter of the card, such as mit.", metavar="ID"),
+    ] = None,
+    private: Annotated[
+        bool, _hub("--private", help="Make the repository private, if it is made.")
+    ] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -112,6 +135,20 @@ def export(
 
     Example: loev export runs/mine/checkpoints/last.pt --out models/mine
     """
+    if (license_id or private) and push is None:
+        name_of = "--license" if license_id else "--private"
+        raise UsageError(f"{name_of} needs --push", hint="name the repository with --push")
+    to = _address(push)
+    if out is None:
+        if to is None or annotate or from_mulooc or checkpoint.is_file():
+            raise UsageError("missing option: --out", hint="the folder of the new bundle")
+        _push(bundles.find(checkpoint), to, license_id, private, quiet)
+        return
+
+    def pushed() -> None:
+        if to is not None:
+            _push(bundles.load(out), to, license_id, private, quiet)
+
     if embeddings and not annotate:
         raise UsageError("--embeddings needs --annotate", hint="name the labels with --annotate")
     if adapt and not annotate:
@@ -128,23 +165,24 @@ def export(
             )
         if debug:
             log_to_stderr()
-        raise typer.Exit(
-            _export_annotated(
-                checkpoint,
-                out,
-                name=name or out.name,
-                manifests=annotate,
-                embeddings=embeddings or [],
-                adapt=adapt,
-                keep=keep or [],
-                strengths=dict(_strength(text) for text in strength or []),
-                overwrite=overwrite,
-                command=context.obj,
-                quiet=quiet,
-            )
+        code = _export_annotated(
+            checkpoint,
+            out,
+            name=name or out.name,
+            manifests=annotate,
+            embeddings=embeddings or [],
+            adapt=adapt,
+            keep=keep or [],
+            strengths=dict(_strength(text) for text in strength or []),
+            overwrite=overwrite,
+            command=context.obj,
+            quiet=quiet,
         )
+        pushed()
+        raise typer.Exit(code)
     if from_mulooc:
         _export_mulooc(checkpoint, out, name or out.name, augs, overwrite, quiet)
+        pushed()
         return
     if augs is not None:
         raise UsageError(
@@ -153,6 +191,21 @@ def export(
     if debug:
         log_to_stderr()
     export_trained(checkpoint, out, name=name, overwrite=overwrite, quiet=quiet)
+    pushed()
+
+
+def _address(push: str | None) -> Address | None:
+    """Where to push to, before anything is done. Raises UsageError where it is no address."""
+    from loev_cli.storage.hub import parse_address
+
+    return None if push is None else parse_address(push)
+
+
+def _push(bundle: Bundle, to: Address, license_id: str | None, private: bool, quiet: bool) -> None:
+    address = bundles.push(bundle, to, license_id=license_id, private=private)
+    if not quiet:
+        say(f"{bundle.name} -> {address}")
+        say(f"embed with it: loev embed FOLDER --model {to} --out emb.npz")
 
 
 def _strength(text: str) -> tuple[str, float]:
