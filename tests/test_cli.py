@@ -468,8 +468,8 @@ def test_nothing_in_the_help_is_cut_at_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     app: Any = typer.main.get_command(build_app())
     commands = [[]]
-    for name, command in app.commands.items():
-        commands += [[name], *([name, sub] for sub in getattr(command, "commands", ()))]
+    for name, of_name in app.commands.items():
+        commands += [[name], *([name, sub] for sub in getattr(of_name, "commands", ()))]
     for words in commands:
         shown = loev(*words, "--help").out
         assert "…" not in shown, words
