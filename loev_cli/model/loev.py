@@ -65,18 +65,22 @@ class ModelSpec:
     ) -> ModelSpec:
         """The spec of an encoder; what is left out is what that encoder usually has.
 
+        Args:
+            encoder_options: of the encoder; ``frontend`` among them is a table of its frontend's.
+
         Raises:
-            UsageError: no such encoder.
+            UsageError: no such encoder, or a frontend that cannot be.
         """
         kind = encoder_kind(encoder)
+        options = dict(encoder_options or {})
         relu = kind.head_final_relu if head_final_relu is None else head_final_relu
         return cls(
             method=method,
             augs=augs,
             encoder=encoder,
             window_n_samples=window_n_samples or kind.window_n_samples,
-            frontend=kind.frontend_config(),
-            encoder_options=encoder_options or {},
+            frontend=kind.configured_frontend(options.pop("frontend", {})),
+            encoder_options=options,
             head_dims=head_dims or kind.head_dims,
             head_final_relu=relu,
         )

@@ -54,6 +54,27 @@ class EncoderKind:
             p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "window_n_samples"
         )
 
+    def configured_frontend(self, settings: Mapping[str, Any]) -> Any:
+        """The frontend's config with ``settings`` instead of its defaults.
+
+        Raises:
+            UsageError: not a table, an unknown setting, or one that cannot be.
+        """
+        known = tuple(signature(self.frontend_config).parameters)
+        if not isinstance(settings, Mapping):
+            raise UsageError(f"encoder_options.frontend must be a table, not {settings!r}")
+        for key, value in settings.items():
+            if key not in known:
+                raise UsageError(
+                    f"encoder_options.frontend has no '{key}'",
+                    hint=f"{did_you_mean(key, known)}settings: {', '.join(known)}",
+                )
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise UsageError(
+                    f"encoder_options.frontend.{key} is {value!r}, it must be a number above 0"
+                )
+        return self.frontend_config(**settings)
+
 
 ENCODERS: Mapping[str, EncoderKind] = {
     "small": EncoderKind(

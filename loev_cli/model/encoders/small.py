@@ -36,6 +36,7 @@ from loev_cli.model.layers import GLOBAL, RELU_GAIN, PitchClassConv, conv_relu, 
 _SILENCE_POWER = 1e-9  # below this mean power a window is not amplified to full scale
 _N_PITCH_CLASSES = 12
 _GLOBAL_PARTS = ("timbre", "pitch", "tempo")
+MIN_LAG_S, N_LAG_OCTAVES, LAGS_PER_OCTAVE = 0.15, 5, 24  # that `tempo` usually reads
 _N_TRUNK_STRIDES = 16  # spectrum frames per last frame of the deepest branch
 
 
@@ -65,10 +66,11 @@ class SmallEncoder(nn.Module):
         pitch_dim: D of `pitch`, a multiple of 12.
         hidden: channels of the branches' convolutions; those of a timbre branch grow from 4/3 to
             8/3 of it.
+        min_lag_s, n_lag_octaves: where the lags that `tempo` reads begin, and how far they reach.
         window_n_samples: length of a window; fixes the autocorrelation's matrices.
 
     Raises:
-        UsageError: a window or a dimension that does not fit.
+        UsageError: a window or a dimension that does not fit, lags longer than the window.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class SmallEncoder(nn.Module):
         dim: int = 256,
         pitch_dim: int = 240,
         hidden: int = 48,
+        min_lag_s: float = MIN_LAG_S,
+        n_lag_octaves: int = N_LAG_OCTAVES,
     ) -> None:
         super().__init__()
         if window_n_samples % (_N_TRUNK_STRIDES * frontend.spectrum_hop):
@@ -99,7 +103,10 @@ class SmallEncoder(nn.Module):
             if name == "pitch":
                 return PitchBranch(width, n_octaves, pitch_dim, hidden)
             if name == "tempo":
-                return TempoBranch(frontend, window_n_samples, dim, hidden)
+                lag_s = _lags_s(
+                    min_lag_s, n_lag_octaves, window_n_samples / frontend.sample_rate_hz
+                )
+                return TempoBranch(frontend, window_n_samples, lag_s, dim, hidden)
             return TimbreBranch(frontend, width, n_octaves, dim, hidden)
 
         made = {
@@ -267,18 +274,18 @@ class TempoBranch(nn.Module):
     whether a period is the beat, its half or its double is told by what the others do.
     """
 
-    MIN_LAG_S = 0.15
-    N_LAG_OCTAVES = 5
-    LAGS_PER_OCTAVE = 24
-
     def __init__(
-        self, frontend: FrontendConfig, window_n_samples: int, dim: int, hidden: int
+        self,
+        frontend: FrontendConfig,
+        window_n_samples: int,
+        lag_s: np.ndarray,
+        dim: int,
+        hidden: int,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.onsets = OnsetStrength(frontend.bands_per_octave)
-        n_lags = self.N_LAG_OCTAVES * self.LAGS_PER_OCTAVE
-        lag_s = self.MIN_LAG_S * 2 ** (np.arange(n_lags) / self.LAGS_PER_OCTAVE)
+        n_lags = len(lag_s)
         self.autocorrelation = Autocorrelation(
             window_n_samples // frontend.band_hop, lag_s * frontend.band_rate_hz
         )
@@ -306,6 +313,22 @@ class TempoBranch(nn.Module):
         onsets = torch.cat([onsets, onsets.sum(dim=1, keepdim=True)], dim=1)
         out: Tensor = self.autocorrelation(onsets)
         return out
+
+
+def _lags_s(min_s: float, n_octaves: int, window_s: float) -> np.ndarray:
+    """Lags in seconds, 24 per octave from ``min_s`` on; UsageError where a window holds no pair."""
+    if not min_s > 0 or n_octaves < 1:
+        raise UsageError(f"no lags: min_lag_s is {min_s:g}, n_lag_octaves is {n_octaves}")
+    lag_s = min_s * 2 ** (np.arange(n_octaves * LAGS_PER_OCTAVE) / LAGS_PER_OCTAVE)
+    if lag_s[-1] >= window_s:
+        n_fit = int((lag_s < window_s).sum()) // LAGS_PER_OCTAVE
+        fits = f"n_lag_octaves {n_fit} or a smaller min_lag_s" if n_fit else "a smaller min_lag_s"
+        raise UsageError(
+            f"window_n_samples: a window of {window_s:.3g} s is shorter than the longest lag that "
+            f"'tempo' reads, {lag_s[-1]:.3g} s",
+            hint=f"set encoder_options: {fits}",
+        )
+    return np.asarray(lag_s)
 
 
 class GlobalBranch(nn.Module):
