@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -245,6 +246,12 @@ def write_onnx(model: LoevModel, file: Path) -> None:
         del value.metadata_props[:]
     onnx.checker.check_model(proto)
     onnx.save(proto, file)
+
+
+def write_nothing(model: LoevModel) -> None:
+    """Make ``model`` into a graph and forget it: shows what :func:`export_bundle` will take."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_onnx(model, Path(folder) / ONNX_FILE)
 
 
 class _Outputs(nn.Module):

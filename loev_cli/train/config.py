@@ -54,7 +54,7 @@ class TrainConfig:
         ema_decay: keep an exponential moving average of the weights and give that; 0 for none.
         head_dims, head_final_relu, window_n_samples: None for what the encoder usually has.
         val_fraction: share of the tracks kept aside to validate on, where a manifest has no
-            rows with ``split`` = val.
+            rows with ``split`` = val: of rows without a split, or of its train rows.
         validate_every: steps between validations.
         max_track_s: longer tracks are cut there, so that the cache stays small.
     """

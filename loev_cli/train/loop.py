@@ -123,6 +123,7 @@ class Trainer:
         self.n_tracks = 0
         self.step = 0
         self.elapsed_s = 0.0
+        self.reserved_s = 0.0  # of the minutes, for what comes after the last step
         self.recent_losses: deque[dict[str, float]] = deque(maxlen=_N_RECENT)
         self.validation: Validation | None = None
         self.best_loss = math.inf
@@ -178,7 +179,8 @@ class Trainer:
         if self.config.steps is not None:
             shares.append(self.step / self.config.steps)
         if self.config.minutes is not None:
-            shares.append(self.elapsed_s / (60 * self.config.minutes))
+            # One step is always taken.
+            shares.append(self.elapsed_s / max(60 * self.config.minutes - self.reserved_s, 1e-9))
         return min(1.0, max(shares))
 
     @cached_property

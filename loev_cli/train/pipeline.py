@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -35,11 +36,10 @@ from loev_cli.train.data import (
     Track,
     listing,
     load_tracks,
-    of_works,
     require_enough,
-    split,
 )
 from loev_cli.train.distributed import Group, local_rank, process_group, started_by_torchrun
+from loev_cli.train.items import Item, of_works, split
 from loev_cli.train.loop import Trainer, model_spec
 from loev_cli.train.metrics import (
     CURVES_FILE,
@@ -77,6 +77,7 @@ def run(
     cache: Cache | None = None,
     n_workers: int | None = None,
     events: Events | None = None,
+    rehearse: Callable[[LoevModel], object] | None = None,
 ) -> Path | None:
     """Train as ``config`` says, into the folder ``out``; the checkpoint to make a bundle of.
 
@@ -87,6 +88,8 @@ def run(
         init: checkpoint or bundle whose weights to start from, in a run of its own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         cache: where decoded tracks are kept; None decodes them whenever they are needed.
+        rehearse: what will be done with the model; done once before the first step, its time is
+            taken off ``config.minutes``.
 
     Raises:
         UsageError: nothing to train on, ``out`` taken, a device that is not there.
@@ -120,6 +123,13 @@ def run(
             _write_skipped(out / SKIPPED_FILE, skipped)
             told.on_tracks(len(train_tracks), len(val_tracks), skipped)
         require_enough(train_tracks, skipped, config.batch_size)
+        if rehearse and config.minutes is not None:
+            began = time.monotonic()
+            if group.is_main:
+                rehearse(copy.deepcopy(trainer.model).eval())
+            # Once now, once at the end.
+            took_s = group.from_main(time.monotonic() - began)
+            trainer.reserved_s = 2 * took_s
         trainer.run(
             train_tracks, val_tracks, on_step=told.on_step, on_validation=told.on_validation
         )
@@ -317,11 +327,19 @@ def make_plan(trainer: Trainer) -> Plan:
     known = [length for length in lengths if isinstance(length, float)]
     # A header that does not say how long its file is counts like the others.
     seconds = sum(known) / max(1, len(known)) * sum(not isinstance(x, str) for x in lengths)
-    n_named = sum(item.split == "val" for item in listed)
-    n_val = n_named or round(config.val_fraction * len(listed))
-    n_train = len(listed) - n_val - sum(isinstance(x, str) for x in lengths)
-    if config.variants:
-        n_train = n_train * len({i.labels[TRACK] or i.path for i in listed}) // len(listed)
+    items = [
+        Item(
+            path=item.path,
+            digest=str(item.path),  # copies show when they are read
+            split=item.split,
+            group=item.group,
+            work=item.labels.get(TRACK) or None,
+        )
+        for item, length in zip(listed, lengths, strict=True)
+        if not isinstance(length, str)
+    ]
+    train_items, val_items = split(items, val_fraction=config.val_fraction, seed=config.seed)
+    n_train, n_val = len(of_works(train_items)), len(of_works(val_items))
     if n_train < config.batch_size:
         raise UsageError(
             f"{max(0, n_train)} usable tracks are fewer than the batch of {config.batch_size}",

@@ -18,7 +18,8 @@ from loev_cli.errors import UsageError
 from loev_cli.train import pipeline
 from loev_cli.train.batches import BatchMaker
 from loev_cli.train.config import TrainConfig
-from loev_cli.train.data import Cache, Track, listing, load_tracks, of_works, split
+from loev_cli.train.data import Cache, Track, listing, load_tracks
+from loev_cli.train.items import of_works, split
 from loev_cli.train.loop import Trainer, model_spec
 from loev_cli.train.losses import ViewLabels, positives
 from loev_cli.train.metrics import Progress

@@ -99,16 +99,16 @@ def load_tracks(
     copies = _copies([item for item in wanted if item.path in read], read, tests)
     tracks = [
         Track(
-            item.path,
-            read[item.path].digest,
-            read[item.path].stamp,
-            read[item.path].n_frames,
-            content.frames_per_s,
-            rows,
-            item.split,
-            item.group,
-            item.labels.get(TRACK) or None,
-            {name: variant_number(name, item) for name in variants},
+            path=item.path,
+            digest=read[item.path].digest,
+            split=item.split,
+            group=item.group,
+            work=item.labels.get(TRACK) or None,
+            variant={name: variant_number(name, item) for name in variants},
+            stamp=read[item.path].stamp,
+            n_frames=read[item.path].n_frames,
+            frames_per_s=content.frames_per_s,
+            rows=rows,
         )
         for item in wanted
         if item.path in read and item.path not in copies
