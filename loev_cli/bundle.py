@@ -79,6 +79,11 @@ class Bundle:
     def window_s(self) -> float:
         return self.window_n_samples / self.sample_rate_hz
 
+    @property
+    def pads_short(self) -> bool:
+        """Whether a track shorter than a window is followed by silence; else it is repeated."""
+        return bool(self.config["encoder"].get("pad_short", False))
+
     def hop_n_samples(self, hop_s: float | None = None) -> int:
         """Samples from one window's start to the next; without ``hop_s`` the model's own default.
 

@@ -105,6 +105,11 @@ class ModelSpec:
         """Length of a window in seconds."""
         return self.window_n_samples / float(self.frontend.sample_rate_hz)
 
+    @property
+    def pads_short(self) -> bool:
+        """Whether a track shorter than a window is followed by silence; else it is repeated."""
+        return bool(self.encoder_options.get("pad_short", False))
+
     def to_config(self) -> dict[str, Any]:
         """The model's part of a bundle's ``config.json``."""
         return {

@@ -163,13 +163,14 @@ def model_card(
     """Markdown text of a bundle's ``README.md``: training facts and validation figures."""
     rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in facts.items())
     heads = ", ".join(f"`{head}`" for head in spec.heads)
+    short = "followed by silence" if spec.pads_short else "repeated"
     return f"""# {name}
 
 A {spec.method} model with the `{spec.encoder}` encoder. Heads: {heads}.
 
 It reads mono audio at {spec.frontend.sample_rate_hz / 1000:g} kHz in windows of
-{spec.window_s:.2f} s; a shorter file is repeated to fill one window. The embedding of a track is
-the mean of its windows.
+{spec.window_s:.2f} s; a shorter file is {short} to fill one window. The embedding of a track
+is the mean of its windows.
 
 ## Training
 

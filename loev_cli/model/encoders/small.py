@@ -30,10 +30,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loev_cli.errors import UsageError
-from loev_cli.model.frontend import Features, FrontendConfig
+from loev_cli.model.frontend import EPSILON_POWER, Features, FrontendConfig
 from loev_cli.model.layers import GLOBAL, RELU_GAIN, PitchClassConv, conv_relu, module_key
 
 _SILENCE_POWER = 1e-9  # below this mean power a window is not amplified to full scale
+_PADDING_LOG_POWER = math.log(EPSILON_POWER) + 0.5  # no more than this: digital silence
+_LEAST_OVERLAP = 0.1  # of the frames: what an autocorrelation is divided by at most
 _N_PITCH_CLASSES = 12
 _GLOBAL_PARTS = ("timbre", "pitch", "tempo")
 MIN_LAG_S, N_LAG_OCTAVES, LAGS_PER_OCTAVE = 0.15, 5, 24  # that `tempo` usually reads
@@ -47,11 +49,13 @@ class BranchInput(NamedTuple):
         trunk: (B, C, F / 2, T / 4), the shared convolutions' output.
         spectrum: (B, 1, F, T), compressed magnitude.
         bands: (B, S, 4 T), log power.
+        heard: (B, T), 1 up to the last frame that is not padding, then 0; None for all 1.
     """
 
     trunk: Tensor
     spectrum: Tensor
     bands: Tensor
+    heard: Tensor | None
 
 
 class SmallEncoder(nn.Module):
@@ -67,6 +71,8 @@ class SmallEncoder(nn.Module):
         hidden: channels of the branches' convolutions; those of a timbre branch grow from 4/3 to
             8/3 of it.
         min_lag_s, n_lag_octaves: where the lags that `tempo` reads begin, and how far they reach.
+        pad_short: what is shorter than a window is followed by silence, and digital silence at the
+            end of a window is left out of every mean, maximum and deviation over time.
         window_n_samples: length of a window; fixes the autocorrelation's matrices.
 
     Raises:
@@ -85,8 +91,10 @@ class SmallEncoder(nn.Module):
         hidden: int = 48,
         min_lag_s: float = MIN_LAG_S,
         n_lag_octaves: int = N_LAG_OCTAVES,
+        pad_short: bool = False,
     ) -> None:
         super().__init__()
+        self.pad_short = pad_short
         if window_n_samples % (_N_TRUNK_STRIDES * frontend.spectrum_hop):
             raise UsageError(
                 f"window_n_samples is {window_n_samples}, it must be a multiple of "
@@ -122,16 +130,57 @@ class SmallEncoder(nn.Module):
         self, features: Features, branches: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Spectrum (B, F, T) and bands (B, S, 4 T), log power -> {branch: (B, D)}."""
-        spectrum = loudness(features.spectrum)
-        seen = BranchInput(self.trunk(spectrum), spectrum, features.bands)
+        heard = _until_padding(features.spectrum) if self.pad_short else None
+        spectrum = loudness(features.spectrum, heard)
+        seen = BranchInput(self.trunk(spectrum), spectrum, features.bands, heard)
         return {name: self.branches[module_key(name)](seen) for name in branches or self.dims}
 
 
-def loudness(log_power: Tensor) -> Tensor:
+def loudness(log_power: Tensor, heard: Tensor | None = None) -> Tensor:
     """Log power (B, F, T) -> compressed magnitude (B, 1, F, T), independent of the gain."""
     power = log_power.exp()
-    reference = power.mean(dim=(1, 2), keepdim=True) + _SILENCE_POWER
+    if heard is None:
+        reference = power.mean(dim=(1, 2), keepdim=True) + _SILENCE_POWER
+    else:
+        reference = mean(power, heard)[..., None].mean(dim=1, keepdim=True) + _SILENCE_POWER
     return torch.log1p(10 * (power / reference).sqrt()).unsqueeze(1)
+
+
+def _until_padding(log_power: Tensor) -> Tensor:
+    """(B, F, T) -> (B, T), 1 up to the last frame with power in it, then 0; the first is 1."""
+    has_power = (log_power.amax(dim=1) > _PADDING_LOG_POWER).to(log_power.dtype)
+    to_come = has_power.flip(1).cumsum(dim=1).flip(1).clamp(max=1)
+    return torch.cat([torch.ones_like(to_come[:, :1]), to_come[:, 1:]], dim=1)
+
+
+def _weights(x: Tensor, heard: Tensor) -> Tensor:
+    """What of (B, T) belongs to the frames of x (B, ..., T'), of which each is one or many of T."""
+    n_frames = x.shape[-1]
+    if n_frames > heard.shape[1]:
+        heard = heard.repeat_interleave(n_frames // heard.shape[1], dim=1)
+    elif n_frames < heard.shape[1]:
+        heard = F.max_pool1d(heard[:, None], heard.shape[1] // n_frames)[:, 0]
+    return heard[(slice(None), *[None] * (x.ndim - 2))]
+
+
+def mean(x: Tensor, heard: Tensor | None) -> Tensor:
+    """Over time, without padding: (B, ..., T) -> (B, ...)."""
+    if heard is None:
+        return x.mean(dim=-1)
+    weights = _weights(x, heard)
+    return (x * weights).sum(dim=-1) / weights.sum(dim=-1)
+
+
+def maximum(x: Tensor, heard: Tensor | None) -> Tensor:
+    """Over time, without padding: (B, ..., T), 0 or more -> (B, ...)."""
+    return x.amax(dim=-1) if heard is None else (x * _weights(x, heard)).amax(dim=-1)
+
+
+def deviation(x: Tensor, heard: Tensor | None) -> Tensor:
+    """Over time, without padding: (B, ..., T) -> (B, ...)."""
+    if heard is None:
+        return x.std(dim=-1)
+    return (mean((x - mean(x, heard).unsqueeze(-1)).square(), heard) + 1e-9).sqrt()
 
 
 class TimbreBranch(nn.Module):
@@ -168,8 +217,9 @@ class TimbreBranch(nn.Module):
         x = F.avg_pool2d(x, (x.shape[2] // self.n_octaves, 1))  # (B, C', n_octaves, T / 16)
         shape = self.shape(seen.spectrum)  # (B, coefficients, T)
         y = self.shape_convs(shape.unsqueeze(2))  # (B, C'', 1, T / 4)
-        pooled = [x.mean(dim=3), x.amax(dim=3), y.mean(dim=3), y.amax(dim=3)]
-        pooled += [shape.mean(dim=2), shape.std(dim=2)]
+        heard = seen.heard
+        pooled = [mean(x, heard), maximum(x, heard), mean(y, heard), maximum(y, heard)]
+        pooled += [mean(shape, heard), deviation(shape, heard)]
         out: Tensor = self.out(torch.cat([p.flatten(1) for p in pooled], dim=1))
         return out
 
@@ -244,18 +294,20 @@ class PitchBranch(nn.Module):
     def forward(self, seen: BranchInput) -> Tensor:
         """Trunk and spectrum -> (B, D), pitch class by class; their sum is 0."""
         x = self.around(self.mix(self._fold(seen.trunk)))  # (B, hidden, 12, T / 4)
-        pooled = torch.cat([x.mean(dim=3), x.amax(dim=3), self.chroma(seen.spectrum)], dim=1)
+        heard = seen.heard
+        chroma = self.chroma(seen.spectrum, heard)
+        pooled = torch.cat([mean(x, heard), maximum(x, heard), chroma], dim=1)
         out: Tensor = self.out(pooled.unsqueeze(3)).squeeze(3)  # (B, D / 12, 12)
         out = out - out.mean(dim=2, keepdim=True)
         return out.transpose(1, 2).flatten(1)
 
-    def chroma(self, spectrum: Tensor) -> Tensor:
+    def chroma(self, spectrum: Tensor, heard: Tensor | None = None) -> Tensor:
         """Spectrum (B, 1, F, T) -> mean and deviation over time per register, (B, 6, 12).
 
         Nothing in it is learned. Pitch classes are counted from E, the lowest row.
         """
         folded = self._fold(F.avg_pool2d(spectrum, (2, 1)))  # (B, registers, 12, T)
-        return torch.cat([folded.mean(dim=3), folded.std(dim=3)], dim=1)
+        return torch.cat([mean(folded, heard), deviation(folded, heard)], dim=1)
 
     def _fold(self, x: Tensor) -> Tensor:
         """Semitone rows (B, C, 12 n_octaves, T) -> (B, registers C, 12, T)."""
@@ -299,19 +351,19 @@ class TempoBranch(nn.Module):
 
     def forward(self, seen: BranchInput) -> Tensor:
         """The bands -> (B, D)."""
-        plain = self.periodicity(seen.bands)
+        plain = self.periodicity(seen.bands, seen.heard)
         x = self.convs(4 * plain.unsqueeze(2))  # (B, hidden, 1, lags / 2)
         out: Tensor = self.out(torch.cat([x.flatten(1), plain.flatten(1)], dim=1))
         return out
 
-    def periodicity(self, bands: Tensor) -> Tensor:
+    def periodicity(self, bands: Tensor, heard: Tensor | None = None) -> Tensor:
         """Bands (B, S, 4 T) -> autocorrelation of onsets (B, octaves + 1, lags).
 
         Nothing in it is learned.
         """
-        onsets = self.onsets(bands)  # (B, octaves, 4 T)
+        onsets = self.onsets(bands, heard)  # (B, octaves, 4 T)
         onsets = torch.cat([onsets, onsets.sum(dim=1, keepdim=True)], dim=1)
-        out: Tensor = self.autocorrelation(onsets)
+        out: Tensor = self.autocorrelation(onsets, heard)
         return out
 
 
@@ -358,9 +410,9 @@ class OnsetStrength(nn.Module):
         super().__init__()
         self.bands_per_octave = bands_per_octave
 
-    def forward(self, log_power: Tensor) -> Tensor:
+    def forward(self, log_power: Tensor, heard: Tensor | None = None) -> Tensor:
         power = log_power.exp()
-        own = power.mean(dim=2, keepdim=True)
+        own = mean(power, heard).unsqueeze(2)
         reference = own + 1e-3 * own.mean(dim=1, keepdim=True) + _SILENCE_POWER
         loudness = torch.log1p(100 * power / reference)
         rise = F.relu(loudness[:, :, 1:] - loudness[:, :, :-1])
@@ -410,11 +462,18 @@ class Autocorrelation(nn.Module):
         ):
             self.register_buffer(name, torch.tensor(matrix, dtype=torch.float32), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x - x.mean(dim=2, keepdim=True)
+    def forward(self, x: Tensor, heard: Tensor | None = None) -> Tensor:
+        x = x - mean(x, heard).unsqueeze(2)
+        if heard is None:
+            return self._at_lags(x) / (x.square().sum(dim=2, keepdim=True) + 1e-3)
+        weights = _weights(x, heard)
+        x = x * weights
+        overlap = self._at_lags(weights) / weights.sum(dim=2, keepdim=True)
+        energy = x.square().sum(dim=2, keepdim=True)
+        return self._at_lags(x) / (energy + 1e-3) / overlap.clamp(min=_LEAST_OVERLAP)
+
+    def _at_lags(self, x: Tensor) -> Tensor:
         partner = F.pad(x.flip(2), (1, 0))[:, :, : self.n_half]  # frame 0 has none
         ahead = x[:, :, : self.n_half]
         one, other = (ahead + partner) @ self.of_sums, (ahead - partner) @ self.of_differences
-        energy = x.square().sum(dim=2, keepdim=True)
-        out: Tensor = (one.square() + other.square()) @ self.at_lags
-        return out / (energy + 1e-3)
+        return (one.square() + other.square()) @ self.at_lags
