@@ -101,8 +101,18 @@ class ModelSpec:
         return self.heads if self.is_split else (GLOBAL,)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one row of input: (N,) of a waveform."""
+        return encoder_kind(self.encoder).input_shape or (self.window_n_samples,)
+
+    @property
+    def reads_waveforms(self) -> bool:
+        """Whether the input is a waveform, at the frontend's sample rate."""
+        return encoder_kind(self.encoder).input_shape is None
+
+    @property
     def window_s(self) -> float:
-        """Length of a window in seconds."""
+        """Length of a window of a waveform in seconds."""
         return self.window_n_samples / float(self.frontend.sample_rate_hz)
 
     @property
@@ -119,8 +129,14 @@ class ModelSpec:
             "frontend": asdict(self.frontend),
             "head_dims": list(self.head_dims),
             "head_final_relu": self.head_final_relu,
-            "sample_rate_hz": self.frontend.sample_rate_hz,
-            "window_n_samples": self.window_n_samples,
+            **(
+                {
+                    "sample_rate_hz": self.frontend.sample_rate_hz,
+                    "window_n_samples": self.window_n_samples,
+                }
+                if self.reads_waveforms
+                else {"input_shape": list(self.input_shape)}
+            ),
         }
 
     @classmethod
@@ -137,7 +153,7 @@ class ModelSpec:
             method=config["method"],
             augs=tuple(config["augs"]),
             encoder=encoder,
-            window_n_samples=config["window_n_samples"],
+            window_n_samples=config.get("window_n_samples", 0),
             frontend=encoder_kind(encoder).frontend_config(**config["frontend"]),
             encoder_options=options,
             head_dims=tuple(config["head_dims"]),
@@ -161,7 +177,8 @@ class Projected(NamedTuple):
 class LoevModel(nn.Module):
     """Frontend, encoder and heads of one of the four methods, see the module's text.
 
-    ``model(waveform)`` is inference: (B, N) -> {subspace: (B, D)}, standardized. Training calls
+    ``model(waveform)`` is inference: (B, N), or (B, ...) of other input, -> {subspace: (B, D)},
+    standardized. Training calls
     :meth:`project` on features of changed views, and :meth:`track` on what that gives.
 
     Raises:
@@ -174,7 +191,7 @@ class LoevModel(nn.Module):
             raise UsageError(f"no method '{spec.method}'", hint=f"methods: {', '.join(METHODS)}")
         self.spec = spec
         self.frontend = encoder_kind(spec.encoder).frontend(spec.frontend)
-        if spec.window_n_samples % self.frontend.block_n_samples:
+        if spec.reads_waveforms and spec.window_n_samples % self.frontend.block_n_samples:
             raise UsageError(
                 f"window_n_samples is {spec.window_n_samples}, it must be a multiple of "
                 f"{self.frontend.block_n_samples}"

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, TypeVar
 
+from torch import Tensor
+
 AnyItem = TypeVar("AnyItem", bound="Item")
 
 
@@ -39,6 +41,38 @@ class Item:
     def files(self) -> tuple[Self, ...]:
         """What views may be cut from."""
         return self.takes or (self,)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Rows of model input to validate on, all of the same items.
+
+    Attributes:
+        plain: of every item, as it is.
+        other_view: another part of it, or another view that should not matter.
+        changed: augmentation -> ``plain``, changed by it.
+    """
+
+    plain: list[Tensor] = field(default_factory=list)
+    other_view: list[Tensor] = field(default_factory=list)
+    changed: dict[str, list[Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What can be said of items without reading them.
+
+    Attributes:
+        items: those that seem usable, with a digest that need not be the final one.
+        unreadable: what is wrong with the others.
+        hours: of audio, where there is any.
+        n_bytes: what they take in the cache.
+    """
+
+    items: list[Item]
+    unreadable: tuple[str, ...] = ()
+    hours: float = 0.0
+    n_bytes: int = 0
 
 
 def of_works(tracks: Sequence[AnyItem]) -> list[AnyItem]:

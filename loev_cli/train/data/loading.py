@@ -30,6 +30,7 @@ from loev_cli.train.data.cache import Cache, Room, Stamp, digest_of
 from loev_cli.train.data.content import Content, waveform_blocks
 from loev_cli.train.data.listing import variant_number
 from loev_cli.train.data.rows import CachedRows, DecodedRows, RowSource, Track, make_rows
+from loev_cli.train.items import Item
 
 Result = TypeVar("Result")
 
@@ -231,7 +232,7 @@ def _copies(
     return copies
 
 
-def require_enough(tracks: Sequence[Track], skipped: Sequence[Skipped], batch_size: int) -> None:
+def require_enough(tracks: Sequence[Item], skipped: Sequence[Skipped], batch_size: int) -> None:
     """Raises LoevError where there are fewer tracks to train on than a batch needs."""
     if not tracks and skipped:
         raise LoevError(
