@@ -191,11 +191,8 @@ class LoevModel(nn.Module):
             raise UsageError(f"no method '{spec.method}'", hint=f"methods: {', '.join(METHODS)}")
         self.spec = spec
         self.frontend = encoder_kind(spec.encoder).frontend(spec.frontend)
-        if spec.reads_waveforms and spec.window_n_samples % self.frontend.block_n_samples:
-            raise UsageError(
-                f"window_n_samples is {spec.window_n_samples}, it must be a multiple of "
-                f"{self.frontend.block_n_samples}"
-            )
+        if spec.reads_waveforms:
+            _check_window(spec.window_n_samples, self.frontend)
         self.encoder = build_encoder(
             spec.encoder,
             spec.frontend,
@@ -310,6 +307,18 @@ class LoevModel(nn.Module):
             return dict(vectors)
         by_head = {name: F.normalize(z, dim=1) for name, z in projections.items()}
         return {**by_head, GLOBAL: vectors[GLOBAL]}
+
+
+def _check_window(n_samples: int, frontend: Any) -> None:
+    if n_samples % frontend.block_n_samples:
+        raise UsageError(
+            f"window_n_samples is {n_samples}, it must be a multiple of {frontend.block_n_samples}"
+        )
+    if n_samples < frontend.fewest_n_samples:
+        raise UsageError(
+            f"window_n_samples is {n_samples}, the frontend needs {frontend.fewest_n_samples}",
+            hint="a longer window, or fewer octaves",
+        )
 
 
 class Standardize(nn.Module):

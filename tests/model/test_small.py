@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -283,3 +284,33 @@ def test_a_short_window_at_8_khz_hears_the_period_of_a_click_train() -> None:
 def test_a_frontend_that_cannot_be_is_named(frontend: Any, named: str) -> None:
     with pytest.raises(UsageError, match=named):
         ModelSpec.of("small", encoder_options={"frontend": frontend})
+
+
+def test_a_window_too_short_for_the_deepest_octave_is_refused() -> None:
+    with pytest.raises(UsageError, match="the frontend needs 7232"):
+        LoevModel(ModelSpec.of("small", window_n_samples=4096, encoder_options=SHORT))
+
+
+def test_silence_after_a_clip_is_not_heard() -> None:
+    """A clip that is followed by silence is embedded nearly as in a window as long as the clip."""
+    torch.manual_seed(0)
+    spec = ModelSpec.of(
+        "small", window_n_samples=16384, encoder_options={**SHORT, "pad_short": True}
+    )
+    padded = LoevModel(spec).eval()
+    of_clip = LoevModel(replace(spec, window_n_samples=8192)).eval()
+    options = {**spec.encoder_options, "pad_short": False}
+    unmasked = LoevModel(replace(spec, encoder_options=options)).eval()
+    unmasked.load_state_dict(padded.state_dict())
+    of_clip.load_state_dict(padded.state_dict())
+    clip = 0.1 * torch.randn(2, 8192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = of_clip(clip)
+        masked, plain = (m(torch.nn.functional.pad(clip, (0, 8192))) for m in (padded, unmasked))
+        for name, wanted in alone.items():
+            off, off_plain = ((x[name] - wanted).norm() / wanted.norm() for x in (masked, plain))
+            assert off < (1.0 if name == "pitch" else 0.5) * off_plain, name
+        # A window that is full is what it was, and silence is embedded.
+        full = clip.repeat(1, 2)
+        torch.testing.assert_close(padded(full), unmasked(full), rtol=1e-3, atol=1e-4)
+        assert all(x.isfinite().all() for x in padded(torch.zeros(1, 16384)).values())

@@ -35,6 +35,7 @@ from loev_cli.model.layers import GLOBAL, RELU_GAIN, PitchClassConv, conv_relu, 
 
 _SILENCE_POWER = 1e-9  # below this mean power a window is not amplified to full scale
 _PADDING_LOG_POWER = math.log(EPSILON_POWER) + 0.5  # no more than this: digital silence
+_N_HIGH_OCTAVES = 4
 _LEAST_OVERLAP = 0.1  # of the frames: what an autocorrelation is divided by at most
 _N_PITCH_CLASSES = 12
 _GLOBAL_PARTS = ("timbre", "pitch", "tempo")
@@ -95,6 +96,9 @@ class SmallEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.pad_short = pad_short
+        # Filters of low octaves ring into the padding; recordings have something in the high ones.
+        self.n_high_bands = _N_HIGH_OCTAVES * frontend.bands_per_octave
+        self.bands_per_frame = frontend.bands_per_frame
         if window_n_samples % (_N_TRUNK_STRIDES * frontend.spectrum_hop):
             raise UsageError(
                 f"window_n_samples is {window_n_samples}, it must be a multiple of "
@@ -130,7 +134,10 @@ class SmallEncoder(nn.Module):
         self, features: Features, branches: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Spectrum (B, F, T) and bands (B, S, 4 T), log power -> {branch: (B, D)}."""
-        heard = _until_padding(features.spectrum) if self.pad_short else None
+        heard = None
+        if self.pad_short:
+            high = features.bands[:, -self.n_high_bands :]
+            heard = F.max_pool1d(_until_padding(high)[:, None], self.bands_per_frame)[:, 0]
         spectrum = loudness(features.spectrum, heard)
         seen = BranchInput(self.trunk(spectrum), spectrum, features.bands, heard)
         return {name: self.branches[module_key(name)](seen) for name in branches or self.dims}
@@ -180,7 +187,10 @@ def deviation(x: Tensor, heard: Tensor | None) -> Tensor:
     """Over time, without padding: (B, ..., T) -> (B, ...)."""
     if heard is None:
         return x.std(dim=-1)
-    return (mean((x - mean(x, heard).unsqueeze(-1)).square(), heard) + 1e-9).sqrt()
+    weights = _weights(x, heard)
+    squares = ((x - mean(x, heard).unsqueeze(-1)).square() * weights).sum(dim=-1)
+    # The root of 0 has no gradient.
+    return (squares / (weights.sum(dim=-1) - 1).clamp(min=1) + 1e-12).sqrt()
 
 
 class TimbreBranch(nn.Module):

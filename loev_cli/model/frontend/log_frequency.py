@@ -147,12 +147,15 @@ class LogFrequency(nn.Module):
         band_edges = np.linspace(top / 2, top, config.bands_per_octave + 1)
         bands = (band_edges[:-1] + band_edges[1:]) / 2
         self.octaves = nn.ModuleList()
+        self._fewest_n_samples = 0
         for i in range(config.n_octaves):
             banks = [_PowerBank(spectrum, config.spectrum_hop >> i)]
             if i < config.n_band_octaves:
                 kernels = _Kernels(bands, self._band_n_taps(i))
                 banks.append(_PowerBank(kernels, config.band_hop >> i))
-            self.octaves.append(_Octave(banks, is_last=i + 1 == config.n_octaves))
+            octave = _Octave(banks, is_last=i + 1 == config.n_octaves)
+            self._fewest_n_samples = max(self._fewest_n_samples, (max(octave.padding) + 1) << i)
+            self.octaves.append(octave)
 
     def _band_n_taps(self, octave: int) -> int:
         """Kernel length, octaves counted from the top: 64 taps, but never longer than 64 ms.
@@ -166,6 +169,11 @@ class LogFrequency(nn.Module):
     def block_n_samples(self) -> int:
         """A waveform's length must be a multiple of this (and of ``spectrum_hop``)."""
         return _BLOCK << self.config.n_octaves - 1
+
+    @property
+    def fewest_n_samples(self) -> int:
+        """A waveform has no fewer: the deepest octave reflects it at its edges."""
+        return self._fewest_n_samples
 
     def forward(self, waveform: Tensor) -> Features:
         """(B, N) -> spectrum (B, F + 2 margins, T), bands (B, S, 4 T), both log power."""
