@@ -1,6 +1,6 @@
 """Clips shorter than a window: repeated, or followed by silence? What linear probes say of both.
 
-    python -m benchmarks.short_clips --digits fsdd.tar.xz --work /tmp/short
+    python -m benchmarks.short_clips --digits fsdd.tar.xz --work FOLDER
 
 Spoken digits (recordings 0 to 19 of every speaker and digit; 0 to 4 are tested on), embedded by the
 shipped model as they are, which repeats them, and with silence up to its window.
