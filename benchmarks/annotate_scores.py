@@ -34,7 +34,8 @@ from loev_cli.evaluate.figures import save_png
 from loev_cli.evaluate.manifest import Manifest, read_manifests
 from loev_cli.evaluate.probes import ACC1_FACTORS, ACC2_FACTORS, tempo_hits
 from loev_cli.formats import read
-from loev_cli.model.encoders.small import PitchBranch, TempoBranch
+from loev_cli.model.encoders import small
+from loev_cli.model.encoders.small import PitchBranch
 from loev_cli.music_keys import KEYS, TONICS
 
 # Mean ratings of the 12 tones after a context in the key, from its tonic on.
@@ -116,7 +117,7 @@ def _from_features(manifest: Manifest, path: Path) -> list[Answer]:
     rows = [row_of[f.name] for f in manifest.files]
     chroma = file.vectors["chroma"].reshape(len(file.paths), -1, 12)
     chroma = chroma[:, : PitchBranch.N_REGISTERS].sum(axis=1)  # the means, not the deviations
-    n_lags = TempoBranch.N_LAG_OCTAVES * TempoBranch.LAGS_PER_OCTAVE
+    n_lags = small.N_LAG_OCTAVES * small.LAGS_PER_OCTAVE
     periodicity = file.vectors["autocorrelation"].reshape(len(file.paths), -1, n_lags)[:, -1]
     return [
         {
@@ -135,15 +136,15 @@ def _krumhansl(chroma: np.ndarray) -> str:
 
 
 def _peak(periodicity: np.ndarray) -> float:
-    octaves = np.arange(len(periodicity)) / TempoBranch.LAGS_PER_OCTAVE
-    log2_bpm = np.log2(60 / TempoBranch.MIN_LAG_S) - octaves
+    octaves = np.arange(len(periodicity)) / small.LAGS_PER_OCTAVE
+    log2_bpm = np.log2(60 / small.MIN_LAG_S) - octaves
     prior = -0.5 * ((log2_bpm - np.log2(_PRIOR_BPM)) / _PRIOR_OCTAVES) ** 2
     score = np.log1p(1e6 * np.maximum(periodicity, 0)) + prior
     best = int(score[1:-1].argmax()) + 1
     left, mid, right = periodicity[best - 1 : best + 2]
     bend = left - 2 * mid + right
     offset = 0.5 * (left - right) / bend if bend < 0 else 0.0  # of a parabola through the three
-    return float(2 ** (log2_bpm[best] - np.clip(offset, -0.5, 0.5) / TempoBranch.LAGS_PER_OCTAVE))
+    return float(2 ** (log2_bpm[best] - np.clip(offset, -0.5, 0.5) / small.LAGS_PER_OCTAVE))
 
 
 def _by_librosa(file: Path) -> Answer:

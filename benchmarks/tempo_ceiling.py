@@ -25,9 +25,9 @@ from loev_cli.evaluate.manifest import read_manifests, split
 from loev_cli.evaluate.probes import ACC1_FACTORS, ACC2_FACTORS, tempo_hits, tempo_targets
 from loev_cli.evaluate.statistics import Bootstrap
 from loev_cli.evaluate.vectors import read_embeddings
-from loev_cli.model.encoders.small import TempoBranch
+from loev_cli.model.encoders import small
 
-N_LAGS = TempoBranch.N_LAG_OCTAVES * TempoBranch.LAGS_PER_OCTAVE
+N_LAGS = small.N_LAG_OCTAVES * small.LAGS_PER_OCTAVE
 SPREAD = 0.03
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 128, 1e-3, 0.05
 

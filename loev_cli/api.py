@@ -321,6 +321,7 @@ class Model:
             decodings,
             window_n_samples=self.window_n_samples,
             hop_n_samples=settings.hop_n_samples,
+            pad_short=self.bundle.pads_short,
             n_threads=usable_cpus(),
         )
         names = [_Named(name) for _, _, name in waveforms]

@@ -72,15 +72,26 @@ class Bundle:
 
     @property
     def sample_rate_hz(self) -> int:
-        return int(self.config["sample_rate_hz"])
+        return self._of_audio("sample_rate_hz")
 
     @property
     def window_n_samples(self) -> int:
-        return int(self.config["window_n_samples"])
+        return self._of_audio("window_n_samples")
+
+    def _of_audio(self, key: str) -> int:
+        """Raises BundleError where the model reads no audio."""
+        if "input_shape" in self.config:
+            raise BundleError(f"model {self.path} reads no audio, see its {CARD_FILE}")
+        return int(self.config[key])
 
     @property
     def window_s(self) -> float:
         return self.window_n_samples / self.sample_rate_hz
+
+    @property
+    def pads_short(self) -> bool:
+        """Whether a track shorter than a window is followed by silence; else it is repeated."""
+        return bool(self.config["encoder"].get("pad_short", False))
 
     def hop_n_samples(self, hop_s: float | None = None) -> int:
         """Samples from one window's start to the next; without ``hop_s`` the model's own default.
@@ -199,6 +210,8 @@ def load(path: str | os.PathLike[str]) -> Bundle:
             hint="pip install --upgrade loev-cli",
         )
     for key, kind in _REQUIRED_KEYS.items():
+        if key in _LARGEST and "input_shape" in config:
+            continue  # it reads no waveform
         if not isinstance(config.get(key), kind):
             raise BundleError(f"{config_file} has no valid '{key}'")
     _check_values(config, config_file)
@@ -210,12 +223,13 @@ def _check_values(config: dict[str, Any], config_file: Path) -> None:
     dims = subspaces.values()
     if not subspaces or not all(isinstance(d, int) and 0 < d <= MAX_DIM for d in dims):
         raise BundleError(f"{config_file} needs a dimension of 1 to {MAX_DIM} for every subspace")
-    for key, largest in _LARGEST.items():
-        if not 0 < config[key] <= largest:
-            raise BundleError(f"{config_file} needs a '{key}' of 1 to {largest}")
-    hop, window = config.get("hop_n_samples", 1), config["window_n_samples"]
-    if not isinstance(hop, int) or not 0 < hop <= window:
-        raise BundleError(f"{config_file} needs a 'hop_n_samples' of 1 to {window}")
+    if "input_shape" not in config:
+        for key, largest in _LARGEST.items():
+            if not 0 < config[key] <= largest:
+                raise BundleError(f"{config_file} needs a '{key}' of 1 to {largest}")
+        hop, window = config.get("hop_n_samples", 1), config["window_n_samples"]
+        if not isinstance(hop, int) or not 0 < hop <= window:
+            raise BundleError(f"{config_file} needs a 'hop_n_samples' of 1 to {window}")
     if config["pooling"] != "mean":
         raise BundleError(
             f"{config_file} asks for pooling '{config['pooling']}', this loev supports 'mean'"

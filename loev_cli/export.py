@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -79,7 +80,9 @@ def export_bundle(
             "name": name,
             **model.spec.to_config(),
             # Windows side by side: overlapping ones cost twice as much and measure no better.
-            "hop_n_samples": model.spec.window_n_samples,
+            **(
+                {"hop_n_samples": model.spec.window_n_samples} if model.spec.reads_waveforms else {}
+            ),
             "pooling": "mean",
             "subspaces": model.subspaces,
             "augmentations": dict(augmentations),
@@ -210,13 +213,17 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_onnx(model: LoevModel, file: Path) -> None:
-    """ONNX graph: ``waveform`` (B, N) -> one output (B, D) per subspace, B dynamic."""
+    """ONNX graph: ``waveform`` (B, N) -> one output (B, D) per subspace, B dynamic.
+
+    Where the model reads no waveform, its input is called ``input`` (B, ...).
+    """
+    input_name = "waveform" if model.spec.reads_waveforms else "input"
     names = list(model.subspaces)
     # Standardized weights go in as they are used: no session has to work them out again.
     model = copy.deepcopy(model)
     fold_weights(model)
     example = 0.1 * torch.randn(
-        2, model.spec.window_n_samples, generator=torch.Generator().manual_seed(0)
+        2, *model.spec.input_shape, generator=torch.Generator().manual_seed(0)
     )
     # The exporter reports its progress and missing optional packages as if they were news.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -225,9 +232,9 @@ def write_onnx(model: LoevModel, file: Path) -> None:
         program = torch.onnx.export(
             _Outputs(model, names),
             (example,),
-            input_names=["waveform"],
+            input_names=[input_name],
             output_names=names,
-            dynamic_shapes={"waveform": {0: torch.export.Dim("batch")}},
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
             opset_version=OPSET_VERSION,
             dynamo=True,
             # The exporter's optimizer folds the frontend's "+ epsilon" away: log(0) in silence.
@@ -244,6 +251,12 @@ def write_onnx(model: LoevModel, file: Path) -> None:
         del value.metadata_props[:]
     onnx.checker.check_model(proto)
     onnx.save(proto, file)
+
+
+def write_nothing(model: LoevModel) -> None:
+    """Make ``model`` into a graph and forget it: shows what :func:`export_bundle` will take."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_onnx(model, Path(folder) / ONNX_FILE)
 
 
 class _Outputs(nn.Module):

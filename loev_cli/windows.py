@@ -1,7 +1,7 @@
 """Cut a waveform into the model's windows, and pool window vectors to one per track.
 
 A window has W samples, the next one starts H samples later. The tail of a track is never
-dropped and nothing is padded: if the last regular window ends before the track does, one more
+dropped: if the last regular window ends before the track does, one more
 is taken that ends exactly with it.
 
     track    |--------------------------------------------|      n samples
@@ -11,10 +11,11 @@ is taken that ends exactly with it.
          3H                         [=============]
       n - W                               [=============]        aligned with the end
 
-A track shorter than W is repeated until it fills one window:
+A track shorter than W is repeated until it fills one window, or followed by silence, as the model
+was trained:
 
-    track    |-----|
-    start 0  [=====|=====|===]
+    track    |-----|                    |-----|
+    start 0  [=====|=====|===]          [=====|       ]
 
 All windows of a track have the same weight in its mean, which is summed in float64.
 """
@@ -55,13 +56,17 @@ class WindowCutter:
     Args:
         window_n_samples: W, at least 1.
         hop_n_samples: H, from 1 to W.
+        pad_short: a track shorter than W is followed by silence; else it is repeated.
     """
 
-    def __init__(self, window_n_samples: int, hop_n_samples: int) -> None:
+    def __init__(
+        self, window_n_samples: int, hop_n_samples: int, *, pad_short: bool = False
+    ) -> None:
         if not 1 <= hop_n_samples <= window_n_samples:
             raise ValueError(f"hop {hop_n_samples} is not within 1..{window_n_samples}")
         self._size = window_n_samples
         self._hop = hop_n_samples
+        self._pad_short = pad_short
         # Windows are views of it: those that overlap share their samples.
         n = window_n_samples * (1 if hop_n_samples == window_n_samples else 2)
         self._buffer = np.empty(n, np.float32)
@@ -93,7 +98,17 @@ class WindowCutter:
         """The window that the end of the track adds, if any; none for a track of 0 samples."""
         filled = self._buffer[: self._n_filled]
         if self._n_before + len(filled) < self._size:
-            return [Cut(0, np.resize(filled, self._size))] if len(filled) else []
+            if not len(filled):
+                return []
+            n_missing = self._size - len(filled)
+            return [
+                Cut(
+                    0,
+                    np.pad(filled, (0, n_missing))
+                    if self._pad_short
+                    else np.resize(filled, self._size),
+                )
+            ]
         if self._next - self._hop + self._size == len(filled):
             return []
         start = len(filled) - self._size
@@ -106,10 +121,14 @@ class WindowCutter:
 
 
 def cuts(
-    blocks: Iterable[NDArray[np.float32]], window_n_samples: int, hop_n_samples: int
+    blocks: Iterable[NDArray[np.float32]],
+    window_n_samples: int,
+    hop_n_samples: int,
+    *,
+    pad_short: bool = False,
 ) -> Iterator[Cut]:
     """All windows of a track that comes in blocks (N,)."""
-    cutter = WindowCutter(window_n_samples, hop_n_samples)
+    cutter = WindowCutter(window_n_samples, hop_n_samples, pad_short=pad_short)
     for block in blocks:
         yield from cutter.push(block)
     yield from cutter.finish()

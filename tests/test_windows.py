@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loev_cli.windows import MeanPool, WindowCutter, count, cut
+from loev_cli.windows import MeanPool, WindowCutter, count, cut, cuts
 
 
 def starts(n_samples: int, window: int, hop: int) -> list[int]:
@@ -100,3 +100,21 @@ def test_the_pool_is_the_mean_in_float64() -> None:
     np.testing.assert_allclose(pool.mean()["a"], expected, rtol=1e-7)
     assert pool.mean()["a"].dtype == np.float32
     assert pool.mean()["b"].shape == (2,)
+
+
+@pytest.mark.parametrize("n_samples", [1, 5, 9])
+def test_a_short_track_is_followed_by_silence_where_the_model_wants_it(n_samples: int) -> None:
+    track = np.arange(1, n_samples + 1, dtype=np.float32)
+    (only,) = cuts([track], 10, 5, pad_short=True)
+    assert only.start_n == 0
+    np.testing.assert_array_equal(only.samples, np.r_[track, np.zeros(10 - n_samples)])
+
+
+def test_padding_changes_nothing_of_a_track_as_long_as_a_window() -> None:
+    track = np.arange(23, dtype=np.float32)
+    for n_samples in (10, 12, 23):
+        padded = list(cuts([track[:n_samples]], 10, 5, pad_short=True))
+        repeated = cut(track[:n_samples], 10, 5)
+        assert [one.start_n for one in padded] == [one.start_n for one in repeated]
+        for a, b in zip(padded, repeated, strict=True):
+            np.testing.assert_array_equal(a.samples, b.samples)

@@ -75,7 +75,7 @@ class TrainDisplay:
             losses = "  ".join(f"{k} {v:.3f}" for k, v in self._losses().items())
             self._line(
                 f"step {progress.step}  loss {self._mean(lambda p: p.loss):.3f}  {losses}  "
-                f"lr {progress.lr:.2e}  {self._mean(lambda p: p.audio_s_per_s):.0f} audio-s/s  "
+                f"lr {progress.lr:.2e}  {self._audio_s_per_s():.0f} audio-s/s  "
                 f"wait {self._mean(lambda p: p.data_wait_share):.0%}  "
                 f"{clock(progress.remaining_s)} left"
             )
@@ -90,6 +90,9 @@ class TrainDisplay:
 
     def _losses(self) -> dict[str, float]:
         return mean_losses([progress.losses for progress in self._recent])
+
+    def _audio_s_per_s(self) -> float:
+        return self._mean(lambda progress: progress.audio_s_per_s or 0)
 
     def _mean(self, value: Callable[[StepProgress], float]) -> float:
         return fmean(map(value, self._recent))
@@ -106,7 +109,7 @@ class TrainDisplay:
             "loss": f"{self._mean(lambda p: p.loss):.3f}",
             **{head: f"{value:.3f}" for head, value in self._losses().items()},
             "lr": f"{progress.lr:.2e}",
-            "audio-s/s": f"{self._mean(lambda p: p.audio_s_per_s):.0f}",
+            "audio-s/s": f"{self._audio_s_per_s():.0f}",
             "data wait": f"{self._mean(lambda p: p.data_wait_share):.0%}",
             "elapsed": clock(progress.elapsed_s),
             "left": clock(progress.remaining_s),

@@ -91,7 +91,8 @@ def train(
     minutes: Annotated[
         float | None,
         _how(
-            help="Minutes to train for; if --steps is also given, whichever ends first.",
+            help="Minutes for training and export, without reading the audio; if --steps is also "
+            "given, whichever ends first.",
             metavar="M",
         ),
     ] = None,
@@ -227,6 +228,7 @@ def train(
                 events=pipeline.Events(
                     display.features, display.tracks, display.step, display.validation
                 ),
+                rehearse=export.write_nothing,
             )
     except KeyboardInterrupt as interrupt:
         if (out / FOLDER / LAST).exists():

@@ -422,6 +422,7 @@ def outcomes(
         sample_rate_hz=round(model.sample_rate_hz / speed),
         window_n_samples=model.window_n_samples,
         hop_n_samples=settings.hop_n_samples,
+        pad_short=model.pads_short,
         decoders=decoders or decoders_for(sources, settings.n_workers, settings.file_timeout_s),
         n_ahead=(settings.n_encoders + 1) * settings.batch_size,
         n_tracks_ahead=_TRACKS_AHEAD if settings.in_order else None,

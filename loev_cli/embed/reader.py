@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Self
 
 from loev_cli.audio import (
@@ -84,7 +85,7 @@ class Reader:
 
     Args:
         sources: the tracks; an item's ``track`` is its index here.
-        sample_rate_hz, window_n_samples, hop_n_samples: as the model wants them.
+        sample_rate_hz, window_n_samples, hop_n_samples, pad_short: as the model wants them.
         decoders: processes that decode; the reader closes them.
         n_ahead: windows that may wait in the queue.
         n_tracks_ahead: how far beyond the tracks that :meth:`settled` counted a track may be
@@ -104,6 +105,7 @@ class Reader:
         sample_rate_hz: int,
         window_n_samples: int,
         hop_n_samples: int,
+        pad_short: bool,
         decoders: Sequence[DecoderProcess],
         n_ahead: int,
         n_tracks_ahead: int | None = None,
@@ -114,8 +116,12 @@ class Reader:
         self.blocked_s = 0.0
         self._sources = sources
         self._sample_rate_hz = sample_rate_hz
-        self._window_n_samples = window_n_samples
-        self._hop_n_samples = hop_n_samples
+        self._cut = partial(
+            _cut,
+            window_n_samples=window_n_samples,
+            hop_n_samples=hop_n_samples,
+            pad_short=pad_short,
+        )
         self._tags = tags
         self._download_limits = download_limits
         self._queue: queue.Queue[Item] = queue.Queue(maxsize=n_ahead)
@@ -214,7 +220,7 @@ class Reader:
     def _decode_and_cut(self, decoder: DecoderProcess, track: int) -> TrackEnd:
         with brought_here(self._sources[track], self._download_limits) as file:
             decoding = decoder.decode(file, self._sample_rate_hz, tags=self._tags)
-            items = _cut(track, decoding, self._window_n_samples, self._hop_n_samples)
+            items = self._cut(track, decoding)
             try:
                 for item in items:
                     if isinstance(item, TrackEnd):
@@ -248,7 +254,7 @@ class ArrayReader:
 
     Args:
         waveforms: the tracks; an item's ``track`` is its index here.
-        window_n_samples, hop_n_samples: as the model wants them.
+        window_n_samples, hop_n_samples, pad_short: as the model wants them.
         n_threads: waveforms prepared at once.
 
     Raises (while iterating):
@@ -264,11 +270,16 @@ class ArrayReader:
         *,
         window_n_samples: int,
         hop_n_samples: int,
+        pad_short: bool,
         n_threads: int,
     ) -> None:
         self._waveforms = waveforms
-        self._window_n_samples = window_n_samples
-        self._hop_n_samples = hop_n_samples
+        self._cut = partial(
+            _cut,
+            window_n_samples=window_n_samples,
+            hop_n_samples=hop_n_samples,
+            pad_short=pad_short,
+        )
         self._n_threads = n_threads
         self._threads: ThreadPoolExecutor | None = None
 
@@ -298,18 +309,20 @@ class ArrayReader:
         """Nothing waits for it: tracks come in order."""
 
     def _items(self, track: int) -> Iterator[Item]:
-        yield from _cut(track, self._waveforms[track], self._window_n_samples, self._hop_n_samples)
+        yield from self._cut(track, self._waveforms[track])
 
 
 def _cut(
     track: int,
     decoding: ArrayDecoding | RemoteDecoding,
+    *,
     window_n_samples: int,
     hop_n_samples: int,
+    pad_short: bool,
 ) -> Iterator[Window | TrackEnd]:
     """The windows of one track, and then its end."""
     n_windows = 0
-    for cut in cuts(decoding, window_n_samples, hop_n_samples):
+    for cut in cuts(decoding, window_n_samples, hop_n_samples, pad_short=pad_short):
         n_windows += 1
         yield Window(track, cut)
     yield TrackEnd(track, n_windows, decoding.duration_s, decoding.peak <= SILENCE_PEAK)

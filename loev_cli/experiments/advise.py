@@ -62,9 +62,9 @@ from loev_cli.experiments.runs import Run, RunEvent, check_runs, steps_within, t
 from loev_cli.model import load_model
 from loev_cli.model.frontend import FrontendConfig
 from loev_cli.train.augment import EQUIVARIANT
-from loev_cli.train.batches import views_are_on_features
 from loev_cli.train.config import TrainConfig, nearest
 from loev_cli.train.data import listing
+from loev_cli.train.music import views_are_on_features
 from loev_cli.train.pipeline import pick_device
 
 DEFAULT_TOLERANCE = 0.2

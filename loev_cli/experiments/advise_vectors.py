@@ -32,9 +32,9 @@ from loev_cli.experiments.cache import ArrayCache
 from loev_cli.model import LoevModel, load_model
 from loev_cli.model.frontend import Features, FrontendConfig
 from loev_cli.train.augment import Augmentation, AugmentationsConfig
-from loev_cli.train.batches import FeatureViews, ViewMaker, WaveformViews
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Cache, Content, Listed, Track, default_cache, load_tracks
+from loev_cli.train.music import FeatureViews, ViewMaker, WaveformViews, rate
 from loev_cli.train.views import PlannedView
 
 MAX_N_WINDOWS = 4  # of a track, evenly spread; more tell little more and cost as much again
@@ -170,16 +170,16 @@ class AugmentedEmbedder:
             view.applied[draw.augmentation] = True
             view.seeds[draw.augmentation] = draw.seed
         n_windows = max(1, min(MAX_N_WINDOWS, math.ceil(track.duration_s / self._window_s)))
-        room_s = max(0.0, track.duration_s - view.rate * self._window_s)
+        room_s = max(0.0, track.duration_s - rate(view) * self._window_s)
         for start_s in np.linspace(0, room_s, n_windows).tolist():
-            yield replace(view, start_s=start_s)
+            yield replace(view, start=start_s)
 
     def _unchanged(self) -> PlannedView:
         # Draws of what is not applied only fill their places.
         rng = np.random.default_rng(0)
         names = list(vars(self._augmentations))
         return PlannedView(
-            start_s=0.0,
+            start=0.0,
             params={name: self._augmentations[name].draw(rng) for name in names},
             applied=dict.fromkeys(names, False),
             draws={},

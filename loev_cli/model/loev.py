@@ -65,18 +65,22 @@ class ModelSpec:
     ) -> ModelSpec:
         """The spec of an encoder; what is left out is what that encoder usually has.
 
+        Args:
+            encoder_options: of the encoder; ``frontend`` among them is a table of its frontend's.
+
         Raises:
-            UsageError: no such encoder.
+            UsageError: no such encoder, or a frontend that cannot be.
         """
         kind = encoder_kind(encoder)
+        options = dict(encoder_options or {})
         relu = kind.head_final_relu if head_final_relu is None else head_final_relu
         return cls(
             method=method,
             augs=augs,
             encoder=encoder,
             window_n_samples=window_n_samples or kind.window_n_samples,
-            frontend=kind.frontend_config(),
-            encoder_options=encoder_options or {},
+            frontend=kind.configured_frontend(options.pop("frontend", {})),
+            encoder_options=options,
             head_dims=head_dims or kind.head_dims,
             head_final_relu=relu,
         )
@@ -97,9 +101,24 @@ class ModelSpec:
         return self.heads if self.is_split else (GLOBAL,)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one row of input: (N,) of a waveform."""
+        return encoder_kind(self.encoder).input_shape or (self.window_n_samples,)
+
+    @property
+    def reads_waveforms(self) -> bool:
+        """Whether the input is a waveform, at the frontend's sample rate."""
+        return encoder_kind(self.encoder).input_shape is None
+
+    @property
     def window_s(self) -> float:
-        """Length of a window in seconds."""
+        """Length of a window of a waveform in seconds."""
         return self.window_n_samples / float(self.frontend.sample_rate_hz)
+
+    @property
+    def pads_short(self) -> bool:
+        """Whether a track shorter than a window is followed by silence; else it is repeated."""
+        return bool(self.encoder_options.get("pad_short", False))
 
     def to_config(self) -> dict[str, Any]:
         """The model's part of a bundle's ``config.json``."""
@@ -110,8 +129,14 @@ class ModelSpec:
             "frontend": asdict(self.frontend),
             "head_dims": list(self.head_dims),
             "head_final_relu": self.head_final_relu,
-            "sample_rate_hz": self.frontend.sample_rate_hz,
-            "window_n_samples": self.window_n_samples,
+            **(
+                {
+                    "sample_rate_hz": self.frontend.sample_rate_hz,
+                    "window_n_samples": self.window_n_samples,
+                }
+                if self.reads_waveforms
+                else {"input_shape": list(self.input_shape)}
+            ),
         }
 
     @classmethod
@@ -128,7 +153,7 @@ class ModelSpec:
             method=config["method"],
             augs=tuple(config["augs"]),
             encoder=encoder,
-            window_n_samples=config["window_n_samples"],
+            window_n_samples=config.get("window_n_samples", 0),
             frontend=encoder_kind(encoder).frontend_config(**config["frontend"]),
             encoder_options=options,
             head_dims=tuple(config["head_dims"]),
@@ -152,7 +177,8 @@ class Projected(NamedTuple):
 class LoevModel(nn.Module):
     """Frontend, encoder and heads of one of the four methods, see the module's text.
 
-    ``model(waveform)`` is inference: (B, N) -> {subspace: (B, D)}, standardized. Training calls
+    ``model(waveform)`` is inference: (B, N), or (B, ...) of other input, -> {subspace: (B, D)},
+    standardized. Training calls
     :meth:`project` on features of changed views, and :meth:`track` on what that gives.
 
     Raises:
@@ -165,11 +191,8 @@ class LoevModel(nn.Module):
             raise UsageError(f"no method '{spec.method}'", hint=f"methods: {', '.join(METHODS)}")
         self.spec = spec
         self.frontend = encoder_kind(spec.encoder).frontend(spec.frontend)
-        if spec.window_n_samples % self.frontend.block_n_samples:
-            raise UsageError(
-                f"window_n_samples is {spec.window_n_samples}, it must be a multiple of "
-                f"{self.frontend.block_n_samples}"
-            )
+        if spec.reads_waveforms:
+            _check_window(spec.window_n_samples, self.frontend)
         self.encoder = build_encoder(
             spec.encoder,
             spec.frontend,
@@ -284,6 +307,18 @@ class LoevModel(nn.Module):
             return dict(vectors)
         by_head = {name: F.normalize(z, dim=1) for name, z in projections.items()}
         return {**by_head, GLOBAL: vectors[GLOBAL]}
+
+
+def _check_window(n_samples: int, frontend: Any) -> None:
+    if n_samples % frontend.block_n_samples:
+        raise UsageError(
+            f"window_n_samples is {n_samples}, it must be a multiple of {frontend.block_n_samples}"
+        )
+    if n_samples < frontend.fewest_n_samples:
+        raise UsageError(
+            f"window_n_samples is {n_samples}, the frontend needs {frontend.fewest_n_samples}",
+            hint="a longer window, or fewer octaves",
+        )
 
 
 class Standardize(nn.Module):

@@ -17,7 +17,7 @@ from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.manifest import OWN_COLUMNS, SUFFIXES, TRACK
 from loev_cli.model import GLOBAL, INVARIANT, METHODS, Method
 from loev_cli.storage.bounded import parse_toml, read_bytes
-from loev_cli.train.augment import EQUIVARIANT, AugmentationsConfig
+from loev_cli.train.domains import domain_kind
 from loev_cli.train.losses import VIEW_SCHEMES, ViewScheme
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ class TrainConfig:
     """Everything that decides what a run computes.
 
     Attributes:
+        domain: what is trained on, see :mod:`loev_cli.train.domains`.
         data: folder, file list or manifest of audio.
         augs: augmentations with a subspace of their own. Method ``cl`` has none, and is to be
             invariant to all of them. A name that is no augmentation is a column of the manifest
@@ -54,11 +55,13 @@ class TrainConfig:
         ema_decay: keep an exponential moving average of the weights and give that; 0 for none.
         head_dims, head_final_relu, window_n_samples: None for what the encoder usually has.
         val_fraction: share of the tracks kept aside to validate on, where a manifest has no
-            rows with ``split`` = val.
+            rows with ``split`` = val: of rows without a split, or of its train rows.
         validate_every: steps between validations.
         max_track_s: longer tracks are cut there, so that the cache stays small.
+        augmentations: settings of the domain's augmentations; None for its defaults.
     """
 
+    domain: str = "music"
     data: str = ""
     method: Method = "loev++"
     encoder: str = "small"
@@ -89,9 +92,14 @@ class TrainConfig:
     validate_every: int = 500
     checkpoint_every_s: float = 120.0
     encoder_options: dict[str, Any] = field(default_factory=dict)
-    augmentations: AugmentationsConfig = field(default_factory=AugmentationsConfig)
+    augmentations: Any = None
 
     def __post_init__(self) -> None:
+        kind = domain_kind(self.domain).augmentations
+        if self.augmentations is None:
+            object.__setattr__(self, "augmentations", kind())
+        elif not isinstance(self.augmentations, kind):
+            raise UsageError(f"augmentations are not those of domain '{self.domain}'")
         for key, known in _CHOICES.items():
             value = getattr(self, key)
             if value not in known:
@@ -99,11 +107,11 @@ class TrainConfig:
                     f"no {key.replace('_', ' ')} '{value}'", hint=nearest(value, known, "known")
                 )
         if not self.augs:
-            raise UsageError("augs is empty", hint=f"choose from {', '.join(EQUIVARIANT)}")
+            raise UsageError("augs is empty", hint=f"choose from {', '.join(kind.names())}")
         for aug in self.variants:
             if Path(self.data).suffix.lower() not in SUFFIXES:
                 raise UsageError(
-                    f"no augmentation '{aug}'", hint=nearest(aug, EQUIVARIANT, "augmentations")
+                    f"no augmentation '{aug}'", hint=nearest(aug, kind.names(), "augmentations")
                 )
             if not aug.isidentifier() or aug in _NO_VARIANTS:
                 raise UsageError(f"augs: '{aug}' cannot be the name of a subspace")
@@ -138,7 +146,7 @@ class TrainConfig:
     @property
     def variants(self) -> tuple[str, ...]:
         """Those of ``augs`` that are columns of the manifest."""
-        return tuple(aug for aug in self.augs if aug not in EQUIVARIANT)
+        return tuple(aug for aug in self.augs if aug not in self.augmentations.names())
 
 
 def _check_among(key: str, chosen: tuple[str, ...], known: tuple[str, ...]) -> None:
@@ -189,6 +197,8 @@ def from_mapping(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:
     """
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
+    if cls is TrainConfig:
+        hints["augmentations"] = domain_kind(raw.get("domain", TrainConfig.domain)).augmentations
     values: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in known:

@@ -32,8 +32,8 @@ from loev_cli.model import LoevModel, ModelSpec, load_weights
 from loev_cli.train.batches import Batch, BatchMaker, Prefetcher
 from loev_cli.train.checkpoint import BEST, FOLDER, LAST, load_checkpoint, write_checkpoint
 from loev_cli.train.config import TrainConfig, from_mapping
-from loev_cli.train.data import Track
 from loev_cli.train.distributed import Group, check_batch
+from loev_cli.train.items import Item
 from loev_cli.train.metrics import (
     METRICS_FILE,
     VALIDATION_FILE,
@@ -123,6 +123,7 @@ class Trainer:
         self.n_tracks = 0
         self.step = 0
         self.elapsed_s = 0.0
+        self.reserved_s = 0.0  # of the minutes, for what comes after the last step
         self.recent_losses: deque[dict[str, float]] = deque(maxlen=_N_RECENT)
         self.validation: Validation | None = None
         self.best_loss = math.inf
@@ -130,8 +131,8 @@ class Trainer:
 
     def run(
         self,
-        tracks: Sequence[Track],
-        val_tracks: Sequence[Track] = (),
+        tracks: Sequence[Item],
+        val_tracks: Sequence[Item] = (),
         *,
         on_step: Callable[[Progress], None] = lambda progress: None,
         on_validation: Callable[[int, Validation], None] = lambda step, validation: None,
@@ -178,7 +179,8 @@ class Trainer:
         if self.config.steps is not None:
             shares.append(self.step / self.config.steps)
         if self.config.minutes is not None:
-            shares.append(self.elapsed_s / (60 * self.config.minutes))
+            # One step is always taken.
+            shares.append(self.elapsed_s / max(60 * self.config.minutes - self.reserved_s, 1e-9))
         return min(1.0, max(shares))
 
     @cached_property
@@ -216,6 +218,7 @@ class Trainer:
         self.step += 1
         self.elapsed_s += took_s
         n_views = self.config.batch_size * self.make_batch.n_views
+        view_s = self.make_batch.domain.view_s
         return Progress(
             step=self.step,
             share_done=self.share_done(),
@@ -223,7 +226,7 @@ class Trainer:
             lr=lr,
             loss=float(found.loss),
             losses=losses,
-            audio_s_per_s=n_views * self.model.spec.window_s / took_s,
+            audio_s_per_s=view_s and n_views * view_s / took_s,
             data_wait_share=waited_s / took_s,
         )
 
@@ -277,7 +280,7 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * self.share_done()))
         return self.config.lr * warm_up * (_FINAL_LR + (1 - _FINAL_LR) * cosine)
 
-    def _check_tracks(self, tracks: Sequence[Track]) -> None:
+    def _check_tracks(self, tracks: Sequence[Item]) -> None:
         """Raises UsageError where a resumed run would go on with other tracks: other batches."""
         digests = "".join(file.digest for track in tracks for file in track.files)
         digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
@@ -288,7 +291,7 @@ class Trainer:
             )
         self.tracks_digest = digest
 
-    def _validator(self, tracks: Sequence[Track]) -> Validator | None:
+    def _validator(self, tracks: Sequence[Item]) -> Validator | None:
         if not tracks or not self.group.is_main:
             return None
         alone = Objective(

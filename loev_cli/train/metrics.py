@@ -29,7 +29,7 @@ class Progress:
         losses: per head.
         share_done: 0 to 1 of the steps or minutes asked for.
         elapsed_s: training time, all sessions of the run together.
-        audio_s_per_s: seconds of views seen per second, by all processes.
+        audio_s_per_s: seconds of views seen per second, by all processes; None without audio.
         data_wait_share: share of the last step's time spent waiting for its batch.
     """
 
@@ -39,7 +39,7 @@ class Progress:
     lr: float
     loss: float
     losses: dict[str, float]
-    audio_s_per_s: float
+    audio_s_per_s: float | None
     data_wait_share: float
 
     @property
@@ -54,7 +54,7 @@ class Progress:
             "lr": self.lr,
             "loss": self.loss,
             **{f"loss_{head}": value for head, value in self.losses.items()},
-            "audio_s_per_s": self.audio_s_per_s,
+            **({"audio_s_per_s": self.audio_s_per_s} if self.audio_s_per_s else {}),
             "data_wait_share": self.data_wait_share,
         }
 
@@ -165,6 +165,15 @@ def _columns(file: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]} if rows else {}
 
 
+def _input(spec: ModelSpec) -> str:
+    if not spec.reads_waveforms:
+        return f"It reads arrays of shape {spec.input_shape}."
+    short = "followed by silence" if spec.pads_short else "repeated"
+    return f"""It reads mono audio at {spec.frontend.sample_rate_hz / 1000:g} kHz in windows of
+{spec.window_s:.2f} s; a shorter file is {short} to fill one window. The embedding of a track
+is the mean of its windows."""
+
+
 def model_card(
     name: str, spec: ModelSpec, facts: dict[str, Any], validation: Validation | None
 ) -> str:
@@ -175,9 +184,7 @@ def model_card(
 
 A {spec.method} model with the `{spec.encoder}` encoder. Heads: {heads}.
 
-It reads mono audio at {spec.frontend.sample_rate_hz / 1000:g} kHz in windows of
-{spec.window_s:.2f} s; a shorter file is repeated to fill one window. The embedding of a track is
-the mean of its windows.
+{_input(spec)}
 
 ## Training
 

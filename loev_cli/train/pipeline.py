@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
-import math
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from loev_cli import audio
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
-from loev_cli.errors import InputError, OutputError, UsageError
-from loev_cli.manifest import TRACK
+from loev_cli.errors import OutputError, UsageError
 from loev_cli.model import LoevModel, load_model, load_weights
 from loev_cli.storage.atomic import write_own
 from loev_cli.storage.own import own_folder
@@ -29,17 +25,11 @@ from loev_cli.train.checkpoint import FOLDER, LAST, best_or_last, load_checkpoin
 from loev_cli.train.config import TrainConfig, from_mapping, to_toml
 from loev_cli.train.data import (
     Cache,
-    Content,
-    Listed,
     Skipped,
-    Track,
-    listing,
-    load_tracks,
-    of_works,
     require_enough,
-    split,
 )
 from loev_cli.train.distributed import Group, local_rank, process_group, started_by_torchrun
+from loev_cli.train.items import Item, of_works, split
 from loev_cli.train.loop import Trainer, model_spec
 from loev_cli.train.metrics import (
     CURVES_FILE,
@@ -54,7 +44,6 @@ CONFIG_FILE = "config.toml"
 SKIPPED_FILE = "skipped.jsonl"
 BUNDLE = "bundle"
 _N_PROBED_TRACKS = 2  # go through the encoder to see what a track costs
-_N_PROBES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -77,6 +66,7 @@ def run(
     cache: Cache | None = None,
     n_workers: int | None = None,
     events: Events | None = None,
+    rehearse: Callable[[LoevModel], object] | None = None,
 ) -> Path | None:
     """Train as ``config`` says, into the folder ``out``; the checkpoint to make a bundle of.
 
@@ -87,6 +77,8 @@ def run(
         init: checkpoint or bundle whose weights to start from, in a run of its own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         cache: where decoded tracks are kept; None decodes them whenever they are needed.
+        rehearse: what will be done with the model; done once before the first step, its time is
+            taken off ``config.minutes``.
 
     Raises:
         UsageError: nothing to train on, ``out`` taken, a device that is not there.
@@ -111,7 +103,7 @@ def run(
         trainer = Trainer(config, out, device=torch_device, init=initial, group=group)
         if resume:
             trainer.restore(checkpoint)
-        listed = listing(config.data, config.variants)
+        listed = trainer.make_batch.domain.listing()
         told = (events or Events()) if group.is_main else Events()
         if group.is_main:
             _open_run(out, config)
@@ -120,6 +112,13 @@ def run(
             _write_skipped(out / SKIPPED_FILE, skipped)
             told.on_tracks(len(train_tracks), len(val_tracks), skipped)
         require_enough(train_tracks, skipped, config.batch_size)
+        if rehearse and config.minutes is not None:
+            began = time.monotonic()
+            if group.is_main:
+                rehearse(copy.deepcopy(trainer.model).eval())
+            # Once now, once at the end.
+            took_s = group.from_main(time.monotonic() - began)
+            trainer.reserved_s = 2 * took_s
         trainer.run(
             train_tracks, val_tracks, on_step=told.on_step, on_validation=told.on_validation
         )
@@ -173,23 +172,20 @@ def _open_run(out: Path, config: TrainConfig) -> None:
 
 def _load(
     trainer: Trainer,
-    listed: Sequence[Listed],
+    listed: Sequence[Any],
     cache: Cache | None,
     n_workers: int | None,
     group: Group,
     events: Events,
-) -> tuple[list[Track], list[Track], list[Skipped]]:
+) -> tuple[list[Item], list[Item], list[Skipped]]:
     """Training and validation tracks. The main process fills the cache, the others then read it."""
     config = trainer.config
     if not group.is_main and cache is not None:
         group.wait_for_all()
-    tracks, skipped = load_tracks(
+    tracks, skipped = trainer.make_batch.domain.load(
         listed,
-        trainer.make_batch.content,
         cache,
-        max_track_s=config.max_track_s,
         n_workers=usable_cpus() if n_workers is None else n_workers,
-        variants=config.variants,
         on_progress=events.on_features,
     )
     if group.is_main and cache is not None:
@@ -314,17 +310,11 @@ def make_plan(trainer: Trainer) -> Plan:
         UsageError: nothing to train on.
     """
     config = trainer.config
-    listed = [item for item in listing(config.data, config.variants) if item.split != "test"]
-    with ThreadPoolExecutor(_N_PROBES_AT_ONCE) as pool:
-        lengths = list(pool.map(partial(_length_s, max_track_s=config.max_track_s), listed))
-    known = [length for length in lengths if isinstance(length, float)]
-    # A header that does not say how long its file is counts like the others.
-    seconds = sum(known) / max(1, len(known)) * sum(not isinstance(x, str) for x in lengths)
-    n_named = sum(item.split == "val" for item in listed)
-    n_val = n_named or round(config.val_fraction * len(listed))
-    n_train = len(listed) - n_val - sum(isinstance(x, str) for x in lengths)
-    if config.variants:
-        n_train = n_train * len({i.labels[TRACK] or i.path for i in listed}) // len(listed)
+    domain = trainer.make_batch.domain
+    listed = [item for item in domain.listing() if item.split != "test"]
+    look = domain.look(listed)
+    train_items, val_items = split(look.items, val_fraction=config.val_fraction, seed=config.seed)
+    n_train, n_val = len(of_works(train_items)), len(of_works(val_items))
     if n_train < config.batch_size:
         raise UsageError(
             f"{max(0, n_train)} usable tracks are fewer than the batch of {config.batch_size}",
@@ -336,18 +326,17 @@ def make_plan(trainer: Trainer) -> Plan:
     activation_bytes, row_s = _try_rows(trainer)
     n_rows = config.batch_size * trainer.make_batch.n_views
     micro = config.micro_batch_size or config.batch_size
-    content = trainer.make_batch.content
     return Plan(
         n_files=len(listed),
-        unreadable=tuple(x for x in lengths if isinstance(x, str)),
-        hours=seconds / 3600,
+        unreadable=look.unreadable,
+        hours=look.hours,
         n_val_wanted=n_val,
-        views_on=trainer.make_batch.path,
+        views_on=domain.made_on,
         n_views=trainer.make_batch.n_views,
         subspaces=trainer.model.subspaces,
         n_parameters=n_weights,
         steps_per_epoch=n_train // config.batch_size,
-        cache_bytes=int(seconds * _bytes_per_s(content)),
+        cache_bytes=look.n_bytes,
         weight_bytes=4 * (n_weights * (2 if config.ema_decay else 1) + 3 * n_trained),
         activation_bytes=int(activation_bytes * min(micro, config.batch_size)),
         similarity_bytes=4 * 4 * n_rows**2,
@@ -356,24 +345,11 @@ def make_plan(trainer: Trainer) -> Plan:
     )
 
 
-def _length_s(item: Listed, max_track_s: float) -> float | str | None:
-    """Seconds that would be decoded; None if the header does not say; a text if it is broken."""
-    try:
-        duration_s = audio.probe(item.path).duration_s
-    except InputError as error:
-        return str(error)
-    return None if duration_s is None else min(duration_s, max_track_s)
-
-
-def _bytes_per_s(content: Content) -> float:
-    return content.frames_per_s * math.prod(content.row_shape) * content.dtype.itemsize
-
-
 def _try_rows(trainer: Trainer) -> tuple[float, float]:
     """Bytes that a track's rows keep for the backward pass, and seconds that a row takes."""
     model, n_views = trainer.model, trainer.make_batch.n_views
     n_rows = _N_PROBED_TRACKS * n_views
-    noise = 0.1 * torch.randn(n_rows, model.spec.window_n_samples, device=trainer.device)
+    noise = 0.1 * torch.randn(n_rows, *model.spec.input_shape, device=trainer.device)
     with torch.no_grad():
         features = model.features(noise)
     owned = {p.data_ptr() for p in model.parameters()}

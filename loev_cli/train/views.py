@@ -1,4 +1,4 @@
-"""Which views of a track a step compares, and by what they differ.
+"""Which views of an item a step compares, and by what they differ.
 
 Every view has parameters for each augmentation, and per augmentation a *draw*: a number that two
 views of one track share exactly if they share the parameters.
@@ -13,7 +13,8 @@ the others:
 
 so every head has a pair that agrees in its own augmentation and differs in all the rest, and a
 pair that is the same recording and still a negative. With K = 1 a last view shares nothing.
-Augmentations with a head, pitch and tempo are always applied; the others with their probability p.
+Augmentations with a head, and cuts such as pitch and tempo, are always applied; the others with
+their probability p.
 
 Variants of a track that a manifest names are drawn in the same way, and a draw is the variant
 itself: a view takes the file that shares, and differs, in what it should. Where a track has too
@@ -22,8 +23,7 @@ few variants for that, views that were to differ share one, and its draw says so
 `independent` scheme, that of the paper (V = 2 unless told otherwise): each view draws everything
 for itself and applies each augmentation with its probability p; draw 0 says that it did not.
 
-Crops: `random` takes every view from a place of its own in the track, `same` all from one place,
-`adjacent` one right behind the other.
+Where in its item a view lies is for the domain to say.
 """
 
 from __future__ import annotations
@@ -34,10 +34,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loev_cli.errors import UsageError
-from loev_cli.train.augment import CUT, EQUIVARIANT, AugmentationsConfig
-from loev_cli.train.augment.base import Augmentation
-from loev_cli.train.config import Positives
-from loev_cli.train.data import Track
+from loev_cli.train.augment import Augmentation, Augmentations
+from loev_cli.train.items import Item
 from loev_cli.train.losses import ViewScheme
 
 _N_TRIES = 1000
@@ -48,7 +46,7 @@ class PlannedView:
     """One view to make.
 
     Attributes:
-        start_s: where in the track it begins.
+        start: where in the item it begins, in what its domain counts in: seconds of a track.
         params: augmentation -> (P,), what it was drawn with.
         applied: augmentation -> whether it is applied at all.
         draws: augmentation -> number of the draw, see the module's text.
@@ -56,22 +54,12 @@ class PlannedView:
         take: which of the track's files it is cut from.
     """
 
-    start_s: float
+    start: float
     params: dict[str, np.ndarray]
     applied: dict[str, bool]
     draws: dict[str, int]
     seeds: dict[str, int]
     take: int = 0
-
-    @property
-    def rate(self) -> float:
-        """Seconds of the track per second of the view."""
-        return float(self.params["tempo"][0]) if self.applied["tempo"] else 1.0
-
-    @property
-    def semitones(self) -> float:
-        """How much higher than the track the view is."""
-        return float(self.params["pitch"][0]) if self.applied["pitch"] else 0.0
 
 
 def usual_n_views(scheme: ViewScheme, heads: Sequence[str]) -> int:
@@ -80,12 +68,11 @@ def usual_n_views(scheme: ViewScheme, heads: Sequence[str]) -> int:
 
 
 class ViewPlanner:
-    """Draws the views of one track.
+    """Draws the views of one item.
 
     Args:
         heads: augmentations with a head of their own.
         n_views: V; None for what the scheme needs.
-        window_s: length of a view.
 
     Raises:
         UsageError: fewer views than the shared scheme needs for its heads.
@@ -93,19 +80,15 @@ class ViewPlanner:
 
     def __init__(
         self,
-        config: AugmentationsConfig,
+        config: Augmentations,
         heads: Sequence[str],
         *,
         scheme: ViewScheme,
-        positives: Positives,
         n_views: int | None,
-        window_s: float,
     ) -> None:
-        self.augmentations = {name: config[name] for name in EQUIVARIANT}
+        self.augmentations = {name: config[name] for name in config.names()}
         self.heads = tuple(heads)
         self.scheme = scheme
-        self.positives = positives
-        self.window_s = window_s
         self.n_views = n_views or usual_n_views(scheme, heads)
         if scheme == "shared" and self.n_views < len(heads) + 1:
             raise UsageError(
@@ -113,10 +96,8 @@ class ViewPlanner:
                 hint=f"set n_views to {len(heads) + 1} or more",
             )
 
-    def plan(
-        self, track_s: float, rng: np.random.Generator, takes: Sequence[Track] = ()
-    ) -> list[PlannedView]:
-        """V views of a track that is ``track_s`` long; of its variants ``takes``, if it has any."""
+    def plan(self, rng: np.random.Generator, takes: Sequence[Item] = ()) -> list[PlannedView]:
+        """V views of an item, or of its variants ``takes``; all start at 0."""
         views = [PlannedView(0.0, {}, {}, {}, {}) for _ in range(self.n_views)]
         for name, augmentation in self.augmentations.items():
             draws, applied = self._pattern(name, augmentation.p, rng)
@@ -133,14 +114,9 @@ class ViewPlanner:
         chosen = self._takes(takes, rng) if takes else [0] * self.n_views
         for view, take in zip(views, chosen, strict=True):
             view.draws.update(takes[take].variant if takes else {})
-        tracks_s = [takes[take].duration_s if takes else track_s for take in chosen]
-        starts = self._starts(tracks_s, [view.rate for view in views], rng)
-        return [
-            replace(view, start_s=start, take=take)
-            for view, start, take in zip(views, starts, chosen, strict=True)
-        ]
+        return [replace(view, take=take) for view, take in zip(views, chosen, strict=True)]
 
-    def _takes(self, takes: Sequence[Track], rng: np.random.Generator) -> list[int]:
+    def _takes(self, takes: Sequence[Item], rng: np.random.Generator) -> list[int]:
         """Which file each view is cut from.
 
         A view that shares a variant with view 0 takes a file of it. In all other variants files
@@ -169,28 +145,10 @@ class ViewPlanner:
             if name in self.heads:
                 sharing = (0, 1 + self.heads.index(name))
                 return [0 if view in sharing else view for view in views], [True] * self.n_views
-            if name in CUT:
+            if self.augmentations[name].is_cut:
                 return list(views), [True] * self.n_views
         applied = [bool(rng.random() < p) for _ in views]
         return [view + 1 if applied[view] else 0 for view in views], applied
-
-    def _starts(
-        self, tracks_s: Sequence[float], rates: Sequence[float], rng: np.random.Generator
-    ) -> list[float]:
-        """Where every view begins in its file. A track too short for them is repeated."""
-
-        def anywhere(length_s: float, track_s: float) -> float:
-            room = track_s - length_s
-            return float(rng.uniform(0, room if room > 0 else track_s))
-
-        lengths = [rate * self.window_s for rate in rates]
-        if self.positives == "random":
-            return [anywhere(*each) for each in zip(lengths, tracks_s, strict=True)]
-        track_s = min(tracks_s)
-        if self.positives == "same":
-            return [anywhere(max(lengths), track_s)] * len(lengths)
-        start = anywhere(sum(lengths), track_s)
-        return [(start + sum(lengths[:i])) % track_s for i in range(len(lengths))]
 
 
 def _different(

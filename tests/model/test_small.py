@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from loev_cli.model import LoevModel, ModelSpec
+from loev_cli.errors import UsageError
+from loev_cli.model import LoevModel, Method, ModelSpec
 from loev_cli.model.encoders.small import (
+    LAGS_PER_OCTAVE,
+    N_LAG_OCTAVES,
     Autocorrelation,
     OnsetStrength,
     PitchBranch,
@@ -161,12 +167,12 @@ def test_the_timbre_branch_is_less_moved_than_its_input(model: LoevModel) -> Non
 def test_the_tempo_branch_sees_octaves_of_lag(model: LoevModel) -> None:
     """Beat or half of it? Each place of the last layer knows what the double period does."""
     branch = model.encoder.branches["tempo"]
-    n_lags = branch.N_LAG_OCTAVES * branch.LAGS_PER_OCTAVE
+    n_lags = N_LAG_OCTAVES * LAGS_PER_OCTAVE
     x = torch.rand(1, 8, 1, n_lags, generator=torch.Generator().manual_seed(0)).requires_grad_()
     middle = n_lags // 2
     branch.convs(x)[0, :, 0, middle // 2].sum().backward()
     reached = np.flatnonzero(x.grad[0].abs().sum(dim=(0, 1)).numpy())
-    far = 1.5 * branch.LAGS_PER_OCTAVE
+    far = 1.5 * LAGS_PER_OCTAVE
     assert reached.min() <= middle - far and reached.max() >= middle + far
 
 
@@ -220,3 +226,91 @@ def test_onsets_rise_only() -> None:
     onsets = OnsetStrength(bands_per_octave=4)(log_power)[0, 0]
     assert onsets[50] > 1
     assert onsets[:50].max() == 0 and onsets[51:].max() == 0
+
+
+SHORT = {  # for speech: windows of a second at 8 kHz, lags from 20 to 320 ms
+    "min_lag_s": 0.02,
+    "n_lag_octaves": 4,
+    "frontend": {
+        "sample_rate_hz": 8000,
+        "top_hz": 3675.845,
+        "n_octaves": 7,
+        "n_band_octaves": 6,
+        "spectrum_hop": 128,
+        "band_hop": 32,
+    },
+}
+
+
+@pytest.mark.parametrize("method", ["loev++", "cl"])
+def test_lags_longer_than_the_window_are_refused(method: Method) -> None:
+    with pytest.raises(UsageError, match=r"window_n_samples.* 1\.02 s") as caught:
+        LoevModel(ModelSpec.of("small", method=method, window_n_samples=16384))
+    # The hint holds.
+    n_octaves = int(str(caught.value.hint).split("n_lag_octaves ")[1].split()[0])
+    options = {"n_lag_octaves": n_octaves}
+    spec = ModelSpec.of("small", method=method, window_n_samples=16384, encoder_options=options)
+    assert LoevModel(spec)
+
+
+def test_a_short_window_at_8_khz_hears_the_period_of_a_click_train() -> None:
+    spec = ModelSpec.of("small", window_n_samples=8192, encoder_options=SHORT)
+    branch = LoevModel(spec).eval().encoder.branches["tempo"]
+    frontend = LoevModel(spec).frontend
+    assert spec.window_s == 1.024 and ModelSpec.from_config(spec.to_config()) == spec
+    for period_s in (0.08, 0.11):
+        waveform = torch.zeros(1, 8192)
+        waveform[0, :: round(period_s * 8000)] = 1.0
+        with torch.no_grad():
+            heard = branch.periodicity(frontend.center(frontend(waveform)).bands)[0, -1]
+        lag_s = 0.02 * 2 ** (np.arange(len(heard)) / LAGS_PER_OCTAVE)
+        one_period = (lag_s > 0.75 * period_s) & (lag_s < 1.5 * period_s)
+        found_s = lag_s[one_period][heard[one_period].argmax()]
+        assert found_s == pytest.approx(period_s, rel=0.04)
+
+
+@pytest.mark.parametrize(
+    ("frontend", "named"),
+    [
+        ({"sample_rate_hz": 8000}, "top_hz"),
+        ({"spectrum_hop": 1000}, "hop of 1000"),
+        ({"band_hop": 32}, "hop of 32"),
+        ({"band_hop": 2048}, "bands"),
+        ({"rate": 8000}, "'rate'"),
+        ({"top_hz": "high"}, "top_hz"),
+        ("8 kHz", "frontend"),
+    ],
+)
+def test_a_frontend_that_cannot_be_is_named(frontend: Any, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        ModelSpec.of("small", encoder_options={"frontend": frontend})
+
+
+def test_a_window_too_short_for_the_deepest_octave_is_refused() -> None:
+    with pytest.raises(UsageError, match="the frontend needs 7232"):
+        LoevModel(ModelSpec.of("small", window_n_samples=4096, encoder_options=SHORT))
+
+
+def test_silence_after_a_clip_is_not_heard() -> None:
+    """A clip that is followed by silence is embedded nearly as in a window as long as the clip."""
+    torch.manual_seed(0)
+    spec = ModelSpec.of(
+        "small", window_n_samples=16384, encoder_options={**SHORT, "pad_short": True}
+    )
+    padded = LoevModel(spec).eval()
+    of_clip = LoevModel(replace(spec, window_n_samples=8192)).eval()
+    options = {**spec.encoder_options, "pad_short": False}
+    unmasked = LoevModel(replace(spec, encoder_options=options)).eval()
+    unmasked.load_state_dict(padded.state_dict())
+    of_clip.load_state_dict(padded.state_dict())
+    clip = 0.1 * torch.randn(2, 8192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = of_clip(clip)
+        masked, plain = (m(torch.nn.functional.pad(clip, (0, 8192))) for m in (padded, unmasked))
+        for name, wanted in alone.items():
+            off, off_plain = ((x[name] - wanted).norm() / wanted.norm() for x in (masked, plain))
+            assert off < (1.0 if name == "pitch" else 0.5) * off_plain, name
+        # A window that is full is what it was, and silence is embedded.
+        full = clip.repeat(1, 2)
+        torch.testing.assert_close(padded(full), unmasked(full), rtol=1e-3, atol=1e-4)
+        assert all(x.isfinite().all() for x in padded(torch.zeros(1, 16384)).values())

@@ -7,15 +7,25 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loev_cli.train.data import Track, WaveformContent, split
+from loev_cli.train.data import Track, WaveformContent
 from loev_cli.train.data.cache import Stamp
 from loev_cli.train.data.rows import DecodedRows
+from loev_cli.train.items import split
 
 ROWS = DecodedRows(WaveformContent(8000), 600)
 
 
 def track(digest: str, *, split: str | None = None, group: str | None = None) -> Track:
-    return Track(Path(f"{digest}.wav"), digest, Stamp(1, 1), 1, 1.0, ROWS, split, group)
+    return Track(
+        path=Path(f"{digest}.wav"),
+        digest=digest,
+        split=split,
+        group=group,
+        stamp=Stamp(1, 1),
+        n_frames=1,
+        frames_per_s=1.0,
+        rows=ROWS,
+    )
 
 
 TRACKS = st.lists(
@@ -40,7 +50,7 @@ def test_no_recording_and_no_group_is_on_both_sides(
     assert len(val) != 1
     if not any(t.split == "val" for t in tracks):
         assert len(train) + len(val) == len(tracks)
-        assert not any(t.split == "train" for t in val)
+        assert not any(t.split == "train" for t in val) or all(t.split for t in tracks)
 
 
 def test_the_manifest_wins() -> None:
@@ -48,8 +58,8 @@ def test_the_manifest_wins() -> None:
     train, val = split(tracks, val_fraction=0.5, seed=0)
     assert val == [tracks[i] for i in (3, 7, 8)]
     assert train == [t for t in tracks if t not in val]
-    named = [track(f"{i}", split="train") for i in range(40)]
-    assert split(named, val_fraction=0.5, seed=0) == (named, [])
+    some = [track(f"{i}", split="train" if i < 30 else None) for i in range(40)]
+    assert set(split(some, val_fraction=0.1, seed=0)[1]) <= set(some[30:])
 
 
 def test_the_fraction_is_met_and_the_seed_chooses() -> None:
@@ -75,6 +85,12 @@ def test_a_group_that_is_most_of_the_music_is_trained_on() -> None:
     train, val = split([*tracks, *others], val_fraction=0.1, seed=0)
     assert len(val) == 2
     assert set(tracks) <= set(train)
+
+
+def test_of_a_manifest_of_train_rows_alone_some_are_kept_aside() -> None:
+    tracks = [track(f"{i}", split="train", group=f"g{i // 2}") for i in range(40)]
+    train, val = split(tracks, val_fraction=0.1, seed=0)
+    assert (len(train), len(val)) == (36, 4)
 
 
 def test_adding_tracks_moves_few_others() -> None:

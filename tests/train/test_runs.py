@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,33 @@ def test_a_plan_says_what_a_run_needs(music: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="7 usable tracks are fewer than the batch of 8"):
         make_plan(Trainer(dataclasses.replace(config, batch_size=8), tmp_path / "run"))
+
+
+def test_a_manifest_of_train_and_test_rows_is_validated_on_as_the_plan_says(
+    music: Path, cache: Path, tmp_path: Path
+) -> None:
+    files = sorted(music.iterdir())
+    rows = [f"{file},{'test' if i < 2 else 'train'}" for i, file in enumerate(files)]
+    (manifest := tmp_path / "manifest.csv").write_text("\n".join(["path,split", *rows]))
+    config = config_of(manifest, val_fraction=0.3)
+    told: list[tuple[int, int]] = []
+    events = pipeline.Events(on_tracks=lambda n_train, n_val, _: told.append((n_train, n_val)))
+    train(config, tmp_path / "run", cache, events=events)
+    assert told == [(6, 2)]
+    assert make_plan(Trainer(config, tmp_path / "plan")).n_val_wanted == 2
+
+
+def test_minutes_leave_time_for_what_comes_after(music: Path, cache: Path, tmp_path: Path) -> None:
+    config = config_of(music, steps=None, minutes=3 / 60)
+    began = time.monotonic()
+    steps = train(config, tmp_path / "run", cache, rehearse=lambda model: time.sleep(1.2))
+    assert steps[-1].elapsed_s < 1.5 and time.monotonic() - began < 1.2 + 1.5
+    assert steps[-1].share_done == 1
+    # Where no time is left, one step is taken.
+    config = config_of(music, steps=None, minutes=0.001)
+    assert (
+        len(train(config, tmp_path / "short", cache, rehearse=lambda model: time.sleep(0.1))) == 1
+    )
 
 
 def test_dry_run_writes_nothing_and_shows_the_plan(loev: Loev, music: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from loev_cli.model import ModelSpec
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import Listed, Track, WaveformContent, load_tracks
+from loev_cli.train.items import Changes
 from loev_cli.train.metrics import model_card
-from loev_cli.train.validation import Validation, ValidationWindows
+from loev_cli.train.music import Music
+from loev_cli.train.validation import Validation, measure
 
 RATE_HZ = 16000
 FREQUENCIES_HZ = (220.0, 311.1, 440.0, 622.3)  # half an octave apart
@@ -42,8 +45,13 @@ def tracks(tmp_path_factory: pytest.TempPathFactory) -> list[Track]:
 
 
 @pytest.fixture(scope="module")
-def measurer(tracks: list[Track]) -> ValidationWindows:
-    return ValidationWindows(TrainConfig(steps=1, augs=("pitch", "tempo", "gain")), SPEC, tracks)
+def changes(tracks: list[Track]) -> Changes:
+    return changes_of(tracks, augs=("pitch", "tempo", "gain"))
+
+
+def changes_of(tracks: list[Track], **settings: Any) -> Changes:
+    config = TrainConfig(steps=1, **settings)
+    return Music(config, SPEC, torch.device("cpu")).changes(tracks, 24)
 
 
 class PeakModel(nn.Module):
@@ -63,13 +71,13 @@ class PeakModel(nn.Module):
 
 
 def test_sensitivity_is_the_distance_moved_over_that_between_tracks(
-    measurer: ValidationWindows,
+    changes: Changes,
 ) -> None:
     model = PeakModel().eval()
-    measured = measurer.measure(model, {"invariant": 1.0}, torch.device("cpu"))  # type: ignore[arg-type]
+    measured = measure(changes, model, {"invariant": 1.0}, torch.device("cpu"))  # type: ignore[arg-type]
 
-    plain = model(torch.stack(measurer.plain).float())["height"]
-    shifted = model(torch.stack(measurer.changed["pitch"]).float())["height"]
+    plain = model(torch.stack(changes.plain).float())["height"]
+    shifted = model(torch.stack(changes.changed["pitch"]).float())["height"]
     semitones = 12 * (shifted - plain)
     assert semitones.abs().min() > 0.9 and semitones.abs().max() < 4.1  # never by nothing
     # Mean distance of 4 points half an octave apart: (3 x 0.5 + 2 x 1 + 1 x 1.5) / 6
@@ -80,8 +88,8 @@ def test_sensitivity_is_the_distance_moved_over_that_between_tracks(
     assert all(value == 0 for value in measured.sensitivity["blind"].values())
 
 
-def test_alignment_and_uniformity_in_closed_form(measurer: ValidationWindows) -> None:
-    measured = measurer.measure(PeakModel().eval(), {}, torch.device("cpu"))  # type: ignore[arg-type]
+def test_alignment_and_uniformity_in_closed_form(changes: Changes) -> None:
+    measured = measure(changes, PeakModel().eval(), {}, torch.device("cpu"))  # type: ignore[arg-type]
     assert measured.alignment["place"] == pytest.approx(0, abs=1e-6)
     # Four points on a circle, an eighth apart: squared distances 2 - 2 cos(angle).
     squares = [2 - 2 * math.cos(k * math.pi / 4) for k in (1, 1, 1, 2, 2, 3)]
@@ -91,16 +99,16 @@ def test_alignment_and_uniformity_in_closed_form(measurer: ValidationWindows) ->
 
 
 def test_one_track_alone_is_only_a_loss(tracks: list[Track]) -> None:
-    measurer = ValidationWindows(TrainConfig(steps=1), SPEC, tracks[:1])
+    changes = changes_of(tracks[:1])
     model = PeakModel().eval()
-    measured = measurer.measure(model, {"invariant": 2.0}, torch.device("cpu"))  # type: ignore[arg-type]
+    measured = measure(changes, model, {"invariant": 2.0}, torch.device("cpu"))  # type: ignore[arg-type]
     assert measured == Validation({"invariant": 2.0}) and measured.loss == 2.0
 
 
 def test_a_track_that_is_gone_is_left_out(tracks: list[Track], tmp_path: Path) -> None:
     gone = dataclasses.replace(tracks[0], path=tmp_path / "gone.wav")
-    measurer = ValidationWindows(TrainConfig(steps=1), SPEC, [gone, *tracks[1:]])
-    assert len(measurer.plain) == len(tracks) - 1
+    changes = changes_of([gone, *tracks[1:]])
+    assert len(changes.plain) == len(tracks) - 1
 
 
 def test_the_card_says_what_was_measured_or_that_nothing_was() -> None:

@@ -18,10 +18,12 @@ from loev_cli.errors import UsageError
 from loev_cli.train import pipeline
 from loev_cli.train.batches import BatchMaker
 from loev_cli.train.config import TrainConfig
-from loev_cli.train.data import Cache, Track, listing, load_tracks, of_works, split
+from loev_cli.train.data import Cache, Track, listing, load_tracks
+from loev_cli.train.items import of_works, split
 from loev_cli.train.loop import Trainer, model_spec
 from loev_cli.train.losses import ViewLabels, positives
 from loev_cli.train.metrics import Progress
+from loev_cli.train.music import Crops, rate, semitones
 from loev_cli.train.views import ViewPlanner
 from tests.conftest import Loev
 from tests.train.conftest import (
@@ -66,7 +68,7 @@ def loaded(settings: TrainConfig, cache: Path) -> tuple[BatchMaker, list[Track]]
     maker = BatchMaker(settings, model_spec(settings))
     tracks, skipped = load_tracks(
         listing(settings.data, settings.variants),
-        maker.content,
+        maker.domain.make_views.content,
         Cache(cache),
         max_track_s=600,
         n_workers=0,
@@ -132,16 +134,11 @@ def takes(*variants: dict[str, int]) -> list[Any]:
 
 
 def planned(heads: tuple[str, ...], files: list[Any]) -> list[list[Any]]:
-    of = ViewPlanner(
-        TrainConfig().augmentations,
-        heads,
-        scheme="shared",
-        positives="random",
-        n_views=None,
-        window_s=5.0,
-    )
+    of = ViewPlanner(TrainConfig().augmentations, heads, scheme="shared", n_views=None)
     rng = np.random.default_rng(0)
-    return [of.plan(files[0].duration_s, rng, files) for _ in range(50)]
+    crops = Crops("random", 5.0)
+    plans = [of.plan(rng, files) for _ in range(50)]
+    return [crops(views, [files[view.take].duration_s for view in views], rng) for views in plans]
 
 
 def test_a_head_has_a_pair_of_one_variant_and_all_other_views_have_others() -> None:
@@ -150,9 +147,9 @@ def test_a_head_has_a_pair_of_one_variant_and_all_other_views_have_others() -> N
         drawn = [view.draws["timbre"] for view in views]
         assert drawn == [files[view.take].variant["timbre"] for view in views]
         assert drawn[0] == drawn[3] and len(set(drawn[:3])) == 3
-        assert views[1].semitones == views[0].semitones != views[3].semitones
+        assert semitones(views[1]) == semitones(views[0]) != semitones(views[3])
         for view in views:
-            assert view.start_s + view.rate * 5.0 <= files[view.take].duration_s
+            assert view.start + rate(view) * 5.0 <= files[view.take].duration_s
 
 
 def test_with_two_variants_views_that_should_differ_share_one_and_say_so() -> None:

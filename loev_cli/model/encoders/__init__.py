@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.model.encoders.sf_nfnet import SfNfnetF0
@@ -30,11 +30,35 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
+class NoFrontendConfig:
+    """Nothing to set."""
+
+
+class NoFrontend(nn.Module):
+    """The input itself, for encoders that read it as it is."""
+
+    def __init__(self, config: NoFrontendConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def center(self, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True)
 class EncoderKind:
     """An encoder, the frontend it reads, and the settings it is usually trained with.
 
     Attributes:
-        encoder: called with the frontend's config, the branches and its options.
+        encoder: called with the frontend's config, the branches and its options; where it reads a
+            waveform also with ``window_n_samples``.
+        frontend: of a waveform to features; where there is no waveform, what comes before the
+            weights, :class:`NoFrontend` for nothing.
+        window_n_samples: length of a window of a waveform; 0 where the input is none.
+        input_shape: of one row of an input that is no waveform.
         head_dims: widths of a projection head's layers.
         head_final_relu: whether a head ends in a ReLU, as the paper's do.
     """
@@ -45,6 +69,7 @@ class EncoderKind:
     window_n_samples: int
     head_dims: tuple[int, ...]
     head_final_relu: bool
+    input_shape: tuple[int, ...] | None = None
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -54,8 +79,30 @@ class EncoderKind:
             p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "window_n_samples"
         )
 
+    def configured_frontend(self, settings: Mapping[str, Any]) -> Any:
+        """The frontend's config with ``settings`` instead of its defaults.
 
-ENCODERS: Mapping[str, EncoderKind] = {
+        Raises:
+            UsageError: not a table, an unknown setting, or one that cannot be.
+        """
+        known = tuple(signature(self.frontend_config).parameters)
+        if not isinstance(settings, Mapping):
+            raise UsageError(f"encoder_options.frontend must be a table, not {settings!r}")
+        for key, value in settings.items():
+            if key not in known:
+                raise UsageError(
+                    f"encoder_options.frontend has no '{key}'",
+                    hint=f"{did_you_mean(key, known)}settings: {', '.join(known)}",
+                )
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise UsageError(
+                    f"encoder_options.frontend.{key} is {value!r}, it must be a number above 0"
+                )
+        return self.frontend_config(**settings)
+
+
+# A program may add its own; it must have done so before it loads what was made with it.
+ENCODERS: dict[str, EncoderKind] = {
     "small": EncoderKind(
         encoder=SmallEncoder,
         frontend=LogFrequency,
@@ -112,4 +159,5 @@ def build_encoder(
                 f"encoder '{name}' has no option '{option}'",
                 hint=f"options: {', '.join(kind.options) or 'none'}",
             )
-    return kind.encoder(frontend, branches, window_n_samples=window_n_samples, **options)
+    window = {} if kind.input_shape else {"window_n_samples": window_n_samples}
+    return kind.encoder(frontend, branches, **window, **options)

@@ -30,12 +30,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loev_cli.errors import UsageError
-from loev_cli.model.frontend import Features, FrontendConfig
+from loev_cli.model.frontend import EPSILON_POWER, Features, FrontendConfig
 from loev_cli.model.layers import GLOBAL, RELU_GAIN, PitchClassConv, conv_relu, module_key
 
 _SILENCE_POWER = 1e-9  # below this mean power a window is not amplified to full scale
+_PADDING_LOG_POWER = math.log(EPSILON_POWER) + 0.5  # no more than this: digital silence
+_N_HIGH_OCTAVES = 4
+_LEAST_OVERLAP = 0.1  # of the frames: what an autocorrelation is divided by at most
 _N_PITCH_CLASSES = 12
 _GLOBAL_PARTS = ("timbre", "pitch", "tempo")
+MIN_LAG_S, N_LAG_OCTAVES, LAGS_PER_OCTAVE = 0.15, 5, 24  # that `tempo` usually reads
 _N_TRUNK_STRIDES = 16  # spectrum frames per last frame of the deepest branch
 
 
@@ -46,11 +50,13 @@ class BranchInput(NamedTuple):
         trunk: (B, C, F / 2, T / 4), the shared convolutions' output.
         spectrum: (B, 1, F, T), compressed magnitude.
         bands: (B, S, 4 T), log power.
+        heard: (B, T), 1 up to the last frame that is not padding, then 0; None for all 1.
     """
 
     trunk: Tensor
     spectrum: Tensor
     bands: Tensor
+    heard: Tensor | None
 
 
 class SmallEncoder(nn.Module):
@@ -65,10 +71,13 @@ class SmallEncoder(nn.Module):
         pitch_dim: D of `pitch`, a multiple of 12.
         hidden: channels of the branches' convolutions; those of a timbre branch grow from 4/3 to
             8/3 of it.
+        min_lag_s, n_lag_octaves: where the lags that `tempo` reads begin, and how far they reach.
+        pad_short: what is shorter than a window is followed by silence, and digital silence at the
+            end of a window is left out of every mean, maximum and deviation over time.
         window_n_samples: length of a window; fixes the autocorrelation's matrices.
 
     Raises:
-        UsageError: a window or a dimension that does not fit.
+        UsageError: a window or a dimension that does not fit, lags longer than the window.
     """
 
     def __init__(
@@ -81,8 +90,15 @@ class SmallEncoder(nn.Module):
         dim: int = 256,
         pitch_dim: int = 240,
         hidden: int = 48,
+        min_lag_s: float = MIN_LAG_S,
+        n_lag_octaves: int = N_LAG_OCTAVES,
+        pad_short: bool = False,
     ) -> None:
         super().__init__()
+        self.pad_short = pad_short
+        # Filters of low octaves ring into the padding; recordings have something in the high ones.
+        self.n_high_bands = _N_HIGH_OCTAVES * frontend.bands_per_octave
+        self.bands_per_frame = frontend.bands_per_frame
         if window_n_samples % (_N_TRUNK_STRIDES * frontend.spectrum_hop):
             raise UsageError(
                 f"window_n_samples is {window_n_samples}, it must be a multiple of "
@@ -99,7 +115,10 @@ class SmallEncoder(nn.Module):
             if name == "pitch":
                 return PitchBranch(width, n_octaves, pitch_dim, hidden)
             if name == "tempo":
-                return TempoBranch(frontend, window_n_samples, dim, hidden)
+                lag_s = _lags_s(
+                    min_lag_s, n_lag_octaves, window_n_samples / frontend.sample_rate_hz
+                )
+                return TempoBranch(frontend, window_n_samples, lag_s, dim, hidden)
             return TimbreBranch(frontend, width, n_octaves, dim, hidden)
 
         made = {
@@ -115,16 +134,63 @@ class SmallEncoder(nn.Module):
         self, features: Features, branches: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Spectrum (B, F, T) and bands (B, S, 4 T), log power -> {branch: (B, D)}."""
-        spectrum = loudness(features.spectrum)
-        seen = BranchInput(self.trunk(spectrum), spectrum, features.bands)
+        heard = None
+        if self.pad_short:
+            high = features.bands[:, -self.n_high_bands :]
+            heard = F.max_pool1d(_until_padding(high)[:, None], self.bands_per_frame)[:, 0]
+        spectrum = loudness(features.spectrum, heard)
+        seen = BranchInput(self.trunk(spectrum), spectrum, features.bands, heard)
         return {name: self.branches[module_key(name)](seen) for name in branches or self.dims}
 
 
-def loudness(log_power: Tensor) -> Tensor:
+def loudness(log_power: Tensor, heard: Tensor | None = None) -> Tensor:
     """Log power (B, F, T) -> compressed magnitude (B, 1, F, T), independent of the gain."""
     power = log_power.exp()
-    reference = power.mean(dim=(1, 2), keepdim=True) + _SILENCE_POWER
+    if heard is None:
+        reference = power.mean(dim=(1, 2), keepdim=True) + _SILENCE_POWER
+    else:
+        reference = mean(power, heard)[..., None].mean(dim=1, keepdim=True) + _SILENCE_POWER
     return torch.log1p(10 * (power / reference).sqrt()).unsqueeze(1)
+
+
+def _until_padding(log_power: Tensor) -> Tensor:
+    """(B, F, T) -> (B, T), 1 up to the last frame with power in it, then 0; the first is 1."""
+    has_power = (log_power.amax(dim=1) > _PADDING_LOG_POWER).to(log_power.dtype)
+    to_come = has_power.flip(1).cumsum(dim=1).flip(1).clamp(max=1)
+    return torch.cat([torch.ones_like(to_come[:, :1]), to_come[:, 1:]], dim=1)
+
+
+def _weights(x: Tensor, heard: Tensor) -> Tensor:
+    """What of (B, T) belongs to the frames of x (B, ..., T'), of which each is one or many of T."""
+    n_frames = x.shape[-1]
+    if n_frames > heard.shape[1]:
+        heard = heard.repeat_interleave(n_frames // heard.shape[1], dim=1)
+    elif n_frames < heard.shape[1]:
+        heard = F.max_pool1d(heard[:, None], heard.shape[1] // n_frames)[:, 0]
+    return heard[(slice(None), *[None] * (x.ndim - 2))]
+
+
+def mean(x: Tensor, heard: Tensor | None) -> Tensor:
+    """Over time, without padding: (B, ..., T) -> (B, ...)."""
+    if heard is None:
+        return x.mean(dim=-1)
+    weights = _weights(x, heard)
+    return (x * weights).sum(dim=-1) / weights.sum(dim=-1)
+
+
+def maximum(x: Tensor, heard: Tensor | None) -> Tensor:
+    """Over time, without padding: (B, ..., T), 0 or more -> (B, ...)."""
+    return x.amax(dim=-1) if heard is None else (x * _weights(x, heard)).amax(dim=-1)
+
+
+def deviation(x: Tensor, heard: Tensor | None) -> Tensor:
+    """Over time, without padding: (B, ..., T) -> (B, ...)."""
+    if heard is None:
+        return x.std(dim=-1)
+    weights = _weights(x, heard)
+    squares = ((x - mean(x, heard).unsqueeze(-1)).square() * weights).sum(dim=-1)
+    # The root of 0 has no gradient.
+    return (squares / (weights.sum(dim=-1) - 1).clamp(min=1) + 1e-12).sqrt()
 
 
 class TimbreBranch(nn.Module):
@@ -161,8 +227,9 @@ class TimbreBranch(nn.Module):
         x = F.avg_pool2d(x, (x.shape[2] // self.n_octaves, 1))  # (B, C', n_octaves, T / 16)
         shape = self.shape(seen.spectrum)  # (B, coefficients, T)
         y = self.shape_convs(shape.unsqueeze(2))  # (B, C'', 1, T / 4)
-        pooled = [x.mean(dim=3), x.amax(dim=3), y.mean(dim=3), y.amax(dim=3)]
-        pooled += [shape.mean(dim=2), shape.std(dim=2)]
+        heard = seen.heard
+        pooled = [mean(x, heard), maximum(x, heard), mean(y, heard), maximum(y, heard)]
+        pooled += [mean(shape, heard), deviation(shape, heard)]
         out: Tensor = self.out(torch.cat([p.flatten(1) for p in pooled], dim=1))
         return out
 
@@ -237,18 +304,20 @@ class PitchBranch(nn.Module):
     def forward(self, seen: BranchInput) -> Tensor:
         """Trunk and spectrum -> (B, D), pitch class by class; their sum is 0."""
         x = self.around(self.mix(self._fold(seen.trunk)))  # (B, hidden, 12, T / 4)
-        pooled = torch.cat([x.mean(dim=3), x.amax(dim=3), self.chroma(seen.spectrum)], dim=1)
+        heard = seen.heard
+        chroma = self.chroma(seen.spectrum, heard)
+        pooled = torch.cat([mean(x, heard), maximum(x, heard), chroma], dim=1)
         out: Tensor = self.out(pooled.unsqueeze(3)).squeeze(3)  # (B, D / 12, 12)
         out = out - out.mean(dim=2, keepdim=True)
         return out.transpose(1, 2).flatten(1)
 
-    def chroma(self, spectrum: Tensor) -> Tensor:
+    def chroma(self, spectrum: Tensor, heard: Tensor | None = None) -> Tensor:
         """Spectrum (B, 1, F, T) -> mean and deviation over time per register, (B, 6, 12).
 
         Nothing in it is learned. Pitch classes are counted from E, the lowest row.
         """
         folded = self._fold(F.avg_pool2d(spectrum, (2, 1)))  # (B, registers, 12, T)
-        return torch.cat([folded.mean(dim=3), folded.std(dim=3)], dim=1)
+        return torch.cat([mean(folded, heard), deviation(folded, heard)], dim=1)
 
     def _fold(self, x: Tensor) -> Tensor:
         """Semitone rows (B, C, 12 n_octaves, T) -> (B, registers C, 12, T)."""
@@ -267,18 +336,18 @@ class TempoBranch(nn.Module):
     whether a period is the beat, its half or its double is told by what the others do.
     """
 
-    MIN_LAG_S = 0.15
-    N_LAG_OCTAVES = 5
-    LAGS_PER_OCTAVE = 24
-
     def __init__(
-        self, frontend: FrontendConfig, window_n_samples: int, dim: int, hidden: int
+        self,
+        frontend: FrontendConfig,
+        window_n_samples: int,
+        lag_s: np.ndarray,
+        dim: int,
+        hidden: int,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.onsets = OnsetStrength(frontend.bands_per_octave)
-        n_lags = self.N_LAG_OCTAVES * self.LAGS_PER_OCTAVE
-        lag_s = self.MIN_LAG_S * 2 ** (np.arange(n_lags) / self.LAGS_PER_OCTAVE)
+        n_lags = len(lag_s)
         self.autocorrelation = Autocorrelation(
             window_n_samples // frontend.band_hop, lag_s * frontend.band_rate_hz
         )
@@ -292,20 +361,36 @@ class TempoBranch(nn.Module):
 
     def forward(self, seen: BranchInput) -> Tensor:
         """The bands -> (B, D)."""
-        plain = self.periodicity(seen.bands)
+        plain = self.periodicity(seen.bands, seen.heard)
         x = self.convs(4 * plain.unsqueeze(2))  # (B, hidden, 1, lags / 2)
         out: Tensor = self.out(torch.cat([x.flatten(1), plain.flatten(1)], dim=1))
         return out
 
-    def periodicity(self, bands: Tensor) -> Tensor:
+    def periodicity(self, bands: Tensor, heard: Tensor | None = None) -> Tensor:
         """Bands (B, S, 4 T) -> autocorrelation of onsets (B, octaves + 1, lags).
 
         Nothing in it is learned.
         """
-        onsets = self.onsets(bands)  # (B, octaves, 4 T)
+        onsets = self.onsets(bands, heard)  # (B, octaves, 4 T)
         onsets = torch.cat([onsets, onsets.sum(dim=1, keepdim=True)], dim=1)
-        out: Tensor = self.autocorrelation(onsets)
+        out: Tensor = self.autocorrelation(onsets, heard)
         return out
+
+
+def _lags_s(min_s: float, n_octaves: int, window_s: float) -> np.ndarray:
+    """Lags in seconds, 24 per octave from ``min_s`` on; UsageError where a window holds no pair."""
+    if not min_s > 0 or n_octaves < 1:
+        raise UsageError(f"no lags: min_lag_s is {min_s:g}, n_lag_octaves is {n_octaves}")
+    lag_s = min_s * 2 ** (np.arange(n_octaves * LAGS_PER_OCTAVE) / LAGS_PER_OCTAVE)
+    if lag_s[-1] >= window_s:
+        n_fit = int((lag_s < window_s).sum()) // LAGS_PER_OCTAVE
+        fits = f"n_lag_octaves {n_fit} or a smaller min_lag_s" if n_fit else "a smaller min_lag_s"
+        raise UsageError(
+            f"window_n_samples: a window of {window_s:.3g} s is shorter than the longest lag that "
+            f"'tempo' reads, {lag_s[-1]:.3g} s",
+            hint=f"set encoder_options: {fits}",
+        )
+    return np.asarray(lag_s)
 
 
 class GlobalBranch(nn.Module):
@@ -335,9 +420,9 @@ class OnsetStrength(nn.Module):
         super().__init__()
         self.bands_per_octave = bands_per_octave
 
-    def forward(self, log_power: Tensor) -> Tensor:
+    def forward(self, log_power: Tensor, heard: Tensor | None = None) -> Tensor:
         power = log_power.exp()
-        own = power.mean(dim=2, keepdim=True)
+        own = mean(power, heard).unsqueeze(2)
         reference = own + 1e-3 * own.mean(dim=1, keepdim=True) + _SILENCE_POWER
         loudness = torch.log1p(100 * power / reference)
         rise = F.relu(loudness[:, :, 1:] - loudness[:, :, :-1])
@@ -387,11 +472,18 @@ class Autocorrelation(nn.Module):
         ):
             self.register_buffer(name, torch.tensor(matrix, dtype=torch.float32), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x - x.mean(dim=2, keepdim=True)
+    def forward(self, x: Tensor, heard: Tensor | None = None) -> Tensor:
+        x = x - mean(x, heard).unsqueeze(2)
+        if heard is None:
+            return self._at_lags(x) / (x.square().sum(dim=2, keepdim=True) + 1e-3)
+        weights = _weights(x, heard)
+        x = x * weights
+        overlap = self._at_lags(weights) / weights.sum(dim=2, keepdim=True)
+        energy = x.square().sum(dim=2, keepdim=True)
+        return self._at_lags(x) / (energy + 1e-3) / overlap.clamp(min=_LEAST_OVERLAP)
+
+    def _at_lags(self, x: Tensor) -> Tensor:
         partner = F.pad(x.flip(2), (1, 0))[:, :, : self.n_half]  # frame 0 has none
         ahead = x[:, :, : self.n_half]
         one, other = (ahead + partner) @ self.of_sums, (ahead - partner) @ self.of_differences
-        energy = x.square().sum(dim=2, keepdim=True)
-        out: Tensor = (one.square() + other.square()) @ self.at_lags
-        return out / (energy + 1e-3)
+        return (one.square() + other.square()) @ self.at_lags

@@ -1,7 +1,8 @@
 """Waveform -> features: one definition per frontend for training, export and inference.
 
 A frontend has its ``config`` (with ``sample_rate_hz``), ``block_n_samples``, of which a window's
-length is a multiple, and ``center``, which takes the part of its features that an encoder reads.
+length is a multiple, ``fewest_n_samples`` of a window, and ``center``, which takes the part of its
+features that an encoder reads.
 """
 
 from typing import TypeAlias

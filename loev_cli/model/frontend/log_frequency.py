@@ -37,6 +37,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loev_cli.errors import UsageError
+
+_HIGHEST = 0.92  # of half the rate: the top octave's kernels end below it
 _BLOCK = 16  # samples that are the channels of one position
 
 EPSILON_POWER = 1e-12  # below the noise of 16-bit audio
@@ -76,6 +79,30 @@ class FrontendConfig:
     band_hop: int = 256
     bands_per_octave: int = 4
     n_band_octaves: int = 7
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where octaves and hops do not fit the rate."""
+        nyquist_hz = self.sample_rate_hz / 2
+        if self.top_hz > _HIGHEST * nyquist_hz:
+            raise UsageError(
+                f"frontend: top_hz is {self.top_hz:g}, too close to half the sample rate, "
+                f"{nyquist_hz:g} Hz",
+                hint=f"set top_hz to {_HIGHEST * nyquist_hz:.0f} or less",
+            )
+        for hop, n_octaves in (
+            (self.spectrum_hop, self.n_octaves),
+            (self.band_hop, self.n_band_octaves),
+        ):
+            # Every octave halves the rate, and so the hop.
+            if hop & (hop - 1) or hop >> (n_octaves - 1) < 1:
+                raise UsageError(
+                    f"frontend: a hop of {hop} samples does not fit {n_octaves} octaves",
+                    hint=f"a power of 2 from {1 << (n_octaves - 1)} on",
+                )
+        if self.spectrum_hop < self.band_hop or self.n_band_octaves > self.n_octaves:
+            raise UsageError(
+                "frontend: bands need more frames and no more octaves than the spectrum"
+            )
 
     @property
     def n_bins_wide(self) -> int:
@@ -120,12 +147,15 @@ class LogFrequency(nn.Module):
         band_edges = np.linspace(top / 2, top, config.bands_per_octave + 1)
         bands = (band_edges[:-1] + band_edges[1:]) / 2
         self.octaves = nn.ModuleList()
+        self._fewest_n_samples = 0
         for i in range(config.n_octaves):
             banks = [_PowerBank(spectrum, config.spectrum_hop >> i)]
             if i < config.n_band_octaves:
                 kernels = _Kernels(bands, self._band_n_taps(i))
                 banks.append(_PowerBank(kernels, config.band_hop >> i))
-            self.octaves.append(_Octave(banks, is_last=i + 1 == config.n_octaves))
+            octave = _Octave(banks, is_last=i + 1 == config.n_octaves)
+            self._fewest_n_samples = max(self._fewest_n_samples, (max(octave.padding) + 1) << i)
+            self.octaves.append(octave)
 
     def _band_n_taps(self, octave: int) -> int:
         """Kernel length, octaves counted from the top: 64 taps, but never longer than 64 ms.
@@ -139,6 +169,11 @@ class LogFrequency(nn.Module):
     def block_n_samples(self) -> int:
         """A waveform's length must be a multiple of this (and of ``spectrum_hop``)."""
         return _BLOCK << self.config.n_octaves - 1
+
+    @property
+    def fewest_n_samples(self) -> int:
+        """A waveform has no fewer: the deepest octave reflects it at its edges."""
+        return self._fewest_n_samples
 
     def forward(self, waveform: Tensor) -> Features:
         """(B, N) -> spectrum (B, F + 2 margins, T), bands (B, S, 4 T), both log power."""

@@ -80,6 +80,11 @@ class MelSpectrogram(nn.Module):
         """A waveform's length must be a multiple of this."""
         return self.config.hop
 
+    @property
+    def fewest_n_samples(self) -> int:
+        """A waveform has no fewer: it is reflected at its edges."""
+        return self.config.window_n_samples // 2 + 1
+
     def forward(self, waveform: Tensor) -> Tensor:
         """(B, N) -> (B, 1, F, T), dB."""
         half = self.config.window_n_samples // 2

@@ -5,9 +5,9 @@ Adding one is a class in a file of its own and a field of :class:`AugmentationsC
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from loev_cli.train.augment.base import Augmentation, apply_chain
+from loev_cli.train.augment.base import Augmentation, Augmentations, apply_chain
 from loev_cli.train.augment.degradations import Codec, Noise
 from loev_cli.train.augment.level import Compression, Distortion, Gain, Polarity
 from loev_cli.train.augment.pitch_tempo import Pitch, Tempo, cut_view
@@ -15,9 +15,9 @@ from loev_cli.train.augment.room import Blur, Reverb
 from loev_cli.train.augment.spectrum import Eq, Filter
 
 __all__ = [
-    "CUT",
     "EQUIVARIANT",
     "Augmentation",
+    "Augmentations",
     "AugmentationsConfig",
     "apply_chain",
     "cut_view",
@@ -25,8 +25,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class AugmentationsConfig:
-    """Settings of all augmentations: the tables ``[augmentations.NAME]`` of a config."""
+class AugmentationsConfig(Augmentations):
+    """Settings of all augmentations of music: the tables ``[augmentations.NAME]`` of a config."""
 
     pitch: Pitch = field(default_factory=Pitch)
     tempo: Tempo = field(default_factory=Tempo)
@@ -41,17 +41,6 @@ class AugmentationsConfig:
     gain: Gain = field(default_factory=Gain)
     polarity: Polarity = field(default_factory=Polarity)
 
-    def __getitem__(self, name: str) -> Augmentation:
-        augmentation: Augmentation = getattr(self, name)
-        return augmentation
 
-    @property
-    def base_chain(self) -> tuple[Augmentation, ...]:
-        """All but pitch and tempo, which are realized where a view is cut."""
-        return tuple(self[name] for name in EQUIVARIANT if name not in CUT)
-
-
-CUT = ("pitch", "tempo")
-
-# Augmentations that may have a subspace of their own: all.
-EQUIVARIANT: tuple[str, ...] = tuple(part.name for part in fields(AugmentationsConfig))
+# Augmentations of music that may have a subspace of their own: all.
+EQUIVARIANT = AugmentationsConfig.names()

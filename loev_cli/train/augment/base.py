@@ -46,6 +46,8 @@ class Augmentation:
         name: its key in the config and in ``--augs``.
         on_waveforms_too: False where it exists on features only.
         on_features_too: False where it exists on waveforms only, or is not heard in features.
+        is_cut: realized where a view is cut out of its item, and not in the chain after that; such
+            an augmentation changes every view of the shared scheme.
     """
 
     p: float = setting(0.5, 0, 1)
@@ -53,6 +55,7 @@ class Augmentation:
     name: ClassVar[str]
     on_waveforms_too: ClassVar[bool] = True
     on_features_too: ClassVar[bool] = True
+    is_cut: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Raises UsageError naming the field that is out of bounds or a reversed range."""
@@ -98,6 +101,28 @@ class Augmentation:
     ) -> Features:
         """The same on log-frequency features, (R, F, T) and (R, S, 4 T)."""
         raise NotImplementedError(f"{self.name} on features")
+
+
+@dataclass(frozen=True)
+class Augmentations:
+    """Settings of all augmentations of a domain, in the order in which they are applied.
+
+    A domain's own is a frozen dataclass with a field for each, of the augmentation's name.
+    """
+
+    def __getitem__(self, name: str) -> Augmentation:
+        augmentation: Augmentation = getattr(self, name)
+        return augmentation
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """All of them may have a subspace of their own."""
+        return tuple(part.name for part in fields(cls))
+
+    @property
+    def base_chain(self) -> tuple[Augmentation, ...]:
+        """All but those that are realized where a view is cut."""
+        return tuple(self[name] for name in self.names() if not self[name].is_cut)
 
 
 def apply_chain(

@@ -30,6 +30,7 @@ class Pitch(Augmentation):
     step: float = setting(1.0, 0, 24)
 
     name: ClassVar[str] = "pitch"
+    is_cut: ClassVar[bool] = True
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """The semitones."""
@@ -54,6 +55,7 @@ class Tempo(Augmentation):
     min_gap: float = setting(0.05, 0, 4)
 
     name: ClassVar[str] = "tempo"
+    is_cut: ClassVar[bool] = True
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """The rate, all ratios equally likely."""

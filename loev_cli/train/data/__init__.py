@@ -2,7 +2,6 @@
 
     DATA --listing--> paths, with a manifest's split and group
     paths --load_tracks--> tracks, and the files that cannot be used with the reason
-    tracks --split--> training tracks, validation tracks
     track.read(start, stop)     rows of the track, by memory map or decoded anew
 
 A file that cannot be read is skipped and listed; no other track is put in its place.
@@ -17,7 +16,7 @@ from loev_cli.train.data.content import (
     WaveformContent,
     track_features,
 )
-from loev_cli.train.data.listing import listing, of_works, split
+from loev_cli.train.data.listing import listing
 from loev_cli.train.data.loading import Skipped, load_tracks, require_enough
 from loev_cli.train.data.rows import Track
 
@@ -34,8 +33,6 @@ __all__ = [
     "default_cache",
     "listing",
     "load_tracks",
-    "of_works",
     "require_enough",
-    "split",
     "track_features",
 ]

@@ -30,6 +30,7 @@ from loev_cli.train.data.cache import Cache, Room, Stamp, digest_of
 from loev_cli.train.data.content import Content, waveform_blocks
 from loev_cli.train.data.listing import variant_number
 from loev_cli.train.data.rows import CachedRows, DecodedRows, RowSource, Track, make_rows
+from loev_cli.train.items import Item
 
 Result = TypeVar("Result")
 
@@ -99,16 +100,16 @@ def load_tracks(
     copies = _copies([item for item in wanted if item.path in read], read, tests)
     tracks = [
         Track(
-            item.path,
-            read[item.path].digest,
-            read[item.path].stamp,
-            read[item.path].n_frames,
-            content.frames_per_s,
-            rows,
-            item.split,
-            item.group,
-            item.labels.get(TRACK) or None,
-            {name: variant_number(name, item) for name in variants},
+            path=item.path,
+            digest=read[item.path].digest,
+            split=item.split,
+            group=item.group,
+            work=item.labels.get(TRACK) or None,
+            variant={name: variant_number(name, item) for name in variants},
+            stamp=read[item.path].stamp,
+            n_frames=read[item.path].n_frames,
+            frames_per_s=content.frames_per_s,
+            rows=rows,
         )
         for item in wanted
         if item.path in read and item.path not in copies
@@ -231,7 +232,7 @@ def _copies(
     return copies
 
 
-def require_enough(tracks: Sequence[Track], skipped: Sequence[Skipped], batch_size: int) -> None:
+def require_enough(tracks: Sequence[Item], skipped: Sequence[Skipped], batch_size: int) -> None:
     """Raises LoevError where there are fewer tracks to train on than a batch needs."""
     if not tracks and skipped:
         raise LoevError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from loev_cli.errors import InputError, OutputError
 from loev_cli.train.data.cache import Cache, Stamp, digest_of
 from loev_cli.train.data.content import Content, waveform_blocks
+from loev_cli.train.items import Item
 
 # A process keeps this many tracks mapped. Every map holds a file descriptor, of which a process
 # may have 256 on some systems, and a library has 100,000 tracks; views of one track are cut one
@@ -30,38 +30,20 @@ class RowSource(Protocol):
     def read(self, track: Track, start: int, stop: int) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
-class Track:
+@dataclass(frozen=True, kw_only=True)
+class Track(Item):
     """One track to train on. Light, and picklable: rows are read when they are asked for.
-
-    A track that several variants are known of is the first of them, with all as ``takes``.
 
     Attributes:
         digest: hash of the file's bytes.
         stamp: its size and time when it was listed.
         n_frames: rows there are, at ``frames_per_s``: spectrum frames or samples.
-        split, group: as its manifest says.
-        work: the manifest's ``track``; None where nothing is said.
-        variant: augmentation -> number of the variant, the same for equal cells anywhere.
-        takes: the files of the track, this one first; none where it is the only one.
     """
 
-    path: Path
-    digest: str
     stamp: Stamp
     n_frames: int
     frames_per_s: float
     rows: RowSource = field(repr=False, compare=False)
-    split: str | None = None
-    group: str | None = None
-    work: str | None = None
-    variant: Mapping[str, int] = field(default_factory=dict, hash=False)
-    takes: tuple[Track, ...] = ()
-
-    @property
-    def files(self) -> tuple[Track, ...]:
-        """What views may be cut from."""
-        return self.takes or (self,)
 
     @property
     def duration_s(self) -> float:
