@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import mido  # type: ignore[import-untyped]
+import mido
 import numpy as np
 import soundfile
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
