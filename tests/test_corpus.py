@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import struct
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ import soundfile
 
 mido = pytest.importorskip("mido", reason="needs the corpus extra")
 
-from corpus import examples, instruments, pop909, rendering  # noqa: E402
+from corpus import debian, examples, instruments, pop909, rendering, tempo_maps  # noqa: E402
 from corpus.arrange import (  # noqa: E402
     MELODY_FAMILIES,
     PEAK_DBFS,
@@ -748,3 +750,58 @@ def test_example_names_and_notation() -> None:
             examples.melody_notes(bad, Key.parse("C:maj"), beat_s=1.0)
     with pytest.raises(ValueError, match="not a chord numeral"):
         examples.chord_of("H", Key.parse("C:maj"))
+
+
+# ---------------------------------------------------------------- tempo maps
+
+
+def write_song(folder: Path, *, rates_hz: tuple[int, int] = (8000, 8000)) -> None:
+    """30 s: 20 s at 150 BPM, 10 s at 90; the guitar is twice as long and silent."""
+    folder.mkdir(parents=True)
+    midi = mido.MidiFile(ticks_per_beat=480)
+    track = mido.MidiTrack()
+    midi.tracks.append(track)
+    track.append(mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(60), time=0))
+    track.append(mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(150), time=0))
+    track.append(mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(90), time=50 * 480))
+    track.append(mido.MetaMessage("end_of_track", time=15 * 480))
+    midi.save(folder / "notes.mid")
+    for name, rate_hz, level, length_s in (
+        ("song.ogg", rates_hz[0], 0.5, 30),
+        ("guitar.ogg", rates_hz[1], 0.0, 60),
+    ):
+        wave = level * np.sin(2 * np.pi * 440 * np.arange(length_s * rate_hz) / rate_hz)
+        soundfile.write(folder / name, wave.astype(np.float32), rate_hz)
+
+
+def test_excerpts_lie_where_the_map_has_one_tempo(tmp_path: Path) -> None:
+    write_song(tmp_path / "A Song")
+    spans = tempo_maps.tempo_spans(mido.MidiFile(tmp_path / "A Song" / "notes.mid"))
+    np.testing.assert_allclose(spans, [(0, 20, 150), (20, 30, 90)], atol=1e-3)
+    cut = tempo_maps.cut_song(tmp_path / "A Song", 9.0, 2, tmp_path)
+    assert [(file.name, round(bpm)) for file, bpm in cut] == [
+        ("a_song_e0.flac", 150),
+        ("a_song_e1.flac", 150),
+        ("a_song_e2.flac", 90),
+    ]
+    for file, _ in cut:
+        samples, rate_hz = soundfile.read(file)
+        assert len(samples) == 9 * rate_hz
+        assert np.abs(samples).max() == pytest.approx(0.5, abs=0.05)  # the song, not silence
+
+
+def test_tracks_of_two_rates_are_not_mixed(tmp_path: Path) -> None:
+    write_song(tmp_path / "song", rates_hz=(8000, 16000))
+    with pytest.raises(ValueError, match=r"8000, 16000"):
+        tempo_maps.mixed(tmp_path / "song")
+
+
+def test_music_in_archives_of_a_package_is_taken(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(debian, "LEAST_N_BYTES", 4)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    with zipfile.ZipFile(tree / "data.pk3", "w") as archive:
+        archive.writestr("music/a.ogg", b"OggS")
+        archive.writestr("music/b.txt", b"text")
+    assert debian.take_music(tree, "p", tmp_path) == 1
+    assert (tmp_path / "audio" / "p" / "music-a.ogg").read_bytes() == b"OggS"
