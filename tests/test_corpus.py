@@ -755,7 +755,7 @@ def test_example_names_and_notation() -> None:
 # ---------------------------------------------------------------- tempo maps
 
 
-def write_song(folder: Path, *, rates_hz: tuple[int, int] = (8000, 8000)) -> None:
+def write_mapped_song(folder: Path, *, rates_hz: tuple[int, int] = (8000, 8000)) -> None:
     """30 s: 20 s at 150 BPM, 10 s at 90; the guitar is twice as long and silent."""
     folder.mkdir(parents=True)
     midi = mido.MidiFile(ticks_per_beat=480)
@@ -775,7 +775,7 @@ def write_song(folder: Path, *, rates_hz: tuple[int, int] = (8000, 8000)) -> Non
 
 
 def test_excerpts_lie_where_the_map_has_one_tempo(tmp_path: Path) -> None:
-    write_song(tmp_path / "A Song")
+    write_mapped_song(tmp_path / "A Song")
     spans = tempo_maps.tempo_spans(mido.MidiFile(tmp_path / "A Song" / "notes.mid"))
     np.testing.assert_allclose(spans, [(0, 20, 150), (20, 30, 90)], atol=1e-3)
     cut = tempo_maps.cut_song(tmp_path / "A Song", 9.0, 2, tmp_path)
@@ -791,7 +791,7 @@ def test_excerpts_lie_where_the_map_has_one_tempo(tmp_path: Path) -> None:
 
 
 def test_tracks_of_two_rates_are_not_mixed(tmp_path: Path) -> None:
-    write_song(tmp_path / "song", rates_hz=(8000, 16000))
+    write_mapped_song(tmp_path / "song", rates_hz=(8000, 16000))
     with pytest.raises(ValueError, match=r"8000, 16000"):
         tempo_maps.mixed(tmp_path / "song")
 
