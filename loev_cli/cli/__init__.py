@@ -27,8 +27,8 @@ from loev_cli.cli._console import log_to_stderr, stop_logging
 _COLUMNS = range(20, 10_000)
 
 # Every command, in the order of the help, with its line there: a module and a function in it are
-# called like the command. Here because importing all modules for the lines would take a tenth of a
-# second; a test compares the help with that of all commands.
+# called like the command, with _ for -. Here because importing all modules for the lines would take
+# a tenth of a second; a test compares the help with that of all commands.
 COMMANDS = {
     "embed": "Turn audio into an embedding file with one array per subspace.",
     "merge": "Join embedding files: parts of an array job, or libraries with the same settings.",
@@ -44,6 +44,8 @@ COMMANDS = {
     "search": "Find the tracks nearest to one in a subspace: same tempo, same key, sounds like "
     "this.",
     "index": "Make a LanceDB database of an embedding file, with an index for all subspaces.",
+    "export-vectors": "Write vectors for another database, whose inner product is the score of "
+    "'loev search'.",
     "dedup": "Group tracks that are the same recording: copies, re-encodings, other speeds and "
     "keys.",
     "playlist": "Make a playlist that keeps one attribute steady and lets another move.",
@@ -89,7 +91,8 @@ def build_app(ready: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
         if name not in ready:
             app.command(name, help=line)(_listed)
             continue
-        command = getattr(importlib.import_module(f"loev_cli.cli.{name}"), name)
+        called = name.replace("-", "_")
+        command = getattr(importlib.import_module(f"loev_cli.cli.{called}"), called)
         if isinstance(command, typer.Typer):  # commands of its own
             app.add_typer(command, name=name)
         else:

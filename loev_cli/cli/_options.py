@@ -76,6 +76,18 @@ Cache = Annotated[
         help="Cache folder of decoded tracks; default ~/.cache/loev/features.", metavar="FOLDER"
     ),
 ]
+By = Annotated[
+    str | None,
+    searching(help="Similar in this subspace; default invariant.", metavar="SUBSPACE"),
+]
+Weights = Annotated[
+    str | None,
+    searching(
+        help="Alike in several subspaces, as invariant=1,tempo=0.5,pitch=-0.3; below 0: "
+        "unlike in that.",
+        metavar="A=W,B=W",
+    ),
+]
 Where = Annotated[
     str | None,
     searching(
@@ -153,6 +165,17 @@ def refuse_repeats(context: typer.Context) -> None:
         seen.add(options[name].opts[0])
         if takes_value and not equals:
             next(words, None)
+
+
+def weights_of(by: str | None, weights: str | None) -> dict[str, float] | None:
+    """What ``--by`` or ``--weights`` says. Raises UsageError where both are given, or malformed."""
+    from loev_cli.search.library import parse_weights
+
+    if by is not None and weights is not None:
+        raise UsageError("--by and --weights exclude each other", hint="--by x is --weights x=1")
+    if by is not None:
+        return {by: 1.0}
+    return None if weights is None else parse_weights(weights)
 
 
 def tempi(bpm_range: str | None) -> tuple[float, float] | None:
