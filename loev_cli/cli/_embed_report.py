@@ -49,8 +49,12 @@ class Progress(Bars):
                 self.update("embedding", 0, event.n_tracks)
                 if self._log_json:
                     tell("started", **asdict(event))
-                elif event.n_kept and not self._quiet:
-                    say(f"{plural(event.n_kept, 'file')} already done, {event.n_tracks} remaining")
+                elif not self._quiet:
+                    if event.remembered:
+                        say(f"as in the earlier output: {' '.join(event.remembered)}")
+                    if event.n_kept:
+                        n_kept = plural(event.n_kept, "file")
+                        say(f"{n_kept} already done, {event.n_tracks} remaining")
             case TrackDone():
                 self._n_done += 1
                 self._audio_s += event.duration_s
