@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from loev_cli.cli import _completion
+from loev_cli.cli._console import say_in_json
 from loev_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,11 +43,22 @@ Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=INPUTS_HELP)]
 Quiet = Annotated[bool, reporting("--quiet", "-q", help="Only errors on stderr.")]
 Debug = Annotated[bool, reporting("--debug", help="Show tracebacks and library log messages.")]
 LogJson = Annotated[
-    bool, reporting("--log-json", help="Log to stderr as JSON lines, each with an event.")
+    bool,
+    reporting(
+        "--log-json",
+        callback=say_in_json,
+        is_eager=True,  # errors in other options are JSON too
+        help="Log to stderr as JSON lines, each with an event.",
+    ),
 ]
 Json = Annotated[bool, reporting("--json", help="JSON on stdout.")]
 Model = Annotated[
-    str, model(help="Name of a shipped model, or a bundle folder.", metavar="NAME|FOLDER")
+    str,
+    model(
+        help="Name of a shipped model, or a bundle folder.",
+        metavar="NAME|FOLDER",
+        autocompletion=_completion.models,
+    ),
 ]
 Device = Annotated[
     str,
@@ -78,7 +91,11 @@ Cache = Annotated[
 ]
 By = Annotated[
     str | None,
-    searching(help="Similar in this subspace; default invariant.", metavar="SUBSPACE"),
+    searching(
+        help="Similar in this subspace; default invariant.",
+        metavar="SUBSPACE",
+        autocompletion=_completion.subspaces,
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -86,6 +103,7 @@ Weights = Annotated[
         help="Alike in several subspaces, as invariant=1,tempo=0.5,pitch=-0.3; below 0: "
         "unlike in that.",
         metavar="A=W,B=W",
+        autocompletion=_completion.weights,
     ),
 ]
 Where = Annotated[
@@ -94,6 +112,7 @@ Where = Annotated[
         help="Keep only tracks matching this filter, such as 'duration_s > 60 and not silent'; "
         "see docs/search.md.",
         metavar="EXPR",
+        autocompletion=_completion.columns,
     ),
 ]
 Root = Annotated[

@@ -105,6 +105,7 @@ def export(
             show_default=False,
         ),
     ] = None,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

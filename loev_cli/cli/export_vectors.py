@@ -45,6 +45,7 @@ def export_vectors(
     overwrite: Annotated[
         bool, options.output("--overwrite", help="Replace an --out that something else made.")
     ] = False,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
