@@ -265,6 +265,7 @@ def embed_to_file(
         on_event: called for every track when it is done or has failed.
 
     The others are the options of ``loev embed``; its ``--help`` and ``docs/embed.md`` explain them.
+    What is left out is as in the ``out`` that is there, if the same model made it.
 
     Returns:
         How many tracks were embedded and how long that took, and the files that failed.

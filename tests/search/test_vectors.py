@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loev_cli.embed import Request, embed
 from loev_cli.errors import UsageError
 from loev_cli.formats import FORMATS, Row, open_writer, read
 from loev_cli.search import Query, open_library
 from loev_cli.search.vectors import VECTOR, Space, export_vectors, read_space, space_of
-from tests.conftest import ROOT, Loev
+from tests.conftest import ROOT, Loev, write_audio
 from tests.search.common import DIMS, write_library
 
 WEIGHTS = [
@@ -127,6 +128,7 @@ def test_what_is_refused(tmp_path: Path, loev: Loev) -> None:
     assert not out.exists()
     with pytest.raises(UsageError, match=str(rows)):  # its vectors would be centered twice
         open_library(rows)
+    assert "vector:      scored by tempo=1" in loev("info", rows).out
     done = loev("export-vectors", emb, "--out", rows)  # an earlier output
     assert (done.code, done.err) == (0, f"20 tracks -> {rows}\n")
 
@@ -164,6 +166,20 @@ def postgres() -> Iterator[str]:
 
 def test_the_recipes_are_found() -> None:
     assert RECIPES == ["FAISS", "DuckDB", "PostgreSQL with pgvector", "Qdrant"]
+
+
+def test_a_query_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i in range(12):
+        write_audio(tmp_path / "music" / f"{i:02}.wav", 2.0, seed=i)
+    embed(Request(["music"], "emb.npz"))
+    export_vectors(Path("emb.npz"), Path("vectors.parquet"), weights={"tempo": 1.0, "pitch": -0.5})
+    (tmp_path / "song.wav").write_bytes((tmp_path / "music" / "07.wav").read_bytes())
+    (text,) = PYTHON.findall(SECTIONS["What is done to a vector"])
+    names: dict[str, Any] = {}
+    exec(compile(text, str(PAGE), "exec"), names)
+    export_vectors(Path("emb.npz"), Path("q.npz"), like=Path("vectors.parquet"), queries=True)
+    assert np.allclose(names["query"], read("q.npz").vectors[VECTOR][7], atol=1e-4)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
