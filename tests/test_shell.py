@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from loev_cli.cli._console import Throttle, say, say_in_json, stop_logging
 from loev_cli.cli._progress import RunsDisplay
 from loev_cli.evaluate.job import Skipped, Stage
 from loev_cli.experiments.runs import RunEvent
-from tests.conftest import ROOT, Loev, command, environment, write_audio
+from tests.conftest import ROOT, Loev, write_audio
 from tests.search.common import write_library
 
 
@@ -126,31 +126,37 @@ def test_training_tells_its_steps(loev: Loev, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- completion
 
 
-def completed(line: str, folder: Path) -> list[str]:
+@pytest.fixture
+def completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loev: Loev
+) -> Callable[[str], list[str]]:
     """What bash is told to offer at the end of a line."""
-    asked = {
-        "_LOEV_COMPLETE": "complete_bash",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(len(line.split(" ")) - 1),
-    }
-    done = subprocess.run(
-        command(), env=environment() | asked, cwd=folder, capture_output=True, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    return done.stdout.decode().split()
+    monkeypatch.chdir(tmp_path)
+
+    def offered(line: str) -> list[str]:
+        monkeypatch.setenv("_LOEV_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+        done = loev()
+        assert (done.code, done.err) == (0, "")
+        return done.out.split()
+
+    return offered
 
 
-def test_a_shell_completes_commands_options_and_names(tmp_path: Path) -> None:
+def test_a_shell_completes_commands_options_and_names(
+    tmp_path: Path, completed: Callable[[str], list[str]]
+) -> None:
     write_library(tmp_path / "emb.npz", 12, tags=("artist",))
-    assert completed("loev pl", tmp_path) == ["playlist"]
-    assert completed("loev ab off", tmp_path) == ["offline"]
-    assert completed("loev search --wh", tmp_path) == ["--where"]
-    assert completed("loev search emb.npz --by t", tmp_path) == ["tempo"]
-    assert completed("loev search emb.npz x --weights tempo=1,p", tmp_path) == ["tempo=1,pitch="]
-    assert completed("loev search emb.npz x --where tag", tmp_path) == ["tag_artist"]
-    assert completed("loev search none.npz --by t", tmp_path) == []
-    assert completed("loev embed --subspaces tempo,inv", tmp_path) == ["tempo,invariant"]
-    assert completed("loev embed --model loev", tmp_path) == ["loevpp-small"]
+    assert completed("loev pl") == ["playlist"]
+    assert completed("loev ab off") == ["offline"]
+    assert completed("loev search --wh") == ["--where"]
+    assert completed("loev search emb.npz --by t") == ["tempo"]
+    assert completed("loev search emb.npz x --weights tempo=1,p") == ["tempo=1,pitch="]
+    assert completed("loev search emb.npz x --where tag") == ["tag_artist"]
+    assert completed("loev search none.npz --by t") == []
+    assert completed("loev embed --subspaces tempo,inv") == ["tempo,invariant"]
+    assert completed("loev embed --model loev") == ["loevpp-small"]
 
 
 def test_the_script_for_a_shell(loev: Loev) -> None:

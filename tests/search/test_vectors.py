@@ -182,7 +182,13 @@ def test_a_query_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert np.allclose(names["query"], read("q.npz").vectors[VECTOR][7], atol=1e-4)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "PostgreSQL" in name else ())
+        for name in RECIPES
+    ],
+)
 def test_a_recipe_gives_the_ten_of_search(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
