@@ -114,7 +114,8 @@ def path_of(row: int) -> str:
     return f"artist {row // 100:05}/{row:07}.mp3"
 
 
-def write_library(out: Path, source: Source) -> None:
+def tables(source: Source) -> pa.RecordBatchReader:
+    """The rows as those of an embedding file."""
     meta = {key: value for key, value in source.meta.items() if key not in ("tags", "annotations")}
     schema = schema_of(meta)
 
@@ -132,7 +133,11 @@ def write_library(out: Path, source: Source) -> None:
             ]
             yield pa.RecordBatch.from_arrays([*first, *vectors], schema=schema)
 
-    lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), str(out))
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def write_library(out: Path, source: Source) -> None:
+    lance.write_dataset(tables(source), str(out))
 
 
 class Exact:

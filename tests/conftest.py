@@ -37,6 +37,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         part = cores[worker :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
         os.sched_setaffinity(0, part or cores)
 
+# Defaults of whoever runs the tests; LOEV_STREAM_EXAMPLES is of the tests.
+for variable in [v for v in os.environ if v.startswith("LOEV_") and v != "LOEV_STREAM_EXAMPLES"]:
+    del os.environ[variable]
+
 RATE_HZ = 8000
 WINDOW_N = 4000  # 0.5 s
 SUBSPACES = {"invariant": 6, "pitch": 4, "tempo": 3}

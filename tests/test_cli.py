@@ -315,7 +315,7 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_all(
     def bug(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("oh\nno")
 
-    monkeypatch.setattr("loev_cli.embed.job.open_fast", bug)
+    monkeypatch.setattr("loev_cli.embed.engine.open_fast", bug)
     arguments = ["embed", library, "--out", tmp_path / "x.npz", "--model", bundle.path]
     done = loev(*arguments)
     assert done.code == 1

@@ -15,7 +15,7 @@ import pytest
 
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
-from loev_cli.embed import Request, embed, job, pipeline
+from loev_cli.embed import Request, embed, engine, pipeline
 from loev_cli.errors import OutputError
 from loev_cli.formats import read
 from loev_cli.storage.own import user_cache
@@ -278,7 +278,7 @@ def test_a_job_limited_to_two_cores_starts_two_decoders(
     (tmp_path / "cpu.max").write_text("200000 100000")
     (tmp_path / "cgroup").write_text("0::/")
     (tmp_path / "mountinfo").write_text(f"1 1 0:1 / {tmp_path} rw - cgroup2 none rw")
-    for module in (job, pipeline):
+    for module in (engine, pipeline):
         monkeypatch.setattr(module, "usable_cpus", lambda: usable_cpus(tmp_path))
-    _, settings = job.prepare(Request(["x"], "x.npz"), bundle)
+    _, settings = engine.prepare(engine.set_up(Request(["x"], "x.npz", model=str(bundle.path))))
     assert (settings.n_workers, settings.n_encoders) == (2, 2)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from functools import cache
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -22,13 +22,16 @@ from loev_cli.cli._boundary import (
     signals_raise,
     standard_streams,
 )
-from loev_cli.cli._console import log_to_stderr, stop_logging
+from loev_cli.cli._console import escaped, log_to_stderr, say_in_json, stop_logging
+from loev_cli.cli._defaults import Defaults
+from loev_cli.errors import UsageError
 
 _COLUMNS = range(20, 10_000)
+_COMPLETE = "_LOEV_COMPLETE"  # what Typer's scripts for shells set
 
 # Every command, in the order of the help, by the panel it is in, with its line there: a module and
-# a function in it are called like the command. Here because importing all modules for the lines
-# would take a tenth of a second; a test compares the help with that of all commands.
+# a function in it are called like the command, with _ for -. Here because importing all modules for
+# the lines would take a tenth of a second; a test compares the help with that of all commands.
 PANELS = {
     "Embed and describe music": {
         "embed": "Turn audio into an embedding file with one array per subspace.",
@@ -48,6 +51,8 @@ PANELS = {
         "dedup": "Group tracks that are the same recording: copies, re-encodings, other speeds "
         "and keys.",
         "index": "Make a LanceDB database of an embedding file, with an index for all subspaces.",
+        "export-vectors": "Write vectors for another database, whose inner product is the score "
+        "of 'loev search'.",
     },
     "Judge a model": {
         "evaluate": "Evaluate each subspace: probes, equivariance, retrieval, geometry.",
@@ -100,7 +105,6 @@ def build_app(ready: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     a command's options takes time."""
     app = typer.Typer(
         name="loev",
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -111,7 +115,8 @@ def build_app(ready: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
             if name not in ready:
                 app.command(name, help=line, rich_help_panel=panel)(_listed)
                 continue
-            command = getattr(importlib.import_module(f"loev_cli.cli.{name}"), name)
+            called = name.replace("-", "_")
+            command = getattr(importlib.import_module(f"loev_cli.cli.{called}"), called)
             if isinstance(command, typer.Typer):  # commands of its own
                 app.add_typer(command, name=name, rich_help_panel=panel)
             else:
@@ -133,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _forget_useless_width()
     if debug:
         log_to_stderr()
+    if "--log-json" in argv:  # also for errors in what is before it
+        say_in_json()
     with standard_streams(silence_libraries=not debug), signals_raise():
         code = exit_code_of(lambda: _invoke(argv), debug=debug)
     stop_logging()
@@ -158,8 +165,42 @@ def _invoke(argv: list[str]) -> None:
     if not {"--help", "-h", "--version"} & set(argv):
         check_working_folder()
     # Not app(): it would answer interrupts, broken pipes and usage errors in its own way.
+    if _COMPLETE in os.environ:
+        _complete(os.environ[_COMPLETE])
     named = next((word for word in argv if not word.startswith("-")), None)
-    command = _command(named if named in COMMANDS else None)
+    if named not in COMMANDS:
+        named = None
+    command = _command(named)
+    defaults = Defaults(os.environ)
+    default_map = {}
+    if named is not None and defaults:
+        default_map[named] = defaults.of(named, command.commands[named], COMMANDS, argv)
+    command.epilog = f"Defaults: {escaped(str(defaults.file))}." if defaults.file else None
+    if named is not None:
+        command.commands[named].epilog = command.epilog
     # A command that writes down how it was called finds the words in the context's obj.
-    with command.make_context("loev", argv or ["--help"], obj=tuple(argv)) as context:
-        command.invoke(context)
+    given = {"obj": tuple(argv), "default_map": default_map}
+    try:
+        with command.make_context("loev", argv or ["--help"], **given) as context:
+            command.invoke(context)
+    except typer.BadParameter as error:
+        raise _of_default(error, defaults) from error
+
+
+def _of_default(error: Any, defaults: Defaults) -> Exception:
+    """The error, which says so if the value is no option's but a default's."""
+    context, parameter = error.ctx, error.param
+    source = context and parameter and context.get_parameter_source(parameter.name)
+    if source is None or source.name != "DEFAULT_MAP":
+        return cast(Exception, error)
+    where = defaults.where(context.command, parameter.name)
+    return UsageError(f"{where}: {error.message.rstrip('.')}")
+
+
+def _complete(instruction: str) -> NoReturn:
+    """Answer a shell that asks how a command line may go on."""
+    from typer.completion import shell_complete
+
+    asked = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    named = next((word for word in asked.split()[1:] if word in COMMANDS), None)
+    raise typer.Exit(shell_complete(_command(named), {}, "loev", _COMPLETE, instruction))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import re
 import sys
+import time
+import warnings
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -16,6 +19,7 @@ _EVENTS = {
     "loev: warning": "warning",
     "loev: interrupted": "interrupted",
 }
+TELL_EVERY_S = 5.0  # of progress, for machines
 # What moves a terminal's cursor, colors or reorders its text, or hides in it: C0 and C1 controls,
 # line and paragraph separators, marks and overrides of direction, invisible tags.
 UNPRINTABLE = re.compile(
@@ -88,9 +92,22 @@ def table(header: list[str], rows: list[list[str]], *, drawn: bool | None = None
     return text.getvalue().rstrip("\n")
 
 
-def say_in_json() -> None:
+def say_in_json(wanted: bool = True) -> bool:
     """Under ``--log-json``: from now on every line on stderr is a JSON object."""
-    _LOG.in_json = True
+    if wanted and not _LOG.in_json:
+        _LOG.in_json = True
+        _LOG.shown_before = warnings.showwarning
+        warnings.showwarning = _tell_warning
+    return wanted
+
+
+def says_json() -> bool:
+    """Whether :func:`say_in_json` was called."""
+    return _LOG.in_json
+
+
+def _tell_warning(message: Warning | str, *about: Any, **more: Any) -> None:
+    tell("warning", text=" ".join(str(message).split()))
 
 
 def tell(event: str, **content: Any) -> None:
@@ -102,8 +119,29 @@ def tell(event: str, **content: Any) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+class Throttle:
+    """Lets one of many events pass now and then.
+
+    Args:
+        every_s: seconds from one to the next of the same name.
+    """
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._passed: dict[str, float] = {}
+
+    def passes(self, name: str = "", *, always: bool = False) -> bool:
+        """Whether the time has come, or this is the first of the name."""
+        now = time.monotonic()
+        if not always and now - self._passed.get(name, -math.inf) < self._every_s:
+            return False
+        self._passed[name] = now
+        return True
+
+
 class _Log:
     in_json = False
+    shown_before: Any = None
 
 
 _LOG = _Log()
@@ -146,7 +184,9 @@ def log_to_stderr() -> None:
 
 def stop_logging() -> None:
     """Undo :func:`log_to_stderr` and :func:`say_in_json`."""
-    _LOG.in_json = False
+    if _LOG.in_json:
+        _LOG.in_json = False
+        warnings.showwarning = _LOG.shown_before
     _LOGGER.removeHandler(_HANDLER)
     _LOGGER.setLevel(logging.NOTSET)
 

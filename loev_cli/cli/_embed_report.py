@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-from loev_cli.cli._console import clock, plural, say, show, size, tell
+from loev_cli.cli._console import TELL_EVERY_S, clock, plural, say, says_json, show, size, tell
 from loev_cli.cli._progress import Bars
 from loev_cli.embed import (
     FAILURES_SUFFIX,
@@ -24,16 +24,14 @@ from loev_cli.embed import (
 )
 from loev_cli.formats import STDOUT
 
-_TELL_EVERY_S = 5.0
-
 
 class Progress(Bars):
     """Takes the run's events."""
 
-    def __init__(self, *, quiet: bool, log_json: bool) -> None:
-        super().__init__(shown=not quiet and not log_json)
+    def __init__(self, *, quiet: bool) -> None:
+        super().__init__(shown=not quiet)
         self._quiet = quiet
-        self._log_json = log_json
+        self._log_json = says_json()
         self._n_tracks = 0
         self._n_kept = 0
         self._n_done = 0
@@ -49,8 +47,12 @@ class Progress(Bars):
                 self.update("embedding", 0, event.n_tracks)
                 if self._log_json:
                     tell("started", **asdict(event))
-                elif event.n_kept and not self._quiet:
-                    say(f"{plural(event.n_kept, 'file')} already done, {event.n_tracks} remaining")
+                elif not self._quiet:
+                    if event.remembered:
+                        say(f"as in the earlier output: {' '.join(event.remembered)}")
+                    if event.n_kept:
+                        n_kept = plural(event.n_kept, "file")
+                        say(f"{n_kept} already done, {event.n_tracks} remaining")
             case TrackDone():
                 self._n_done += 1
                 self._audio_s += event.duration_s
@@ -60,7 +62,7 @@ class Progress(Bars):
                         tell("warning", path=event.path, text=text)
                     elif not self._quiet:
                         say(f"loev: warning: {event.path}: {text}")
-                if self._log_json and time.monotonic() - self._told > _TELL_EVERY_S:
+                if self._log_json and time.monotonic() - self._told > TELL_EVERY_S:
                     self._tell_progress()
             case Failure():
                 self._n_failed += 1
@@ -102,12 +104,12 @@ class Progress(Bars):
         )
 
 
-def report(result: Report, request: Request, *, quiet: bool, stats: bool, log_json: bool) -> None:
+def report(result: Report, request: Request, *, quiet: bool, stats: bool) -> None:
     """The end of a run."""
     out = request.out or ""
     n_failed = len(result.failures)
     listed = "" if out == STDOUT else f", listed in {out}{FAILURES_SUFFIX}"
-    if log_json:
+    if says_json():
         tell("finished", out=out, n_failed=n_failed, **_figures(result))
         return
     if result.n_rows == 0 and n_failed and request.shard is None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from loev_cli.cli import _completion
+from loev_cli.cli._console import say_in_json
 from loev_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +43,13 @@ Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=INPUTS_HELP)]
 Quiet = Annotated[bool, reporting("--quiet", "-q", help="Only errors on stderr.")]
 Debug = Annotated[bool, reporting("--debug", help="Show tracebacks and library log messages.")]
 LogJson = Annotated[
-    bool, reporting("--log-json", help="Log to stderr as JSON lines, each with an event.")
+    bool,
+    reporting(
+        "--log-json",
+        callback=say_in_json,
+        is_eager=True,  # errors in other options are JSON too
+        help="Log to stderr as JSON lines, each with an event.",
+    ),
 ]
 Json = Annotated[bool, reporting("--json", help="JSON on stdout.")]
 Model = Annotated[
@@ -49,6 +57,7 @@ Model = Annotated[
     model(
         help="Name of a shipped model, a bundle folder, or hf://OWNER/NAME@REVISION.",
         metavar="NAME|FOLDER",
+        autocompletion=_completion.models,
     ),
 ]
 Device = Annotated[
@@ -80,12 +89,29 @@ Cache = Annotated[
         help="Cache folder of decoded tracks; default ~/.cache/loev/features.", metavar="FOLDER"
     ),
 ]
+By = Annotated[
+    str | None,
+    searching(
+        help="Similar in this subspace; default invariant.",
+        metavar="SUBSPACE",
+        autocompletion=_completion.subspaces,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    searching(
+        help="Alike in several subspaces, as in invariant=1,tempo=0.5; below 0: unlike in that.",
+        metavar="A=W,B=W",
+        autocompletion=_completion.weights,
+    ),
+]
 Where = Annotated[
     str | None,
     searching(
         help="Keep only tracks matching this filter, such as 'duration_s > 60 and not silent'; "
         "see docs/search.md.",
         metavar="EXPR",
+        autocompletion=_completion.columns,
     ),
 ]
 Root = Annotated[
@@ -157,6 +183,17 @@ def refuse_repeats(context: typer.Context) -> None:
         seen.add(options[name].opts[0])
         if takes_value and not equals:
             next(words, None)
+
+
+def weights_of(by: str | None, weights: str | None) -> dict[str, float] | None:
+    """What ``--by`` or ``--weights`` says. Raises UsageError where both are given, or malformed."""
+    from loev_cli.search.library import parse_weights
+
+    if by is not None and weights is not None:
+        raise UsageError("--by and --weights exclude each other", hint="--by x is --weights x=1")
+    if by is not None:
+        return {by: 1.0}
+    return None if weights is None else parse_weights(weights)
 
 
 def tempi(bpm_range: str | None) -> tuple[float, float] | None:

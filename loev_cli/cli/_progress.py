@@ -1,12 +1,21 @@
-"""Progress on stderr: bars on a terminal, otherwise a line per stage or run."""
+"""Progress on stderr: bars on a terminal, events under ``--log-json``, otherwise a line per stage
+or run."""
 
 from __future__ import annotations
 
 import sys
-import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Self
 
-from loev_cli.cli._console import escaped, on_terminal, say
+from loev_cli.cli._console import (
+    TELL_EVERY_S,
+    Throttle,
+    escaped,
+    on_terminal,
+    say,
+    says_json,
+    tell,
+)
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -25,7 +34,8 @@ class Bars:
     """
 
     def __init__(self, *, shown: bool) -> None:
-        self.are_shown = shown and on_terminal()
+        self.are_shown = shown and on_terminal() and not says_json()
+        self._throttle = Throttle(TELL_EVERY_S)
         self._tasks: dict[str, TaskID] = {}
         if not self.are_shown:
             return
@@ -74,7 +84,14 @@ class StageDisplay(Bars):
         from loev_cli.evaluate.job import Skipped
 
         if isinstance(event, Skipped):
-            say(f"loev: skipped: {event.message}")
+            if says_json():
+                tell("skipped", text=event.message)
+            else:
+                say(f"loev: skipped: {event.message}")
+            return
+        if says_json():
+            if self._throttle.passes(event.name, always=event.done == event.total):
+                tell("stage", **asdict(event))
             return
         self.update(event.name, event.done, event.total)
         if not self.are_shown and not self._quiet and event.name not in self._begun:
@@ -87,7 +104,7 @@ class RunsDisplay(StageDisplay):
 
     def __init__(self, *, quiet: bool) -> None:
         super().__init__(quiet=quiet)
-        self._said_at: dict[str, float] = {}
+        self._lines = Throttle(_LINE_EVERY_S)
 
     def take(self, event: Event | RunEvent) -> None:
         """Show it."""
@@ -95,18 +112,13 @@ class RunsDisplay(StageDisplay):
 
         if not isinstance(event, RunEvent):
             super().take(event)
+        elif says_json():
+            if self._throttle.passes(event.name, always=event.state != "training"):
+                tell("run", **asdict(event))
         elif event.state == "failed":
             say(f"loev: failed: {event.name}: {event.message}")
         elif self.are_shown:
             self.update(event.name, event.step, event.n_steps)
-        elif not self._quiet and self._is_due(event):
+        elif not self._quiet and self._lines.passes(event.name, always=event.state != "training"):
             of = f" of {event.n_steps}" if event.n_steps else ""
             say(f"{event.name} {event.state}: step {event.step}{of}")
-
-    def _is_due(self, event: RunEvent) -> bool:
-        now = time.monotonic()
-        if event.state == "training" and now - self._said_at.get(event.name, now) < _LINE_EVERY_S:
-            self._said_at.setdefault(event.name, now)
-            return False
-        self._said_at[event.name] = now
-        return True

@@ -1,10 +1,12 @@
-"""What a training run shows: a live table on a terminal, a line now and then elsewhere."""
+"""What a training run shows: a live table on a terminal, events under ``--log-json``, otherwise a
+line now and then."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from loev_cli.cli._console import clock, escaped
+from loev_cli.cli._console import TELL_EVERY_S, Throttle, clock, escaped, says_json, tell
 from loev_cli.train.metrics import Progress as StepProgress
 from loev_cli.train.metrics import mean_losses
 
@@ -30,7 +32,9 @@ class TrainDisplay:
     """Shows decoding, then training. Everything goes to stderr."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self.console = Console(stderr=True, quiet=quiet)
+        self._tells = says_json() and not quiet
+        self._throttle = Throttle(TELL_EVERY_S)
+        self.console = Console(stderr=True, quiet=quiet or says_json())
         self.is_terminal = self.console.is_terminal
         self._recent: deque[StepProgress] = deque(maxlen=_N_SMOOTHED)
         self._last_line = 0.0
@@ -51,6 +55,8 @@ class TrainDisplay:
 
     def features(self, done: int, total: int) -> None:
         """``done`` of ``total`` files are decoded."""
+        if self._tells and self._throttle.passes("stage", always=done == total):
+            tell("stage", name="reading audio", done=done, total=total)
         self._decoding.update(self._decoding_task, completed=done, total=total)
         if self.is_terminal:
             self._live.update(self._decoding)
@@ -59,6 +65,10 @@ class TrainDisplay:
 
     def tracks(self, n_train: int, n_val: int, skipped: list[Skipped]) -> None:
         """Decoding is over."""
+        if self._tells:
+            for item in skipped:
+                tell("skipped", **asdict(item))
+            tell("tracks", n_train=n_train, n_val=n_val, n_skipped=len(skipped))
         for item in skipped:
             self.console.print(f"skipped: {escaped(item.error)}", style="yellow", markup=False)
         validated = f"{n_val} validation tracks" if n_val else "no validation tracks"
@@ -69,6 +79,8 @@ class TrainDisplay:
     def step(self, progress: StepProgress) -> None:
         """One step is done."""
         self._recent.append(progress)
+        if self._tells and self._throttle.passes("step", always=progress.share_done >= 1):
+            tell("step", **asdict(progress))
         if self.is_terminal:
             self._live.update(self._table())
         elif self._line_is_due() or progress.share_done >= 1:
@@ -82,6 +94,8 @@ class TrainDisplay:
 
     def validation(self, step: int, validation: Validation) -> None:
         """The model was measured on tracks it does not train on."""
+        if self._tells:
+            tell("validation", step=step, **asdict(validation))
         losses = "  ".join(f"{head} {loss:.3f}" for head, loss in validation.losses.items())
         self._line(f"validation at step {step}  loss {validation.loss:.3f}  {losses}")
         for subspace, moved in validation.sensitivity.items():

@@ -126,6 +126,7 @@ def advise(
     ] = None,
     cache: options.Cache = None,
     device: options.Device = "auto",
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

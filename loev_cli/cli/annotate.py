@@ -71,6 +71,7 @@ def annotate(
     backend: options.Backend = "auto",
     precision: options.Precision = "auto",
     workers: options.Workers = None,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -154,7 +155,7 @@ def annotate(
                 span = {"start_s": segment.start_s, "end_s": segment.end_s}
                 listed.add(_record(row.path, span, segment.answer), row.duration_s)
 
-    with listed, tell.Progress(quiet=quiet, log_json=False) as progress:
+    with listed, tell.Progress(quiet=quiet) as progress:
         report = job.annotate(
             request,
             add,

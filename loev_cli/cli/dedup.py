@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loev_cli.cli import _completion
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import plural, say
@@ -31,7 +32,12 @@ def dedup(
         ),
     ] = DUPLICATE_DISTANCE,
     by: Annotated[
-        str, options.searching(help="The subspace that is compared.", metavar="SUBSPACE")
+        str,
+        options.searching(
+            help="The subspace that is compared.",
+            metavar="SUBSPACE",
+            autocompletion=_completion.subspaces,
+        ),
     ] = INVARIANT,
     where: options.Where = None,
     list_format: lists.Format = None,
@@ -39,6 +45,7 @@ def dedup(
     overwrite: lists.Overwrite = False,
     csv_safe: lists.CsvSafe = False,
     root: options.Root = None,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -15,6 +16,7 @@ import typer
 from loev_cli import __version__
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import plural, show, table
+from loev_cli.cli._defaults import FILE, VARIABLE, Defaults
 from loev_cli.errors import EXIT_FAILED, LoevError
 
 _PACKAGES = [
@@ -58,7 +60,7 @@ def doctor(
 
     Example: loev doctor
     """
-    findings = [*_versions(), *_extras(), *_audio(), *_models(), *_devices()]
+    findings = [*_versions(), *_defaults(), *_extras(), *_audio(), *_models(), *_devices()]
     if as_json:
         show(json.dumps([asdict(finding) for finding in findings], indent=2), raw=True)
     else:
@@ -115,6 +117,23 @@ def _missing_of(extra: str) -> list[str]:
         except metadata.PackageNotFoundError:
             missing.append(name)
     return missing
+
+
+def _defaults() -> list[Finding]:
+    """The file of defaults, checked for every command, and variables."""
+    from loev_cli.cli import build_app  # which lists this module
+
+    commands = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
+    defaults = Defaults(os.environ)
+    found = str(defaults.file.absolute()) if defaults.file else f"no {FILE} here, no {VARIABLE}"
+    findings = [Finding("defaults", FILE, True if defaults.file else None, found)]
+    try:
+        defaults.check(commands)
+    except LoevError as error:
+        findings = [Finding("defaults", FILE, False, str(error))]
+    used, unknown = defaults.variables(commands)
+    findings += [Finding("defaults", name, True, "in use") for name in used]
+    return findings + [Finding("defaults", name, None, "no option of loev") for name in unknown]
 
 
 def _audio() -> list[Finding]:

@@ -7,12 +7,9 @@ from typing import Annotated, Literal
 import typer
 
 from loev_cli.bundle import DEFAULT_MODEL
+from loev_cli.cli import _completion
 from loev_cli.cli import _options as options
-from loev_cli.cli._console import (
-    say_in_json,
-    stdin_bytes,
-    stdout_bytes,
-)
+from loev_cli.cli._console import stdin_bytes, stdout_bytes
 from loev_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, StoppedError
 
 
@@ -32,6 +29,7 @@ def embed(
         options.model(
             help="Which of the model's subspaces ('loev models' lists them); default all.",
             metavar="A,B",
+            autocompletion=_completion.subspaces,
         ),
     ] = None,
     per_window: Annotated[
@@ -167,8 +165,6 @@ def embed(
     from loev_cli.cli import _embed_report as tell
     from loev_cli.storage.remote import Limits
 
-    if log_json:
-        say_in_json()
     request = job.Request(
         inputs=inputs,
         out=out,
@@ -198,7 +194,7 @@ def embed(
         tell.plan(plan)
         raise typer.Exit(_exit_code(plan.n_files - len(plan.unreadable), len(plan.unreadable)))
 
-    with tell.Progress(quiet=quiet, log_json=log_json) as progress:
+    with tell.Progress(quiet=quiet) as progress:
         try:
             report = job.embed(
                 request, stdin=stdin_bytes(), stdout=stdout_bytes(), on_event=progress.take
@@ -206,7 +202,7 @@ def embed(
         except (KeyboardInterrupt, StoppedError) as interrupt:
             interrupt.add_note(progress.how_to_go_on(out or ""))
             raise
-    tell.report(report, request, quiet=quiet, stats=stats, log_json=log_json)
+    tell.report(report, request, quiet=quiet, stats=stats)
     n_failed = len(report.failures)
     if request.shard is not None:  # the hash may give a part nothing, or nothing good
         raise typer.Exit(EXIT_SOME_FAILED if n_failed else EXIT_DONE)

@@ -76,6 +76,7 @@ def explore(
     no_browser: Annotated[
         bool, _serving("--no-browser", help="Only print the address; do not open it in a browser.")
     ] = False,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

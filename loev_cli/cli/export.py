@@ -128,6 +128,7 @@ def export(
     private: Annotated[
         bool, _hub("--private", help="Make the repository private, if it is made.")
     ] = False,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

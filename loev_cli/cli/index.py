@@ -26,6 +26,7 @@ def index(
     overwrite: Annotated[
         bool, options.output("--overwrite", help="Rebuild the database, whatever it contains.")
     ] = False,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

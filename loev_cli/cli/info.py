@@ -68,6 +68,8 @@ def _reason(failure: Failure) -> str:
 
 def _lines(described: dict[str, Any]) -> list[tuple[str, str]]:
     """For people: a name and what there is to say, line by line."""
+    from loev_cli.formats import SPACE
+
     meta = described["meta"]
     windows = described["n_windows"]
     tracks = plural(described["n_tracks"], "track")
@@ -78,6 +80,7 @@ def _lines(described: dict[str, Any]) -> list[tuple[str, str]]:
         ("audio", clock(described["audio_s"])),
         ("model", f"{meta['model']} ({meta['model_sha256'][:_N_HEX]})"),
         ("subspaces", ", ".join(f"{name} ({dim})" for name, dim in meta["subspaces"].items())),
+        *([("vector", f"scored by {_weights(meta[SPACE])}")] if SPACE in meta else []),
         ("windows", f"{meta['window_s']:.4g} s every {meta['hop_s']:.4g} s, {_pooled(windows)}"),
         ("tags", ", ".join(meta.get("tags", ())) or "none"),
         ("annotations", ", ".join(annotations["columns"]) if annotations else "none"),
@@ -87,6 +90,11 @@ def _lines(described: dict[str, Any]) -> list[tuple[str, str]]:
         ("failed", plural(described["n_failed"], "file")),
     ]
     return lines + [("", f"{n} x {reason}") for reason, n in described["reasons"].items()]
+
+
+def _weights(space: dict[str, Any]) -> str:
+    """Of vectors for another database: what their inner product is the score of."""
+    return ",".join(f"{name}={weight:g}" for name, weight in space["weights"].items())
 
 
 def _pooled(n_windows: int | None) -> str:

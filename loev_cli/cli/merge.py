@@ -37,6 +37,7 @@ def merge(
     overwrite: Annotated[
         bool, options.output("--overwrite", help="Replace an --out that exists.")
     ] = False,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

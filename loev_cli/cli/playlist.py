@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loev_cli.cli import _completion
 from loev_cli.cli import _lists as lists
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import clock, plural, say
@@ -40,6 +41,7 @@ def playlist(
         options.searching(
             help="Subspaces to keep close to the seed; default tempo, with --bpm invariant.",
             metavar="A,B",
+            autocompletion=_completion.subspaces,
         ),
     ] = None,
     drift: Annotated[
@@ -48,6 +50,7 @@ def playlist(
             help="The subspace in which the playlist gradually moves away from the seed, or to "
             "--to; default invariant unless it is kept.",
             metavar="SUBSPACE",
+            autocompletion=_completion.subspaces,
         ),
     ] = None,
     bpm: Annotated[
@@ -96,6 +99,7 @@ def playlist(
     overwrite: lists.Overwrite = False,
     csv_safe: lists.CsvSafe = False,
     root: options.Root = None,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

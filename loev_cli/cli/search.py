@@ -31,18 +31,8 @@ def search(
             "from stdin, one a line.",
         ),
     ],
-    by: Annotated[
-        str | None,
-        options.searching(help="Similar in this subspace; default invariant.", metavar="SUBSPACE"),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        options.searching(
-            help="Alike in several subspaces, as in invariant=1,tempo=0.5; below 0: unlike in "
-            "that.",
-            metavar="A=W,B=W",
-        ),
-    ] = None,
+    by: options.By = None,
+    weights: options.Weights = None,
     k: Annotated[
         int, options.searching("-k", min=1, help="Number of results per query.", metavar="K")
     ] = N_HITS,
@@ -93,19 +83,16 @@ def search(
 
     Example: loev search emb.npz song.mp3 --by tempo
     """
-    from loev_cli.search.library import parse_weights
     from loev_cli.search.session import Session
     from loev_cli.storage.replacing import read_inputs
 
     options.refuse_repeats(context)
-    if by is not None and weights is not None:
-        raise UsageError("--by and --weights exclude each other", hint="--by x is --weights x=1")
+    weighted = options.weights_of(by, weights)
     chosen = lists.format_of(list_format, out, [emb, *queries])
     lists.check_root(root, unused=chosen != "m3u" and like_but is None)
-    parsed = None if weights is None else parse_weights(weights)
     session = Session(
         emb,
-        weights={by: 1.0} if by is not None else parsed,
+        weights=weighted,
         k=k,
         where=where,
         like_but=like_but,

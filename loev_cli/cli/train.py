@@ -177,6 +177,7 @@ def train(
             help="Only show what would be trained, and the memory and disk it needs.",
         ),
     ] = False,
+    log_json: options.LogJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -4,7 +4,8 @@
 of this package and, for users, of a function.
 
 request    what a user asks for, and the part of a library that one array job does
-job        the request checked and carried out on an output file, or on standard output
+engine     the request checked, against an earlier output too, and what carries it out
+job        a request carried out on an output file, or on standard output; annotate: on neither
 pipeline   files or waveforms in, rows out; reader: decoding and cutting ahead of the encoder
 journal    rows that are done, kept beside the output; parts: its files
 presence   files that are gone, and files that only cannot be seen
@@ -16,7 +17,8 @@ report     what a run tells, and the list of failures
 import sys
 import types
 
-from loev_cli.embed.job import annotate, embed, embed_to_file
+from loev_cli.embed.annotate import annotate
+from loev_cli.embed.job import embed, embed_to_file
 from loev_cli.embed.journal import JOURNAL_SUFFIX
 from loev_cli.embed.merge import Merged, merge
 from loev_cli.embed.plan import DryRun, dry_run

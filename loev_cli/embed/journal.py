@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from loev_cli.bundle import Bundle
 from loev_cli.embed.parts import ForeignError, Part, PartWriter, Place, Stamp
 from loev_cli.errors import LoevError, OutputError, UsageError
 from loev_cli.formats import (
@@ -59,20 +60,19 @@ _MAX_STATE_N_BYTES = 4 << 20
 _MAX_PARTS = 50  # each is an open file; a job that is preempted again and again leaves many
 
 
-def kept_hop_s(out: Path, meta: Meta) -> float | None:
-    """The hop of what an earlier run has put at ``out``, finished or not, if it used the model and
-    window of ``meta``; None if none did."""
+def kept_settings(out: Path, bundle: Bundle) -> dict[str, Any] | None:
+    """What decides the rows that an earlier run has put at ``out``, finished or not, as
+    :func:`loev_cli.formats.fingerprint` gives it; None if the model of ``bundle`` put none."""
     with contextlib.suppress(LoevError, OSError, *DATA_ERRORS):
         if out.exists():
-            kept: Mapping[str, Any] = read_meta(out)
+            kept = fingerprint(read_meta(out))
         else:
             folder = _folder_of(Path(os.path.realpath(out)))
             state = parse_json(read_bytes(folder / _STATE_FILE, _MAX_STATE_N_BYTES, opener=own))
-            kept = state["fingerprint"]
-        hop_s, window_s = kept["hop_s"], meta["window_s"]
-        is_alike = (kept["model_sha256"], kept["window_s"]) == (meta["model_sha256"], window_s)
-        if is_alike and 0 < hop_s <= window_s:
-            return float(hop_s)
+            kept = dict(state["fingerprint"])
+        is_alike = (kept["model_sha256"], kept["window_s"]) == (bundle.sha256, bundle.window_s)
+        if is_alike and 0 < float(kept["hop_s"]) <= bundle.window_s and dict(kept["subspaces"]):
+            return kept
     return None
 
 

@@ -21,6 +21,7 @@ from loev_cli.formats import (
     ANNOTATIONS,
     AUDIO_ROOT,
     ONNX_SHA256,
+    SPACE,
     STDOUT,
     Meta,
     Row,
@@ -78,7 +79,7 @@ def merge(
     check_no_input(Path(out), parts, called="parts")
     check_failures(out, parts, overwrite=overwrite)
     metas = {part: read_meta(Path(part)) for part in parts}
-    check_agree(metas, keys=(*AGREEING_KEYS, "subspaces", "tags", ANNOTATIONS))
+    check_agree(metas, keys=(*AGREEING_KEYS, "subspaces", "tags", ANNOTATIONS, SPACE))
     if not allow_missing:
         _check_complete(metas, shards)
     check_earlier(Path(out), None, overwrite=overwrite)

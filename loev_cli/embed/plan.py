@@ -11,12 +11,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from loev_cli import bundle as bundles
 from loev_cli.audio import DecoderProcess, Source, brought_here
-from loev_cli.backends import Encoder, select_subspaces
+from loev_cli.backends import Encoder
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.bundle import Bundle
-from loev_cli.embed.job import find_sources, prepare
+from loev_cli.embed.engine import find_sources, prepare, set_up
 from loev_cli.embed.pipeline import Settings
 from loev_cli.embed.report import Failure, describe
 from loev_cli.embed.request import Request
@@ -64,8 +63,8 @@ def dry_run(request: Request, *, stdin: BinaryIO | None = None) -> DryRun:
     """
     if request.out is not None:
         check_output(request.out)
-    bundle = bundles.find(request.model)
-    subspaces = select_subspaces(bundle, request.subspaces)
+    setup = set_up(request)
+    request, bundle = setup.request, setup.bundle
     hop_n = bundle.hop_n_samples(request.hop_s)
     sources = find_sources(request, stdin)
 
@@ -89,7 +88,7 @@ def dry_run(request: Request, *, stdin: BinaryIO | None = None) -> DryRun:
         decode_s_per_s = _try_decoding(readable, decoder, bundle, request.download_limits)
     run_s = None
     if decode_s_per_s is not None:
-        encoder, settings = prepare(request, bundle)
+        encoder, settings = prepare(setup)
         run_s = _projected_s(audio_s * decode_s_per_s, n_windows, encoder, settings)
     n_vectors = n_windows if request.per_window else n_tracks
     return DryRun(
@@ -98,7 +97,7 @@ def dry_run(request: Request, *, stdin: BinaryIO | None = None) -> DryRun:
         n_unknown_length=n_unknown,
         unreadable=tuple(unreadable),
         n_vectors=n_vectors,
-        out_n_bytes=n_vectors * sum(subspaces.values()) * _bytes_per_value(request.out),
+        out_n_bytes=n_vectors * sum(setup.kept.values()) * _bytes_per_value(request.out),
         run_s=run_s,
     )
 

@@ -156,10 +156,14 @@ _N_EXTENSIONS = 8
 
 @dataclass(frozen=True)
 class RunStarted:
-    """The inputs are found: so many are to be embedded, so many are done already."""
+    """The inputs are found: so many are to be embedded, so many are done already.
+
+    ``remembered`` are the options that an earlier output was made with and this run was not given.
+    """
 
     n_tracks: int
     n_kept: int = 0
+    remembered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

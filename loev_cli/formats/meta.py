@@ -20,6 +20,8 @@ Meta = dict[str, Any]
 TAG_PREFIX = "tag_"
 ANNOTATIONS = "annotations"
 AUDIO_ROOT = "audio_root"
+# Of vectors for other databases, see loev_cli.search.vectors.
+SPACE = "space"
 POOLED = "mean"
 PER_WINDOW = "none"
 # SHA-256 of the graph, where ONNX made the rows. Files of before it was kept do not have it.

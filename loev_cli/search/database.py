@@ -33,7 +33,6 @@ from loev_cli.formats.meta import Meta, damaged, from_json, not_ours
 from loev_cli.search.filters import parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
 from loev_cli.search.library import (
-    Distinct,
     Hit,
     Query,
     Vectors,
@@ -253,13 +252,6 @@ def centers_of(text: bytes) -> dict[str, Vectors]:
 def centers_text(centers: Mapping[str, Vectors]) -> bytes:
     """The means for a table's metadata."""
     return json.dumps({name: center.tolist() for name, center in centers.items()}).encode()
-
-
-def center_of(total: NDArray[np.float64], n_rows: int, distinct: Distinct) -> Vectors:
-    """The mean of rows by their sum (D,); as in :mod:`loev_cli.search.library`."""
-    if not distinct.enough_for_a_mean:
-        return np.zeros(len(total), np.float32)
-    return (total / n_rows).astype(np.float32)
 
 
 def _example(kind: pa.DataType) -> NDArray[Any]:

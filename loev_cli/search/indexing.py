@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loev_cli.errors import OutputError, UsageError, needs_extra
-from loev_cli.formats import AGREEING_KEYS, Meta, Row, check_agree, read_meta, rows
-from loev_cli.formats.meta import POOLED, keeps_windows, to_json
+from loev_cli.formats import AGREEING_KEYS, Meta, Row, check_agree, read_meta
+from loev_cli.formats.meta import to_json
 from loev_cli.search import database as db
-from loev_cli.search.library import Distinct, Vectors
+from loev_cli.search.library import Centering, Vectors, pooled_meta, pooled_rows
 from loev_cli.storage.replacing import check_no_input
-from loev_cli.windows import MeanPool
 
 with needs_extra("loev index", "db"):
     import lance
@@ -90,7 +89,7 @@ def index(
         OutputError: the folder cannot be written.
     """
     check_no_input(db.table_of(folder), [emb])
-    meta = _pooled_meta(read_meta(emb))
+    meta = pooled_meta(read_meta(emb))
     old = _existing(folder, meta, emb, overwrite=overwrite)
     on_step(f"reading {emb}")
     survey = _survey(emb, meta)
@@ -188,45 +187,22 @@ def _existing(folder: Path, meta: Meta, emb: Path, *, overwrite: bool) -> db.Dat
     return old
 
 
-def _pooled_meta(meta: Meta) -> Meta:
-    return {**meta, "pooling": POOLED}
-
-
-def _pooled_rows(emb: Path) -> Iterator[Row]:
-    """The rows of a file, those with windows as their means."""
-    windows = keeps_windows(read_meta(emb))
-    for row in rows(emb):
-        if not windows:
-            yield row
-            continue
-        pool = MeanPool()
-        for i in range(len(next(iter(row.vectors.values())))):
-            pool.add({name: x[i] for name, x in row.vectors.items()})
-        yield replace(row, vectors=pool.mean(), start_s=None)
-
-
 def _survey(emb: Path, meta: Meta) -> _Survey:
     digests: dict[str, int] = {}
-    sums = {name: np.zeros(dim) for name, dim in meta["subspaces"].items()}
-    squares = dict.fromkeys(sums, 0.0)
-    distinct = {name: Distinct() for name in sums}
-    for row in _pooled_rows(emb):
+    centering = {
+        name: Centering(dim, f"{emb}: '{name}'") for name, dim in meta["subspaces"].items()
+    }
+    squares = dict.fromkeys(centering, 0.0)
+    for row in pooled_rows(emb):
         digests[row.path] = _digest(row)
         for name, x in row.vectors.items():
-            sums[name] += x
+            centering[name].add(x[None])
             squares[name] += float(np.dot(x, x))
-            if not distinct[name].enough_for_a_mean:
-                distinct[name].add(x[None])
     n = max(1, len(digests))
-    for name, total in sums.items():
-        if not np.isfinite(total).all():
-            raise UsageError(f"{emb}: '{name}' holds NaN or infinite values")
-    centers = {
-        name: db.center_of(total, len(digests), distinct[name]) for name, total in sums.items()
-    }
+    centers = {name: each.center for name, each in centering.items()}
     variances = {
-        name: max(0.0, squares[name] / n - float(np.square(total / n).sum()))
-        for name, total in sums.items()
+        name: max(0.0, squares[name] / n - float(np.square(each.total / n).sum()))
+        for name, each in centering.items()
     }
     return _Survey(digests, centers, {name: float(np.sqrt(v)) for name, v in variances.items()})
 
@@ -276,7 +252,7 @@ def _tables(
     schema = pa.schema(fields, metadata=metadata)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for row in _pooled_rows(emb):
+        for row in pooled_rows(emb):
             if row.path in wanted and (table := tabulator.add(row)) is not None:
                 yield from finished(table)
         if (table := tabulator.flush()) is not None:

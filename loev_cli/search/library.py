@@ -37,16 +37,22 @@ from loev_cli.errors import UsageError, did_you_mean
 from loev_cli.formats import (
     AUDIO_ROOT,
     FOLDERS,
+    SPACE,
     Columns,
     Meta,
+    Row,
     as_column,
     keeps_windows,
     open_columns,
+    read_meta,
+    rows,
 )
+from loev_cli.formats.meta import POOLED
 from loev_cli.music_keys import camelot, parse_key
 from loev_cli.row_names import path_of_row
 from loev_cli.search.filters import Mask, parse_where
 from loev_cli.search.find import FileQuery, RowQuery, find_query
+from loev_cli.windows import MeanPool
 
 Vectors = NDArray[np.float32]
 
@@ -382,6 +388,8 @@ def audio_root(source: Path, meta: Meta, paths: Sequence[str]) -> Path | None:
 
 def library_of(source: Path, columns: Columns) -> Library:
     """The library of some columns. Raises as :func:`open_library`."""
+    if SPACE in columns.meta:
+        raise UsageError(f"{source} holds exported vectors", hint="search the embedding file")
     paths = [str(path) for path in columns.load("path")]
     if not paths:
         raise UsageError(f"{source} holds no tracks", hint="create embeddings with loev embed")
@@ -439,17 +447,9 @@ def subspace_of(x: Vectors, name: str, center: Vectors | None = None) -> Subspac
         UsageError: they hold NaN or infinite values.
     """
     if center is None:
-        with np.errstate(invalid="ignore", over="ignore"):
-            center = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-        if not np.isfinite(center).all():
-            raise UsageError(f"{name} holds NaN or infinite values")
-        distinct = Distinct()
-        for start in range(0, len(x), _DISTINCT_N_ROWS):
-            if distinct.enough_for_a_mean:
-                break
-            distinct.add(x[start : start + _DISTINCT_N_ROWS])
-        if not distinct.enough_for_a_mean:
-            center = np.zeros_like(center)
+        centering = Centering(x.shape[1], name)
+        centering.add(x)
+        center = centering.center
     vectors, lengths = unit(x, center)
     if not np.isfinite(lengths).all():
         raise UsageError(f"{name} holds NaN or infinite values")
@@ -476,6 +476,68 @@ class Distinct:
         while len(rest) and not self.enough_for_a_mean:
             self._found.append(rest[0])
             rest = rest[rest @ rest[0] < 1 - _SAME]
+
+
+class Centering:
+    """The center of a subspace's N rows, which come a few at a time.
+
+    Args:
+        dim: D of the subspace.
+        name: for the error.
+
+    Attributes:
+        total: (D,) float64, the sum of the rows.
+    """
+
+    def __init__(self, dim: int, name: str) -> None:
+        self.total = np.zeros(dim)
+        self._n_rows = 0
+        self._name = name
+        self._distinct = Distinct()
+
+    def add(self, x: Vectors) -> None:
+        """Model outputs (n, D)."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            self.total += x.sum(axis=0, dtype=np.float64)
+        self._n_rows += len(x)
+        if not np.isfinite(self.total).all():
+            return
+        for start in range(0, len(x), _DISTINCT_N_ROWS):
+            if self._distinct.enough_for_a_mean:
+                break
+            self._distinct.add(x[start : start + _DISTINCT_N_ROWS])
+
+    @property
+    def center(self) -> Vectors:
+        """(D,), as the module's text says.
+
+        Raises:
+            UsageError: the rows hold NaN or infinite values.
+        """
+        if not np.isfinite(self.total).all():
+            raise UsageError(f"{self._name} holds NaN or infinite values")
+        if not self._distinct.enough_for_a_mean:
+            return np.zeros(len(self.total), np.float32)
+        return (self.total / self._n_rows).astype(np.float32)
+
+
+def pooled_rows(emb: Path) -> Iterator[Row]:
+    """The rows of a file, a few at a time, those with windows as their means. Raises as
+    :func:`loev_cli.formats.rows`."""
+    windows = keeps_windows(read_meta(emb))
+    for row in rows(emb):
+        if not windows:
+            yield row
+            continue
+        pool = MeanPool()
+        for i in range(len(next(iter(row.vectors.values())))):
+            pool.add({name: x[i] for name, x in row.vectors.items()})
+        yield replace(row, vectors=pool.mean(), start_s=None)
+
+
+def pooled_meta(meta: Meta) -> Meta:
+    """The ``meta`` of a file with these rows."""
+    return {**meta, "pooling": POOLED}
 
 
 def unit(x: Vectors, center: Vectors) -> tuple[Vectors, Vectors]:

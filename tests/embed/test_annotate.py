@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,13 @@ from loev_cli import bundle as bundles
 from loev_cli.annotations import COLUMNS, KeyReadout, TempoReadout, open_annotator
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
-from loev_cli.embed.merge import merge
+from loev_cli.embed import Event, RunStarted, dry_run, embed, merge
 from loev_cli.errors import UsageError
 from loev_cli.export import add_readouts
-from loev_cli.formats import EmbeddingFile, read, rows
+from loev_cli.formats import EmbeddingFile, fingerprint, read, rows
 from loev_cli.music_keys import KEYS
 from loev_cli.search.library import annotated, open_library
-from tests.conftest import RATE_HZ, SUBSPACES, WINDOW_N, Loev, music
+from tests.conftest import RATE_HZ, SUBSPACES, WINDOW_N, Loev, music, write_audio
 from tests.embed.common import assert_same, embedded, interrupted, left_in, request
 from tests.embed.test_tags import every_format
 
@@ -186,7 +187,7 @@ def test_what_does_not_go_together(annotating: Bundle, tracks: Path, tmp_path: P
     with pytest.raises(UsageError, match=r"differ in annotations: bpm, .* and none"):
         merge([str(told), str(plain)], str(tmp_path / "x.npz"))
     with pytest.raises(UsageError, match=r"will not replace .* annotations"):
-        embedded(annotating, told, tracks)
+        embedded(annotating, told, tracks, annotate=True, bpm_range=(80.0, 160.0))
     other = with_random_readouts(annotating, tmp_path / "other", seed=2)
     with pytest.raises(UsageError, match="annotations"):
         embedded(other, told, tracks, annotate=True)
@@ -196,6 +197,59 @@ def test_what_does_not_go_together(annotating: Bundle, tracks: Path, tmp_path: P
     embedded(annotating, narrow, tracks, subspaces=["invariant"])
     with pytest.raises(UsageError, match=r"will not replace .* annotations"):
         embedded(annotating, narrow, tracks, subspaces=["invariant"], annotate=True)
+
+
+def test_an_update_remembers_the_options_of_the_output(
+    annotating: Bundle, tracks: Path, tmp_path: Path
+) -> None:
+    made: dict[str, object] = {
+        "tags": True,
+        "annotate": True,
+        "bpm_range": (80.0, 160.0),
+        "per_window": True,
+        "hop_s": 0.1,
+        "subspaces": ["pitch", "tempo"],
+    }
+    whole, _ = embedded(annotating, tmp_path / "whole.npz", tracks, **made)
+    out = tmp_path / "x.npz"
+    interrupted(request(annotating, out, tracks, **made), after=2)
+    told: list[Event] = []
+    plain = request(annotating, out, tracks)
+    embed(plain, on_event=told.append)  # goes on as it began
+    (started,) = [event for event in told if isinstance(event, RunStarted)]
+    assert (started.n_tracks, started.n_kept) == (4, 2)
+    assert started.remembered == (
+        "--hop-s 0.1",
+        "--subspaces pitch,tempo",
+        "--per-window",
+        "--tags",
+        "--annotate",
+        "--bpm-range 80-160",
+    )
+    assert_same(read(out), whole)
+    assert_annotated_alike(read(out), whole)
+    assert read(out).tags == whole.tags
+    write_audio(tracks / "added.wav", seed=9)
+    n_windows = dry_run(plain).n_vectors
+    embed(plain)
+    file = read(out)
+    assert fingerprint(file.meta) == fingerprint(whole.meta)
+    assert file.track is not None and len(file.track) == n_windows
+    assert list(file.vectors) == ["pitch", "tempo"] and file.annotations["bpm"][-1] > 0
+    embed(replace(plain, overwrite=True))
+    file = read(out)
+    assert (list(file.vectors), file.tags, file.annotations) == (list(SUBSPACES), {}, {})
+    assert file.track is None
+
+
+def test_what_an_update_remembers_is_told(
+    annotating: Bundle, tracks: Path, tmp_path: Path, loev: Loev
+) -> None:
+    embed = ("embed", tracks, "--out", tmp_path / "x.npz", "--model", annotating.path)
+    loev(*embed, "--annotate", "--tags")
+    done = loev(*embed)
+    assert (done.code, done.lines[0]) == (0, "as in the earlier output: --tags --annotate")
+    assert loev(*embed, "--annotate", "--tags").lines[0] == "6 files already done, 0 remaining"
 
 
 def make_unreadable(tracks: Path) -> None:

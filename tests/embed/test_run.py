@@ -41,7 +41,7 @@ def test_the_request_is_checked_before_the_work(
     def never(*arguments: object, **options: object) -> Encoder:
         raise AssertionError("the work has begun")
 
-    monkeypatch.setattr("loev_cli.embed.job.open_fast", never)
+    monkeypatch.setattr("loev_cli.embed.engine.open_fast", never)
     good = {"inputs": [str(library)], "out": str(tmp_path / "x.npz"), "model": str(bundle.path)}
     for wrong in (
         {"out": None},

@@ -59,8 +59,10 @@ def test_tags_stay_with_rows_of_earlier_runs(bundle: Bundle, tagged: Path, tmp_p
     file, report = embedded(bundle, out, tagged, tags=True)
     assert report.n_done == 1
     assert file.tags["artist"] == ["Ärtist", "日本 🎵", ""]
+    plain = tmp_path / "plain.npz"
+    embedded(bundle, plain, tagged)
     with pytest.raises(UsageError, match="tags"):
-        embedded(bundle, out, tagged)
+        embedded(bundle, plain, tagged, tags=True)
 
 
 def test_tags_on_stdout(loev: Loev, bundle: Bundle, tagged: Path) -> None:
