@@ -27,6 +27,7 @@ from loev_cli.evaluate.manifest import Column, Manifest, check_files, read_manif
 from loev_cli.evaluate.vectors import Vectors
 from loev_cli.experiments.foreign import read_foreign
 from loev_cli.experiments.judging import Encoding, Judged, embed_all, embed_changes, read_all
+from loev_cli.experiments.protocol import compare_under_change
 from loev_cli.experiments.runs import Run, RunEvent, check_runs, steps_within, train_runs
 from loev_cli.experiments.scoring import (
     CHOSEN,
@@ -41,6 +42,7 @@ from loev_cli.experiments.scoring import (
 from loev_cli.model import METHODS
 from loev_cli.storage.atomic import write_own
 from loev_cli.train.config import TrainConfig
+from loev_cli.train.views import usual_n_views
 
 RUNS = "runs"
 PRETRAINING_FILE = "pretraining.csv"
@@ -100,7 +102,7 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
         request.config, data=str(pretraining), val_fraction=0.0, steps=request.config.steps or 1
     )
     if request.minutes is not None:
-        trial = [Run(m, replace(base, method=m)) for m in request.methods]  # type: ignore[arg-type]
+        trial = [Run(m, config_of(base, m, 0)) for m in request.methods]
         steps = steps_within(
             request.minutes, trial, request.n_seeds, request.out, n_parallel=n_parallel,
             device=request.device, cache=request.cache, on_event=on_event,
@@ -115,14 +117,23 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
 
 
 def _without_twins(request: Request) -> tuple[Request, list[str]]:
-    """In the `shared` view scheme LOOC has LOEV's positives, and is bit-identical to LOEV."""
+    """LOOC has LOEV's positives in either view scheme, and would be bit-identical to LOEV.
+
+    Where LOEV has the `independent` scheme, LOOC is trained in its own (:func:`config_of`).
+    """
     methods = list(request.methods)
-    if request.config.view_scheme != "shared" or not {"loev", "looc"} <= set(methods):
+    if "looc" in methods and request.config.view_scheme != "shared":
+        n_views = usual_n_views("shared", request.config.augs)
+        return request, [
+            f"looc is trained in its own view scheme, 'shared', with {n_views} views of a track: "
+            "of independent views it has the same positives as loev"
+        ]
+    if not {"loev", "looc"} <= set(methods):
         return request, []
     methods.remove("looc")
     note = (
         "looc is left out: in the view scheme 'shared' it has the same positives as loev, so its "
-        "runs would be identical; they differ with --set view_scheme=independent"
+        "runs would be identical; with --set view_scheme=independent loev has the paper's views"
     )
     return replace(request, methods=methods), [note]
 
@@ -130,10 +141,22 @@ def _without_twins(request: Request) -> tuple[Request, list[str]]:
 def plan_runs(base: TrainConfig, methods: Sequence[str], n_seeds: int) -> list[Run]:
     """Every method with every seed, the seeds outermost: an unfinished comparison is a fair one."""
     return [
-        Run(run_name(method, seed), replace(base, method=method, seed=seed))  # type: ignore[arg-type]
+        Run(run_name(method, seed), config_of(base, method, seed))
         for seed in range(n_seeds)
         for method in methods
     ]
+
+
+def config_of(base: TrainConfig, method: str, seed: int) -> TrainConfig:
+    """What a run of a method is trained with.
+
+    LOOC learns a head from views that share that head's augmentation (Xiao et al. 2021): always
+    the view scheme `shared`. Two independent draws are equal only where neither is applied.
+    """
+    config = replace(base, method=method, seed=seed)  # type: ignore[arg-type]
+    if method == "looc" and base.view_scheme != "shared":
+        config = replace(config, view_scheme="shared", n_views=None)
+    return config
 
 
 def run_name(method: str, seed: int) -> str:
@@ -250,6 +273,9 @@ def _judge(
     )
     tell(Stage("statistics", 2, 3))
     found, more, sensitivity = compare_changed(contestants, **chance)
+    under_change = compare_under_change(
+        contestants, columns, chosen, n_parallel=n_parallel, on_event=tell, **chance
+    )
     comparison = Comparison(
         command=request.command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -270,6 +296,7 @@ def _judge(
         entries=entries + found,
         differences=corrected(differences + more),
         sensitivity=sensitivity,
+        under_change=under_change,
         geometry=describe_geometry(contestants, splits.judged),
     )
     tell(Stage("statistics", 3, 3))
