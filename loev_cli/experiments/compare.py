@@ -4,7 +4,7 @@ Whatever is finished stays in the folder of the comparison (runs, embeddings, ch
 the same request goes on from there.
 
 OUT/pretraining.csv     what models are pretrained on: path (absolute) and group of a manifest's
-                        train rows, without their labels
+                        train rows, without their labels; with variants also their columns
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from loev_cli.experiments.scoring import (
     corrected,
     describe_geometry,
 )
+from loev_cli.manifest import TRACK
 from loev_cli.model import METHODS
 from loev_cli.storage.atomic import write_own
 from loev_cli.train.config import TrainConfig
@@ -97,7 +98,9 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
     checked = _check(request)
     checked.notes.extend(notes)
     n_parallel = request.n_parallel or (usable_cpus() if _is_cpu(request.device) else 1)
-    pretraining = write_pretraining(checked.tracks, request.out, overwrite=request.overwrite)
+    pretraining = write_pretraining(
+        checked.tracks, request.out, variants=request.config.variants, overwrite=request.overwrite
+    )
     base = replace(
         request.config, data=str(pretraining), val_fraction=0.0, steps=request.config.steps or 1
     )
@@ -171,7 +174,7 @@ class _Checked:
     notes: list[str]  # on the data
     stretcher: equivariance.Stretcher
     foreign: dict[str, Vectors]
-    tracks: list[tuple[str, str]]
+    tracks: list[tuple[str, ...]]
 
 
 def _check(request: Request) -> _Checked:
@@ -199,14 +202,15 @@ def _check(request: Request) -> _Checked:
                 f"--against {file}: duplicate name '{file.stem}'", hint="rename the file"
             )
         foreign[file.stem] = read_foreign(manifest, file)
-    tracks, sees_all = pretraining_rows(manifest)
+    tracks, sees_all = pretraining_rows(manifest, request.config.variants)
     if sees_all:
         notes = [*notes, "the evaluation tracks were part of (unlabeled) pretraining: "
                  "no row of the manifest has split 'train'"]  # fmt: skip
     trial = replace(request.config, data=str(request.data[0]), steps=request.config.steps or 1)
-    if len(tracks) < trial.batch_size:
+    works = {row[2] or row[0] for row in tracks} if trial.variants else tracks
+    if len(works) < trial.batch_size:
         raise UsageError(
-            f"{len(tracks)} tracks to train on are fewer than the batch of {trial.batch_size}",
+            f"{len(works)} tracks to train on are fewer than the batch of {trial.batch_size}",
             hint="use a smaller --batch-size, or add music",
         )
     check_runs(plan_runs(trial, request.methods, 1), device=request.device)
@@ -329,22 +333,47 @@ def _training(base: TrainConfig, models: dict[str, Path], request: Request) -> d
     }  # fmt: skip
 
 
-def pretraining_rows(manifest: Manifest) -> tuple[list[tuple[str, str]], bool]:
+def pretraining_rows(
+    manifest: Manifest, variants: Sequence[str] = ()
+) -> tuple[list[tuple[str, ...]], bool]:
     """(path, group) of the tracks to train on, and whether some are judged later.
 
     Rows with split ``train``; all of them where no row has it.
+
+    Args:
+        variants: columns that a row has besides, with the work before them.
+
+    Raises:
+        UsageError: no such column.
     """
     chosen = [i for i, split in enumerate(manifest.splits) if split == "train"]
     everything = not chosen
+    columns = _columns_of(variants)
+    for name in columns:
+        if name not in manifest.cells:
+            raise UsageError(
+                f"no column '{name}' in the manifest", hint="needed to train with variants"
+            )
     rows = []
     for i in chosen or range(len(manifest)):
         group = str(manifest.groups[i])
         named = "" if group.startswith("\0") else group
-        rows.append((manifest.files[i].absolute().as_posix(), named))
+        cells = [manifest.cells[name][i] for name in columns]
+        rows.append((manifest.files[i].absolute().as_posix(), named, *cells))
     return rows, everything
 
 
-def write_pretraining(rows: list[tuple[str, str]], out: Path, *, overwrite: bool = False) -> Path:
+def _columns_of(variants: Sequence[str]) -> tuple[str, ...]:
+    return (TRACK, *variants) if variants else ()
+
+
+def write_pretraining(
+    rows: Sequence[tuple[str, ...]],
+    out: Path,
+    *,
+    variants: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Path:
     """Put the rows into folder ``out``, which is made if it is missing.
 
     Raises:
@@ -353,7 +382,7 @@ def write_pretraining(rows: list[tuple[str, str]], out: Path, *, overwrite: bool
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["path", "group"])
+    writer.writerow(["path", "group", *_columns_of(variants)])
     writer.writerows(rows)
     content, file = text.getvalue().encode(), out / PRETRAINING_FILE
     try:
