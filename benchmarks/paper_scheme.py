@@ -1,7 +1,7 @@
 """The paper's view scheme on rendered POP909: `docs/lab/results/compare-paper-scheme` made again.
 
     python benchmarks/paper_scheme.py --songs POP909 --soundfont A.sf2 [--soundfont B.sf2] --out OUT
-                                      [--steps 120] [--seeds 3]
+                                      [--steps 80] [--seeds 3]
 
 Renders a clip of 20 s of each of songs 1 to 300 to train on, two of songs 750 to 799 to choose
 subspaces by and three of songs 800 to 849 to judge on (corpus/README.md says what is needed), and
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--songs", type=Path, required=True)
     parser.add_argument("--soundfont", type=Path, required=True, action="append")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()

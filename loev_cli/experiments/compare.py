@@ -278,7 +278,7 @@ def _judge(
     tell(Stage("statistics", 2, 3))
     found, more, sensitivity = compare_changed(contestants, **chance)
     under_change = compare_under_change(
-        contestants, columns, chosen, n_parallel=n_parallel, on_event=tell, **chance
+        contestants, columns, chosen, request.out, n_parallel=n_parallel, on_event=tell, **chance
     )
     comparison = Comparison(
         command=request.command,

@@ -19,6 +19,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -32,7 +34,8 @@ from loev_cli.evaluate.probes import TASKS
 from loev_cli.evaluate.retrieval import neighbor_grid
 from loev_cli.evaluate.statistics import Draws, Statistic, mean_of, r2_of, share
 from loev_cli.evaluate.vectors import Subspaces, with_concatenation
-from loev_cli.experiments.judging import Judged
+from loev_cli.experiments.cache import ArrayCache, Arrays
+from loev_cli.experiments.judging import PROBES, Judged
 from loev_cli.experiments.scoring import CHOSEN, Contestant, Entry
 
 NEIGHBORS, MOVED, SIZE, APART = "neighbors", "moved", "size", "own - other"
@@ -40,12 +43,14 @@ NEIGHBORS, MOVED, SIZE, APART = "neighbors", "moved", "size", "own - other"
 CHANGES = {"pitch": "key", "tempo": "tempo"}
 MOVEMENT = "R2 of the movement"
 _N_DRAWS = 1000
+_VERSION = 1  # goes up whenever the same vectors would say something else
 
 
 def compare_under_change(
     contestants: Sequence[Contestant],
     columns: Sequence[Column],
     chosen: Mapping[tuple[str, str], str],
+    out: Path,
     *,
     n_seeds: int,
     n_parallel: int,
@@ -56,6 +61,7 @@ def compare_under_change(
 
     Args:
         chosen: (label, contestant) -> subspace that its probe selected; its entries have the rule.
+        out: folder of the comparison; predicted sizes, which take longest, are kept with its probes.
     """
     able = [c for c in contestants if all(run.heard is not None for run in c.runs)]
     parts = [
@@ -64,7 +70,7 @@ def compare_under_change(
         for contestant in able
         for part in (
             partial(_neighbors, contestant, change, columns, chosen),
-            partial(_predictions, contestant, change),
+            partial(_predictions, contestant, change, out),
         )
     ]
     entries: list[Entry] = []
@@ -123,7 +129,29 @@ def _neighbors(
     return entries
 
 
-def _predictions(contestant: Contestant, change: str, n_seeds: int, seed: int) -> list[Entry]:
+def sizes_or_keep(
+    folder: Path, x: NDArray[np.float32], sizes: NDArray[Any], groups: NDArray[Any], seed: int
+) -> Arrays | None:
+    """:func:`predicted_sizes` of (n, 1 + S, D) as ``wanted`` and ``told``, kept in ``folder``.
+
+    Raises:
+        OutputError: they cannot be kept.
+    """
+    cache, key = ArrayCache(folder), (["sizes", _VERSION, seed], x, sizes, groups)
+    found = cache.find(*key)
+    if found is None:
+        as_double = x.astype(np.float64)
+        pair = predicted_sizes(as_double[:, 0], as_double[:, 1:], sizes, groups, seed=seed)
+        if pair is None:
+            return None
+        found = dict(zip(("wanted", "told"), pair, strict=True))
+        cache.keep(found, *key)
+    return found
+
+
+def _predictions(
+    contestant: Contestant, change: str, out: Path, n_seeds: int, seed: int
+) -> list[Entry]:
     heard = contestant.runs[0].heard
     assert heard is not None
     draws, sizes = Draws(heard.groups, n_seeds, seed=seed), np.array(heard.sizes[change])
@@ -141,12 +169,12 @@ def _predictions(contestant: Contestant, change: str, n_seeds: int, seed: int) -
     for subspace in contestant.subspaces:
         moved, movement, at_rest = [], [], []
         for of in vectors:
+            pair = sizes_or_keep(out / PROBES, of[subspace], sizes, heard.groups, seed)
             x = of[subspace].astype(np.float64)
-            pair = predicted_sizes(x[:, 0], x[:, 1:], sizes, heard.groups, seed=seed)
             predicted = predicted_embeddings(x[:, 0], x[:, 1:], heard.groups, seed=seed)
             if pair is None or predicted is None:
                 return []
-            said.setdefault(subspace, []).append(r2_of(*pair))
+            said.setdefault(subspace, []).append(r2_of(pair["wanted"], pair["told"]))
             unmoved = np.repeat(x[:, :1], len(sizes), axis=1)
             moved.append(_r2_of_vectors(x[:, 1:], predicted))
             movement.append(_explained(x[:, 1:] - predicted, x[:, 1:] - unmoved))

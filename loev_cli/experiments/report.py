@@ -107,7 +107,8 @@ def _grid(c: Comparison) -> list[list[Any]]:
             row = rows.setdefault((e.question, e.contestant), new)
             row[3] = pages.number(e.estimate.chance)
             row[4 + GRID_RANKS.index(int(k))] = e.estimate
-    return [rows[key] for key in sorted(rows, key=lambda key: key[0])]
+    questions = list(dict.fromkeys(question for question, _ in rows))
+    return [rows[key] for key in sorted(rows, key=lambda key: questions.index(key[0]))]
 
 
 def _predictions(c: Comparison) -> list[list[Any]]:

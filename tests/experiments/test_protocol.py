@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -48,13 +50,15 @@ def run(seed: int, *, separate: bool) -> Judged:
 
 
 @pytest.mark.parametrize("separate", [True, False])
-def test_what_a_subspace_holds_is_told_and_what_the_other_holds_is_not(separate: bool) -> None:
+def test_what_a_subspace_holds_is_told_and_what_the_other_holds_is_not(
+    separate: bool, tmp_path: Path
+) -> None:
     contestant = Contestant("x", True, [run(seed, separate=separate) for seed in range(3)])
     key = Column("key", "key", KEYS, np.ones(N, np.bool_), tuple(map(str, range(24))))
     told: list[tuple[int, int]] = []
     holder = "pitch" if separate else "tempo"
     entries = compare_under_change(
-        [contestant], [key], {("key", "x"): holder}, n_seeds=3, n_parallel=1, seed=0,
+        [contestant], [key], {("key", "x"): holder}, tmp_path, n_seeds=3, n_parallel=1, seed=0,
         on_event=lambda stage: told.append((stage.done, stage.total)),
     )  # fmt: skip
     assert told == [(i, 4) for i in range(5)]
