@@ -61,7 +61,7 @@ def compare_under_change(
 
     Args:
         chosen: (label, contestant) -> subspace that its probe selected; its entries have the rule.
-        out: folder of the comparison; predicted sizes, which take longest, are kept with its probes.
+        out: folder of the comparison; predicted sizes, which take longest, are kept in it.
     """
     able = [c for c in contestants if all(run.heard is not None for run in c.runs)]
     parts = [
