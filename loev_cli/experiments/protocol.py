@@ -160,7 +160,7 @@ def _predictions(
 
     def add(kind: str, metric: str, subspace: str, of: Sequence[Statistic], chance: float) -> None:
         score = draws.score(of, n_draws=_N_DRAWS)
-        estimate = draws.estimate(score, chance=chance, bounds=None)
+        estimate = draws.estimate(score, chance=chance, bounds=(-np.inf, 1.0))
         entries.append(
             Entry(change, kind, "", metric, contestant.name, "", subspace, estimate, score.of_seeds)
         )
