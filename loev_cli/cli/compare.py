@@ -132,6 +132,7 @@ def compare(
     options.check_budget(steps, minutes)
     report.check_out(out, inputs=[*data, *(against or [])], overwrite=overwrite)
     named = {
+        "data": str(data[0]),  # whose columns --augs may name
         "steps": steps,
         "minutes": minutes,
         "batch_size": batch_size,

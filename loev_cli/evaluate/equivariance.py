@@ -17,6 +17,8 @@ curves         the same for each size of the transformation
 monotonicity   Spearman's correlation of the size and the distance moved, per track
 predicted      R2 of a regression that predicts the size from the two embeddings, on held-out
                tracks
+moved          R2 of the changed embedding predicted from the original and the size, on held-out
+               tracks
 
 Distances are Euclidean. One excerpt per track, long enough for a window at the fastest rate.
 """
@@ -37,6 +39,7 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
@@ -55,6 +58,8 @@ STRETCHERS = ("auto", "rubberband", "signalsmith")
 STRETCH_RATE_HZ = 44100
 _MARGIN = 1.4  # windows of the model in an excerpt; rates go up to 2 ** 0.4 = 1.32
 _N_COMPONENTS = 16
+_N_COMPONENTS_MOVED = 48  # no products are taken of them
+_LEAST_LENGTH = 1e-6  # of a direction that is more than rounding
 _N_FOLDS = 5
 _RIDGE_STRENGTHS = (1e4, 1e2, 1e1, 1.0, 0.1)
 
@@ -399,7 +404,22 @@ def predict_change(
     *,
     seed: int = 0,
 ) -> Estimate:
-    """R2 of the signed size predicted from the embeddings of two versions of a track.
+    """R2 of :func:`predicted_sizes`, with its interval; fewer than three groups give NaN."""
+    predicted = predicted_sizes(plain, versions, sizes, groups, seed=seed)
+    if predicted is None:
+        return Estimate(np.nan, np.nan, np.nan, len(plain), len(np.unique(groups)), 0.0)
+    return Bootstrap(groups, seed=seed).of(r2_of(*predicted), chance=0.0)
+
+
+def predicted_sizes(
+    plain: NDArray[np.float64],
+    versions: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    groups: NDArray[Any],
+    *,
+    seed: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The signed size, true and predicted from the embeddings of two versions of a track.
 
     Every two versions of a track whose sizes differ by no more than the largest size are a pair. A
     ridge regression takes both vectors and the products of their first 16 principal components:
@@ -407,13 +427,11 @@ def predict_change(
     groups hold out the test tracks, inner folds choose the regularization.
 
     Args:
-        plain: (n, D). versions: (n, S, D). sizes: (S,). groups: (n,); fewer than three give NaN.
+        plain: (n, D). versions: (n, S, D). sizes: (S,). groups: (n,).
+
+    Returns:
+        Twice (n, P), P pairs; None for fewer than three groups.
     """
-    names = np.unique(groups)
-    k = min(_N_FOLDS, len(names))
-    nothing = Estimate(np.nan, np.nan, np.nan, len(plain), len(names), 0.0)
-    if k < 3:
-        return nothing
     stack = np.concatenate([plain[:, None], versions], axis=1)  # (n, 1 + S, D)
     amounts = np.append(0.0, sizes)
     pairs = [
@@ -423,18 +441,70 @@ def predict_change(
     ]
     first, second = np.array(pairs).T
     wanted = np.tile(amounts[second] - amounts[first], (len(plain), 1))  # (n, P)
-    order = np.random.default_rng(seed).permutation(len(names)) % k
-    fold = order[np.searchsorted(names, groups)]
 
     def tell(
         train: NDArray[np.bool_], test: NDArray[np.bool_], strengths: Sequence[float]
     ) -> list[NDArray[np.float64]]:
         """Predictions for the test tracks' pairs by the regression of each strength."""
         read = _pair_reader(stack[train], first, second)
-        x, asked, y = read(stack[train]), read(stack[test]), wanted[train].ravel()
+        x, asked, y = read(stack[train]), read(stack[test]), wanted[train].reshape(-1, 1)
         guesses = _ridge(x, y, asked, strengths)
         return [guess.reshape(-1, len(first)) for guess in guesses]
 
+    told = _held_out(tell, wanted, groups, seed)
+    return None if told is None else (wanted, told)
+
+
+def predicted_embeddings(
+    plain: NDArray[np.float64],
+    versions: NDArray[np.float64],
+    groups: NDArray[Any],
+    *,
+    seed: int = 0,
+) -> NDArray[np.float64] | None:
+    """Where every change of known size moves an embedding, predicted from the original.
+
+    Each size has a ridge regression of its own, from the first principal components to the
+    movement: with the strongest regularization, all tracks move alike. Folds as those of
+    :func:`predicted_sizes`.
+
+    Args:
+        plain: (n, D). versions: (n, S, D). groups: (n,).
+
+    Returns:
+        (n, S, D); None for fewer than three groups.
+    """
+    movement = (versions - plain[:, None]).reshape(len(plain), -1)
+
+    def tell(
+        train: NDArray[np.bool_], test: NDArray[np.bool_], strengths: Sequence[float]
+    ) -> list[NDArray[np.float64]]:
+        project = _projection(plain[train], _N_COMPONENTS_MOVED)
+        return _ridge(project(plain[train]), movement[train], project(plain[test]), strengths)
+
+    told = _held_out(tell, movement, groups, seed)
+    return None if told is None else plain[:, None] + told.reshape(versions.shape)
+
+
+def _held_out(
+    tell: Callable[
+        [NDArray[np.bool_], NDArray[np.bool_], Sequence[float]], list[NDArray[np.float64]]
+    ],
+    wanted: NDArray[np.float64],
+    groups: NDArray[Any],
+    seed: int,
+) -> NDArray[np.float64] | None:
+    """Predictions of every row of ``wanted`` (n, P) by regressions that have not seen its group.
+
+    Args:
+        tell: train rows, test rows, K strengths -> K times predictions for the test rows.
+    """
+    names = np.unique(groups)
+    k = min(_N_FOLDS, len(names))
+    if k < 3:
+        return None
+    order = np.random.default_rng(seed).permutation(len(names)) % k
+    fold = order[np.searchsorted(names, groups)]
     told = np.zeros_like(wanted)
     for f in range(k):
         learned = fold != f
@@ -443,7 +513,7 @@ def predict_change(
             guesses = tell(learned & (fold != g), fold == g, _RIDGE_STRENGTHS)
             errors += [np.square(guess - wanted[fold == g]).sum() for guess in guesses]
         (told[~learned],) = tell(learned, ~learned, [_RIDGE_STRENGTHS[errors.argmin()]])
-    return Bootstrap(groups, seed=seed).of(r2_of(wanted, told), chance=0.0)
+    return told
 
 
 def _ridge(
@@ -452,38 +522,53 @@ def _ridge(
     asked: NDArray[np.float64],
     strengths: Sequence[float],
 ) -> list[NDArray[np.float64]]:
-    """Ridge regression with an intercept: predictions (m,) for ``asked`` (m, C) by each strength.
+    """Ridge regression of ``y`` (n, P) with an intercept: (m, P) for ``asked`` (m, C) by strength.
 
     One eigendecomposition serves all strengths; scikit-learn's ``Ridge`` would make one for each.
     """
-    center, mean = x.mean(axis=0), float(y.mean())
+    center, mean = x.mean(axis=0), y.mean(axis=0)
     x = x - center
     values, axes = np.linalg.eigh(x.T @ x)
     along, asked = axes.T @ (x.T @ (y - mean)), (asked - center) @ axes
-    return [mean + asked @ (along / (values + strength)) for strength in strengths]
+    return [mean + asked @ (along / (values + strength)[:, None]) for strength in strengths]
 
 
 def _pair_reader(
     train: NDArray[np.float64], first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Versions (n, 1 + S, D) -> features of their pairs (n * P, 2C + C * C).
-
-    One scale for all components, so that weak ones are not amplified.
-    """
-    flat = train.reshape(-1, train.shape[2])
-    center = flat.mean(axis=0)
-    _, values, axes = np.linalg.svd(flat - center, full_matrices=False)
-    n = min(_N_COMPONENTS, len(axes))
-    spread = float(np.sqrt(np.square(values).sum() / len(flat)))
-    project = axes[:n].T / (spread if spread > 0 else 1.0)
+    """Versions (n, 1 + S, D) -> features of their pairs (n * P, 2C + C * C)."""
+    project = _projection(train.reshape(-1, train.shape[2]), _N_COMPONENTS)
 
     def read(versions: NDArray[np.float64]) -> NDArray[np.float64]:
-        x = (versions - center) @ project  # (n, 1 + S, C)
+        x = project(versions)  # (n, 1 + S, C)
+        n = x.shape[2]
         a, b = x[:, first].reshape(-1, n), x[:, second].reshape(-1, n)
         products = (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
         return np.concatenate([a, b, products], axis=1)
 
     return read
+
+
+def _projection(
+    train: NDArray[np.float64], n_components: int
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """(..., D) -> its first principal components in ``train`` (n, D).
+
+    One scale for all components, so that weak ones are not amplified.
+    """
+    center = train.mean(axis=0)
+    x = train - center
+    n = min(n_components, *x.shape)
+    spread = float(np.sqrt(np.square(x).sum() / len(x)))
+    # A few eigenvectors of the smaller product are several times faster than all singular vectors.
+    if x.shape[1] <= len(x):
+        axes = eigh(x.T @ x, subset_by_index=(x.shape[1] - n, x.shape[1] - 1))[1]
+    else:
+        axes = x.T @ eigh(x @ x.T, subset_by_index=(len(x) - n, len(x) - 1))[1]
+        lengths = np.linalg.norm(axes, axis=0)
+        axes = axes / np.where(lengths > _LEAST_LENGTH * spread, lengths, np.inf)
+    matrix = axes / (spread if spread > 0 else 1.0)
+    return lambda x: np.asarray((x - center) @ matrix)
 
 
 def _versions(waveform: Waveform, change: Change, seed: tuple[int, int]) -> list[Waveform]:

@@ -3,9 +3,13 @@
 same key, tempo within 4 %, same label      gallery: the tracks of other groups
 same track, other pitch or tempo            query: transformed excerpt; gallery: original tracks
 
+neighbors' labels after a change     queries and gallery: excerpts, original or transformed
+
 recall@k   share of queries with at least one correct result among the first k
 mAP        mean over queries of the average precision of the whole ranking
 NDCG       with a gain of 1 for correct results (Järvelin & Kekäläinen 2002)
+
+score@k    of the labels of the first k, as estimates of the query's: the label's main metric
 
 Chance is the expectation of a random order, in closed form. Neighbors are ranked by cosine
 similarity of centered vectors; ties are in random order.
@@ -13,6 +17,7 @@ similarity of centered vectors; ties are in random order.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,12 +29,16 @@ from scipy.special import gammaln
 from loev_cli.evaluate.equivariance import Changed
 from loev_cli.evaluate.geometry import unit
 from loev_cli.evaluate.manifest import Column
-from loev_cli.evaluate.probes import TEMPO_TOLERANCE
+from loev_cli.evaluate.probes import TASKS, TEMPO_TOLERANCE
 from loev_cli.evaluate.statistics import Bootstrap, Estimate, jackknife_all
+from loev_cli.music_keys import transposed
 
 RANKS = (1, 5, 10)
 METRICS = (*(f"recall@{k}" for k in RANKS), "mAP", "NDCG")
+GRID_RANKS = (1, 3, 5, 10, 100)
 _FEWEST_QUERIES = 2
+# Which of the versions of an excerpt, itself first.
+_SIDES = {"clean": slice(0, 1), "changed": slice(1, None)}
 
 Bools = NDArray[np.bool_]
 
@@ -158,6 +167,78 @@ def changed_hits(
     return ranked_hits(queries, gallery, relevant, np.ones_like(relevant), seed=seed), owner
 
 
+@dataclass(frozen=True)
+class GridCell:
+    """Queries of one kind against neighbors of one kind, each clean or changed.
+
+    Attributes:
+        query, neighbors: ``clean``: n excerpts; ``changed``: all their versions.
+        agreement: (Q, G), the metric of the result's label as an estimate of the query's.
+        allowed: (Q, G), whether it is of another group.
+    """
+
+    query: str
+    neighbors: str
+    agreement: NDArray[np.float64]
+    allowed: Bools
+
+    @property
+    def chance(self) -> float:
+        """Of a random neighbor."""
+        return float(np.mean((self.agreement * self.allowed).sum(1) / self.allowed.sum(1)))
+
+    @property
+    def ranks(self) -> list[int]:
+        """Those of ``GRID_RANKS`` for which every query has enough results."""
+        return [k for k in GRID_RANKS if k <= self.allowed.sum(axis=1).min()]
+
+    def scores(self, x: NDArray[np.float32], *, seed: int = 0) -> dict[int, NDArray[np.float64]]:
+        """k -> (n,), the mean over a track's queries and their first k results.
+
+        Args:
+            x: (n, 1 + S, D), a subspace's vectors of the excerpts and of their versions.
+        """
+        n, _, dim = x.shape
+        asked, gallery = (x[:, _SIDES[s]].reshape(-1, dim) for s in (self.query, self.neighbors))
+        order = _ranking(asked, gallery, self.allowed, seed=seed)
+        ranked = np.take_along_axis(self.agreement, order[:, : max(self.ranks, default=0)], axis=1)
+        of_query = {k: ranked[:, :k].mean(axis=1) for k in self.ranks}
+        return {k: values.reshape(n, -1).mean(axis=1) for k, values in of_query.items()}
+
+
+def neighbor_grid(
+    column: Column, rows: NDArray[np.int64], groups: NDArray[Any], sizes: Sequence[float]
+) -> list[GridCell]:
+    """Clean and changed queries against clean and changed neighbors; labels move with the change.
+
+    Args:
+        column: of kind ``key``, changed by semitones, or ``tempo``, by log2 of a rate.
+        rows: (n,) of the manifest, the label of each being known.
+        groups: (n,).
+        sizes: (S,), of the versions of every excerpt.
+    """
+    amounts = [0.0, *sizes]
+    if column.kind == "key":
+        keys = column.values[rows].tolist()
+        labels = np.array([[transposed(key, round(a)) for a in amounts] for key in keys])
+    else:
+        labels = column.values[rows][:, None] * np.exp2(amounts)  # (n, 1 + S)
+    task = TASKS[column.kind]()
+    cells = []
+    for query, neighbors in itertools.product(_SIDES, repeat=2):
+        truth, told = (labels[:, _SIDES[side]].ravel() for side in (query, neighbors))
+        of_query, of_result = (
+            np.repeat(groups, labels[:, _SIDES[side]].shape[1]) for side in (query, neighbors)
+        )
+        agreement = task.outcomes(
+            task.main_metric, np.repeat(truth, len(told)), np.tile(told, len(truth))
+        )
+        assert agreement is not None  # both kinds have a score per track
+        allowed = of_query[:, None] != of_result[None, :]
+        cells.append(GridCell(query, neighbors, agreement.reshape(allowed.shape), allowed))
+    return cells
+
+
 def _judge_each_other(
     x: NDArray[np.float32], relevant: Bools, allowed: Bools, groups: NDArray[Any], seed: int
 ) -> dict[str, Estimate]:
@@ -210,13 +291,20 @@ def ranked_hits(
     seed: int = 0,
 ) -> Bools:
     """(Q, G): whether the result at each rank is correct; excluded ones come last, as incorrect."""
+    order = _ranking(queries, gallery, allowed, seed=seed)
+    return np.asarray(np.take_along_axis(relevant & allowed, order, axis=1))
+
+
+def _ranking(
+    queries: NDArray[np.float32], gallery: NDArray[np.float32], allowed: Bools, *, seed: int
+) -> NDArray[np.int64]:
+    """(Q, G): the results of each query, best first; excluded ones come last."""
     center = gallery.mean(axis=0, dtype=np.float64)
     similarity = unit(queries - center) @ unit(gallery - center).T
     # Rounded, since equal vectors differ in the last digits.
     similarity = np.where(allowed, np.round(similarity, 9), -np.inf)
     shuffled = np.random.default_rng(seed).permutation(similarity.shape[1])
-    order = shuffled[np.argsort(-similarity[:, shuffled], axis=1, kind="stable")]
-    return np.asarray(np.take_along_axis(relevant & allowed, order, axis=1))
+    return np.asarray(shuffled[np.argsort(-similarity[:, shuffled], axis=1, kind="stable")])
 
 
 def metrics(hits: Bools, n_right: NDArray[Any]) -> dict[str, NDArray[np.float64]]:

@@ -4,7 +4,7 @@ Whatever is finished stays in the folder of the comparison (runs, embeddings, ch
 the same request goes on from there.
 
 OUT/pretraining.csv     what models are pretrained on: path (absolute) and group of a manifest's
-                        train rows, without their labels
+                        train rows, without their labels; with variants also their columns
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from loev_cli.evaluate.manifest import Column, Manifest, check_files, read_manif
 from loev_cli.evaluate.vectors import Vectors
 from loev_cli.experiments.foreign import read_foreign
 from loev_cli.experiments.judging import Encoding, Judged, embed_all, embed_changes, read_all
+from loev_cli.experiments.protocol import compare_under_change
 from loev_cli.experiments.runs import Run, RunEvent, check_runs, steps_within, train_runs
 from loev_cli.experiments.scoring import (
     CHOSEN,
@@ -38,9 +39,11 @@ from loev_cli.experiments.scoring import (
     corrected,
     describe_geometry,
 )
+from loev_cli.manifest import TRACK
 from loev_cli.model import METHODS
 from loev_cli.storage.atomic import write_own
 from loev_cli.train.config import TrainConfig
+from loev_cli.train.views import usual_n_views
 
 RUNS = "runs"
 PRETRAINING_FILE = "pretraining.csv"
@@ -95,12 +98,14 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
     checked = _check(request)
     checked.notes.extend(notes)
     n_parallel = request.n_parallel or (usable_cpus() if _is_cpu(request.device) else 1)
-    pretraining = write_pretraining(checked.tracks, request.out, overwrite=request.overwrite)
+    pretraining = write_pretraining(
+        checked.tracks, request.out, variants=request.config.variants, overwrite=request.overwrite
+    )
     base = replace(
         request.config, data=str(pretraining), val_fraction=0.0, steps=request.config.steps or 1
     )
     if request.minutes is not None:
-        trial = [Run(m, replace(base, method=m)) for m in request.methods]  # type: ignore[arg-type]
+        trial = [Run(m, config_of(base, m, 0)) for m in request.methods]
         steps = steps_within(
             request.minutes, trial, request.n_seeds, request.out, n_parallel=n_parallel,
             device=request.device, cache=request.cache, on_event=on_event,
@@ -115,14 +120,23 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
 
 
 def _without_twins(request: Request) -> tuple[Request, list[str]]:
-    """In the `shared` view scheme LOOC has LOEV's positives, and is bit-identical to LOEV."""
+    """LOOC has LOEV's positives in either view scheme, and would be bit-identical to LOEV.
+
+    Where LOEV has the `independent` scheme, LOOC is trained in its own (:func:`config_of`).
+    """
     methods = list(request.methods)
-    if request.config.view_scheme != "shared" or not {"loev", "looc"} <= set(methods):
+    if "looc" in methods and request.config.view_scheme != "shared":
+        n_views = usual_n_views("shared", request.config.augs)
+        return request, [
+            f"looc is trained in its own view scheme, 'shared', with {n_views} views of a track: "
+            "of independent views it has the same positives as loev"
+        ]
+    if not {"loev", "looc"} <= set(methods):
         return request, []
     methods.remove("looc")
     note = (
         "looc is left out: in the view scheme 'shared' it has the same positives as loev, so its "
-        "runs would be identical; they differ with --set view_scheme=independent"
+        "runs would be identical; with --set view_scheme=independent loev has the paper's views"
     )
     return replace(request, methods=methods), [note]
 
@@ -130,10 +144,22 @@ def _without_twins(request: Request) -> tuple[Request, list[str]]:
 def plan_runs(base: TrainConfig, methods: Sequence[str], n_seeds: int) -> list[Run]:
     """Every method with every seed, the seeds outermost: an unfinished comparison is a fair one."""
     return [
-        Run(run_name(method, seed), replace(base, method=method, seed=seed))  # type: ignore[arg-type]
+        Run(run_name(method, seed), config_of(base, method, seed))
         for seed in range(n_seeds)
         for method in methods
     ]
+
+
+def config_of(base: TrainConfig, method: str, seed: int) -> TrainConfig:
+    """What a run of a method is trained with.
+
+    LOOC learns a head from views that share that head's augmentation (Xiao et al. 2021): always
+    the view scheme `shared`. Two independent draws are equal only where neither is applied.
+    """
+    config = replace(base, method=method, seed=seed)  # type: ignore[arg-type]
+    if method == "looc" and base.view_scheme != "shared":
+        config = replace(config, view_scheme="shared", n_views=None)
+    return config
 
 
 def run_name(method: str, seed: int) -> str:
@@ -148,7 +174,7 @@ class _Checked:
     notes: list[str]  # on the data
     stretcher: equivariance.Stretcher
     foreign: dict[str, Vectors]
-    tracks: list[tuple[str, str]]
+    tracks: list[tuple[str, ...]]
 
 
 def _check(request: Request) -> _Checked:
@@ -176,14 +202,15 @@ def _check(request: Request) -> _Checked:
                 f"--against {file}: duplicate name '{file.stem}'", hint="rename the file"
             )
         foreign[file.stem] = read_foreign(manifest, file)
-    tracks, sees_all = pretraining_rows(manifest)
+    tracks, sees_all = pretraining_rows(manifest, request.config.variants)
     if sees_all:
         notes = [*notes, "the evaluation tracks were part of (unlabeled) pretraining: "
                  "no row of the manifest has split 'train'"]  # fmt: skip
     trial = replace(request.config, data=str(request.data[0]), steps=request.config.steps or 1)
-    if len(tracks) < trial.batch_size:
+    works = {row[2] or row[0] for row in tracks} if trial.variants else tracks
+    if len(works) < trial.batch_size:
         raise UsageError(
-            f"{len(tracks)} tracks to train on are fewer than the batch of {trial.batch_size}",
+            f"{len(works)} tracks to train on are fewer than the batch of {trial.batch_size}",
             hint="use a smaller --batch-size, or add music",
         )
     check_runs(plan_runs(trial, request.methods, 1), device=request.device)
@@ -250,6 +277,9 @@ def _judge(
     )
     tell(Stage("statistics", 2, 3))
     found, more, sensitivity = compare_changed(contestants, **chance)
+    under_change = compare_under_change(
+        contestants, columns, chosen, request.out, n_parallel=n_parallel, on_event=tell, **chance
+    )
     comparison = Comparison(
         command=request.command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -270,6 +300,7 @@ def _judge(
         entries=entries + found,
         differences=corrected(differences + more),
         sensitivity=sensitivity,
+        under_change=under_change,
         geometry=describe_geometry(contestants, splits.judged),
     )
     tell(Stage("statistics", 3, 3))
@@ -302,22 +333,47 @@ def _training(base: TrainConfig, models: dict[str, Path], request: Request) -> d
     }  # fmt: skip
 
 
-def pretraining_rows(manifest: Manifest) -> tuple[list[tuple[str, str]], bool]:
+def pretraining_rows(
+    manifest: Manifest, variants: Sequence[str] = ()
+) -> tuple[list[tuple[str, ...]], bool]:
     """(path, group) of the tracks to train on, and whether some are judged later.
 
     Rows with split ``train``; all of them where no row has it.
+
+    Args:
+        variants: columns that a row has besides, with the work before them.
+
+    Raises:
+        UsageError: no such column.
     """
     chosen = [i for i, split in enumerate(manifest.splits) if split == "train"]
     everything = not chosen
+    columns = _columns_of(variants)
+    for name in columns:
+        if name not in manifest.cells:
+            raise UsageError(
+                f"no column '{name}' in the manifest", hint="needed to train with variants"
+            )
     rows = []
     for i in chosen or range(len(manifest)):
         group = str(manifest.groups[i])
         named = "" if group.startswith("\0") else group
-        rows.append((manifest.files[i].absolute().as_posix(), named))
+        cells = [manifest.cells[name][i] for name in columns]
+        rows.append((manifest.files[i].absolute().as_posix(), named, *cells))
     return rows, everything
 
 
-def write_pretraining(rows: list[tuple[str, str]], out: Path, *, overwrite: bool = False) -> Path:
+def _columns_of(variants: Sequence[str]) -> tuple[str, ...]:
+    return (TRACK, *variants) if variants else ()
+
+
+def write_pretraining(
+    rows: Sequence[tuple[str, ...]],
+    out: Path,
+    *,
+    variants: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Path:
     """Put the rows into folder ``out``, which is made if it is missing.
 
     Raises:
@@ -326,7 +382,7 @@ def write_pretraining(rows: list[tuple[str, str]], out: Path, *, overwrite: bool
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["path", "group"])
+    writer.writerow(["path", "group", *_columns_of(variants)])
     writer.writerows(rows)
     content, file = text.getvalue().encode(), out / PRETRAINING_FILE
     try:

@@ -12,9 +12,11 @@ from loev_cli.evaluate import figures
 from loev_cli.evaluate import page as pages
 from loev_cli.evaluate.figures import Labeled
 from loev_cli.evaluate.page import HTML_FILE, JSON_FILE, write_report
+from loev_cli.evaluate.retrieval import GRID_RANKS
 from loev_cli.evaluate.statistics import Estimate
 from loev_cli.experiments.compare import PRETRAINING_FILE, RUNS
 from loev_cli.experiments.judging import CHANGES, EMBEDDINGS, EXCERPTS, PROBES
+from loev_cli.experiments.protocol import APART, MOVED, MOVEMENT, NEIGHBORS, SIZE
 from loev_cli.experiments.runs import PLAN_FILE, TRIAL_FOLDER
 from loev_cli.experiments.scoring import CHOSEN, INVARIANT, OWN, Comparison
 
@@ -69,6 +71,10 @@ def write(c: Comparison, out: Path) -> None:
             n_tests=sum(d.is_tested for d in c.differences),
             header=[f"{question}, {metric[question]}" for question in c.tested],
             table=_table(c),
+            grid_ranks=[f"k = {k}" for k in GRID_RANKS],
+            grid=_grid(c),
+            predictions=_predictions(c),
+            apart=[e for e in c.under_change if e.kind == APART],
             seeds_of=lambda e: ", ".join(f"{value:.2f}" for value in e.of_seeds),
         )
 
@@ -89,6 +95,36 @@ def _table(c: Comparison) -> list[tuple[tuple[str, str], list[tuple[str, str]]]]
     ]
     chance = [("–" if x is None else f"{x:.2f}", "") for x in chances]
     return [*rows, (("chance", ""), chance)]
+
+
+def _grid(c: Comparison) -> list[list[Any]]:
+    """A row per method, query and neighbors, by the subspace its probe selected; a cell per k."""
+    rows: dict[tuple[str, str], list[Any]] = {}
+    for e in c.under_change:
+        if e.kind == NEIGHBORS and e.rule == CHOSEN:
+            metric, _, k = e.metric.partition("@")
+            new = [e.question, (e.contestant, e.subspace), metric, "–", *("–" for _ in GRID_RANKS)]
+            row = rows.setdefault((e.question, e.contestant), new)
+            row[3] = pages.number(e.estimate.chance)
+            row[4 + GRID_RANKS.index(int(k))] = e.estimate
+    questions = list(dict.fromkeys(question for question, _ in rows))
+    return [rows[key] for key in sorted(rows, key=lambda key: questions.index(key[0]))]
+
+
+def _predictions(c: Comparison) -> list[list[Any]]:
+    """A row per change, method and subspace: its size, then the moved embedding."""
+    found = {(e.question, e.contestant, e.subspace, e.kind, e.metric): e.estimate
+             for e in c.under_change}  # fmt: skip
+    rows = []
+    for change, name, subspace, kind, metric in found:
+        if (kind, metric) == (SIZE, "R2"):
+            moved = found[change, name, subspace, MOVED, "R2"]
+            rows.append(
+                [change, name, subspace, found[change, name, subspace, kind, metric], moved,
+                 pages.number(moved.chance),
+                 found[change, name, subspace, MOVED, MOVEMENT]]
+            )  # fmt: skip
+    return rows
 
 
 def _differences(c: Comparison) -> _Figures:

@@ -31,6 +31,7 @@ from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
 from loev_cli.embed.journal import Lock
 from loev_cli.errors import LoevError, OutputError, UsageError
+from loev_cli.manifest import TRACK
 from loev_cli.storage.atomic import write_own
 from loev_cli.storage.own import own
 from loev_cli.train.checkpoint import FOLDER, LAST
@@ -97,7 +98,8 @@ def check_runs(runs: Sequence[Run], *, device: str = "auto") -> None:
         if but_seed in seen:
             continue
         seen.append(but_seed)
-        n_tracks = sum(item.split != "test" for item in listing(run.config.data))
+        listed = listing(run.config.data, run.config.variants)
+        n_tracks = len({i.labels.get(TRACK) or i.path for i in listed if i.split != "test"})
         if n_tracks < run.config.batch_size:
             raise UsageError(
                 f"{n_tracks} tracks to train on are fewer than the batch of "

@@ -139,6 +139,7 @@ class Comparison:
     Attributes:
         training: what all runs share, and what each method took.
         sensitivity: contestant -> subspace -> change -> figure.
+        under_change: neighbors and predictions (:mod:`loev_cli.experiments.protocol`).
         geometry: contestant -> subspace -> mean effective rank over seeds; and CKA of pairs.
     """
 
@@ -155,6 +156,7 @@ class Comparison:
     entries: Sequence[Entry] = ()
     differences: Sequence[Difference] = ()
     sensitivity: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)
+    under_change: Sequence[Entry] = ()
     geometry: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -245,6 +247,7 @@ class Comparison:
                 name: {s: {c: e.as_dict() for c, e in of.items()} for s, of in rows.items()}
                 for name, rows in self.sensitivity.items()
             },
+            "under_change": [entry.record() for entry in self.under_change],
             "geometry": self.geometry,
         }  # fmt: skip
         return dict(plain(document))

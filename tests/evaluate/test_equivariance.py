@@ -18,6 +18,7 @@ from loev_cli.evaluate.equivariance import (
     monotonicity,
     open_stretcher,
     predict_change,
+    predicted_embeddings,
     respond,
 )
 
@@ -139,3 +140,22 @@ def test_a_turn_is_told_from_the_pair() -> None:
     assert found.value > 0.9 and found.low > 0.85
     fewer = predict_change(on_circle[0][:2], on_circle[1][:2], np.array(SIZES), groups[:2])
     assert np.isnan(fewer.value)
+
+
+def test_a_turn_of_known_size_is_predicted_and_chance_is_not() -> None:
+    """Each size turns every track by its own angle: linear, though the tracks go different ways."""
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 40)
+    turned = angle[:, None] + np.array(SIZES) * np.pi / 12
+    plain, versions = (np.stack([np.cos(a), np.sin(a)], axis=-1) for a in (angle, turned))
+    groups = np.arange(40) // 2
+    told = predicted_embeddings(plain, versions, groups)
+    assert told is not None
+    np.testing.assert_allclose(told, versions, atol=0.05)
+    # What does not depend on the track moves by its mean, and the tracks held out are not seen.
+    noise = rng.standard_normal(versions.shape)
+    told = predicted_embeddings(plain, plain[:, None] + 3 + noise, groups)
+    assert told is not None
+    left = told - plain[:, None] - 3
+    assert np.square(left).mean() < 0.1
+    assert predicted_embeddings(plain[:4], versions[:4], groups[:4]) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import mir_eval
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -16,10 +17,11 @@ from loev_cli.evaluate.retrieval import (
     by_label,
     chance,
     metrics,
+    neighbor_grid,
     ranked_hits,
     under_change,
 )
-from loev_cli.music_keys import KEYS
+from loev_cli.music_keys import KEYS, transposed
 
 Make = Callable[..., Manifest]
 
@@ -116,3 +118,67 @@ def test_the_same_track_under_change() -> None:
     (lost,) = under_change({"x": x}, heard(-still))
     assert lost.scores["recall@10"].value == 0
     assert lost.scores["recall@10"].chance == pytest.approx(1 / 3)
+
+
+def neighbors_by_hand(
+    x: np.ndarray, labels: np.ndarray, groups: np.ndarray, sides: tuple[slice, slice], k: int,
+    agree: Callable[[float, float], float],
+) -> float:  # fmt: skip
+    """Loops over queries and results instead of matrices."""
+    rows = [
+        [(v, labels[i, j], groups[i]) for i in range(len(x)) for j, v in enumerate(x[i]) if j in at]
+        for at in (range(x.shape[1])[side] for side in sides)
+    ]
+    center = np.mean([v for v, _, _ in rows[1]], axis=0)
+    scores = []
+    for v, label, group in rows[0]:
+        found = [
+            (-np.dot(v - center, w - center) / np.linalg.norm(v - center)
+             / np.linalg.norm(w - center), other)
+            for w, other, of in rows[1] if of != group
+        ]  # fmt: skip
+        scores.append(np.mean([agree(label, other) for _, other in sorted(found)[:k]]))
+    return float(np.mean(scores))
+
+
+@pytest.mark.parametrize("kind", ["key", "tempo"])
+def test_the_grid_is_that_of_loops_and_labels_move(manifest_of: Make, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    n, sizes = 12, (-2.0, 3.0) if kind == "key" else (-0.4, 0.1)
+    keys, bpm = rng.integers(24, size=n), rng.uniform(60, 120, n)
+    made = manifest_of(key=[KEYS[i] for i in keys], tempo=bpm.tolist(),
+                       group=[i // 2 for i in range(n)])  # fmt: skip
+    x = rng.standard_normal((n, 3, 4)).astype(np.float32)
+    if kind == "key":
+        labels = np.array([[transposed(int(key), a) for a in (0, -2, 3)] for key in keys])
+        agree = lambda a, b: mir_eval.key.weighted_score(KEYS[a], KEYS[b])  # noqa: E731
+    else:
+        labels = bpm[:, None] * 2.0 ** np.array([0.0, *sizes])
+        agree = lambda a, b: float(abs(a - b) <= 0.04 * a)  # noqa: E731
+    cells = neighbor_grid(made.column(kind), np.arange(n), made.groups, sizes)
+    assert len({(cell.query, cell.neighbors) for cell in cells}) == 4
+    side = {"clean": slice(0, 1), "changed": slice(1, None)}
+    for cell in cells:
+        found = cell.scores(x)
+        assert list(found) == [1, 3, 5, 10]
+        for k in (1, 5):
+            by_hand = neighbors_by_hand(
+                x, labels, made.groups, (side[cell.query], side[cell.neighbors]), k, agree
+            )
+            assert found[k].mean() == pytest.approx(by_hand)
+
+
+def test_a_moving_embedding_keeps_the_key_and_an_unmoved_one_loses_it(manifest_of: Make) -> None:
+    n, sizes = 48, (-4.0, 2.0)
+    keys = np.arange(n) % 24
+    made = manifest_of(key=[KEYS[i] for i in keys], group=list(range(n)))
+    labels = np.array([[transposed(int(key), int(a)) for a in (0, *sizes)] for key in keys])
+    one_hot = np.eye(24, dtype=np.float32)
+    grid = neighbor_grid(made.column("key"), np.arange(n), made.groups, sizes)
+    for cell in grid:
+        assert cell.scores(one_hot[labels])[1].mean() == 1
+        unmoved = cell.scores(np.repeat(one_hot[keys][:, None], 3, axis=1))[1].mean()
+        if (cell.query, cell.neighbors) == ("clean", "clean"):
+            assert unmoved == 1
+        elif cell.query != cell.neighbors:
+            assert unmoved < 0.1  # a third or a tone off; the weighted score has no points for it

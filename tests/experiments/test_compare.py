@@ -19,9 +19,12 @@ import pytest
 
 from loev_cli.cli import main
 from loev_cli.evaluate import figures
+from loev_cli.evaluate.manifest import read_manifests
 from loev_cli.evaluate.statistics import fewest_groups
 from loev_cli.experiments import runs
+from loev_cli.experiments.compare import pretraining_rows, write_pretraining
 from loev_cli.train.checkpoint import load_checkpoint
+from loev_cli.train.data import listing
 from tests.conftest import Loev, command, environment
 from tests.evaluate.conftest import leaves, no_pngs, write_csv
 from tests.experiments.conftest import cache, finish, music
@@ -284,6 +287,28 @@ def bad(**changes: Any) -> Callable[[Path], None]:
         write_csv(file, columns | {n: [f(i) for i in range(N_TRACKS)] for n, f in changes.items()})
 
     return write
+
+
+def test_variants_are_pretrained_on_as_works(music: Path, tmp_path: Path, loev: Loev) -> None:
+    """Two files of a work are one track: five works are too few for a batch of six."""
+    columns = {
+        "path": [str(music / f"{i:02}.wav") for i in range(N_TRACKS)],
+        "key": [("C major", "A minor")[i % 2] for i in range(N_TRACKS)],
+        "track": [f"work {i // 2}" for i in range(N_TRACKS)],
+        "band": [f"{i % 2}" for i in range(N_TRACKS)],
+    }
+    file = write_csv(tmp_path / "variants.csv", columns)
+    out = tmp_path / "out"
+    arguments = ["compare", "--data", file, "--out", out, "--augs", "pitch,band", "--steps", "1"]
+    arguments += ["--stretcher", "signalsmith", "--label", "key", "--folds", "3"]
+    done = loev(*arguments, "--batch-size", "6")
+    assert done.code == 2 and "5 tracks to train on are fewer than the batch of 6" in done.err
+    done = loev(*arguments[:-2], "--folds", "3", "--augs", "pitch,bands", "--batch-size", "4")
+    assert done.code == 2 and "no column 'bands'" in done.err and len(done.lines) == 1
+    rows, _ = pretraining_rows(read_manifests([file]), ["band"])
+    written = write_pretraining(rows, out, variants=["band"]).read_text().splitlines()
+    assert written[0] == "path,group,track,band" and written[4].endswith("/03.wav,,work 1,1")
+    assert len(listing(str(out / "pretraining.csv"), ["band"])) == N_TRACKS
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from loev_cli.evaluate.manifest import Column
 from loev_cli.evaluate.probes import Reading
 from loev_cli.evaluate.vectors import Vectors
-from loev_cli.experiments.compare import Request, _without_twins
+from loev_cli.experiments.compare import Request, _without_twins, config_of
 from loev_cli.experiments.judging import Judged
 from loev_cli.experiments.scoring import (
     Comparison,
@@ -21,7 +22,10 @@ from loev_cli.experiments.scoring import (
     corrected,
     own_subspace,
 )
+from loev_cli.train.augment import AugmentationsConfig
 from loev_cli.train.config import TrainConfig
+from loev_cli.train.losses import ViewLabels, positives
+from loev_cli.train.views import ViewPlanner
 
 N = 80
 FOLDS = np.arange(N) % 2
@@ -117,4 +121,29 @@ def test_looc_is_left_out_where_it_is_loev() -> None:
     assert list(alone.methods) == [m for m in request.methods if m != "looc"]
     assert "looc is left out" in notes[0]
     paper = replace(request, config=TrainConfig(view_scheme="independent"))
-    assert _without_twins(paper) == (paper, [])
+    same, (note,) = _without_twins(paper)
+    assert same == paper and "looc is trained in its own view scheme" in note
+    base = TrainConfig(view_scheme="independent", n_views=2)
+    looc, loev = (config_of(base, method, 1) for method in ("looc", "loev"))
+    assert (looc.view_scheme, looc.n_views) == ("shared", None)
+    assert loev == replace(base, method="loev", seed=1)
+
+
+def test_independent_views_have_loevs_positives_for_looc() -> None:
+    """Why LOOC needs views of its own."""
+    planner = ViewPlanner(
+        AugmentationsConfig(), ("pitch", "tempo"), scheme="independent", positives="same",
+        n_views=3, window_s=1.0,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    views = [view for _ in range(20) for view in planner.plan(10.0, rng)]
+    labels = ViewLabels(
+        torch.arange(20).repeat_interleave(3),
+        {name: torch.tensor([view.draws[name] for view in views]) for name in ("pitch", "tempo")},
+    )
+    for head in ("pitch", "tempo"):
+        looc, loev = (
+            positives(head, labels, method=method, scheme="independent")
+            for method in ("looc", "loev")
+        )
+        assert loev.any() and torch.equal(looc, loev)
