@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import runpy
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import loev_cli
 from loev_cli.cli import build_app
 from loev_cli.embed import Request, embed
 from tests.conftest import ROOT, Loev
+from tests.test_imports import ROWS
 from tests.test_segments import write_medley
 
 PAGES = [
@@ -171,6 +173,30 @@ def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", text, re.M)
     plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in plain}
+
+
+def test_every_term_of_the_glossary_is_used_elsewhere() -> None:
+    """A term that has been renamed in the text, the options or the code is renamed there too."""
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^\*\*(.+?)\*\*\n(.*)$", glossary, re.MULTILINE)
+    assert len(entries) >= 40
+    assert len({term for term, _ in entries}) == len(entries)
+    files = [f for f in PAGES if f.name != "glossary.md"]
+    files += (ROOT / "loev_cli").rglob("*.py")
+    text = "\n".join(f.read_text(encoding="utf-8") for f in files).lower()
+    for term, definition in entries:
+        assert definition.startswith(": "), term
+        for name in re.sub(r"\(.*?\)|`", "", term).lower().split(","):
+            assert name.strip() in text, f"the glossary's {name!r} is used nowhere"
+
+
+def test_the_picture_of_the_architecture_is_that_of_the_imports() -> None:
+    architecture = runpy.run_path(str(ROOT / ".ci" / "architecture.py"))
+    picture = architecture["OUT"].read_text(encoding="utf-8")
+    assert picture == architecture["draw"](), "run .venv/bin/python .ci/architecture.py"
+    edges = architecture["edges"]([part for row in ROWS for part in row])
+    assert "embed" in edges["api"]
+    assert "errors" not in edges["cli"]  # others import it
 
 
 def test_links_lead_somewhere() -> None:

@@ -193,6 +193,8 @@ class Explorer:
 
     @cached_property
     def _annotator(self) -> Annotator | None:
+        if self._library.annotator is not None:  # of --bpm-range
+            return self._library.annotator
         meta = self._library.meta
         try:
             bundle = bundles.find(str(meta["model"]))

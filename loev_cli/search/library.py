@@ -199,6 +199,7 @@ class Library:
         meta: how it was made.
         windows: of a file with windows, M of all tracks together: ``track`` (M,), ``start_s`` (M,)
             and subspace -> (M, D) as the model gives it; else empty.
+        annotator: what the annotations among the columns were read by, if by :func:`annotated`.
     """
 
     source: Path
@@ -207,6 +208,7 @@ class Library:
     columns: Mapping[str, NDArray[Any]]
     meta: Meta
     windows: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    annotator: Annotator | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -433,7 +435,7 @@ def annotated(library: Library, annotator: Annotator) -> Library:
         return answers()[name] if name in annotator.columns else library.columns[name]
 
     names = dict.fromkeys((*library.columns, *annotator.columns))
-    return replace(library, columns=_Lazy(names, load))
+    return replace(library, columns=_Lazy(names, load), annotator=annotator)
 
 
 def subspace_of(x: Vectors, name: str, center: Vectors | None = None) -> Subspace:

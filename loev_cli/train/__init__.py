@@ -1,0 +1,1 @@
+"""Training: views, augmentations, losses, and the loop."""

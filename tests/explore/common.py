@@ -19,7 +19,7 @@ from loev_cli.ab.interleave import Interleaver
 from loev_cli.explore import Access, AudioFiles, listen, make_app
 from loev_cli.explore.server import make_server
 from loev_cli.formats import Row, open_writer
-from loev_cli.search.library import open_library
+from loev_cli.search.library import Library, open_library
 from tests.conftest import write_audio
 from tests.search.common import DIMS, meta
 
@@ -129,10 +129,13 @@ class Site:
 
 @contextlib.contextmanager
 def served(
-    place: Place, access: Access | None = None, interleaver: Interleaver | None = None
+    place: Place,
+    access: Access | None = None,
+    interleaver: Interleaver | None = None,
+    library: Library | None = None,
 ) -> Iterator[Site]:
-    """The library, served by a thread over HTTP as the command does."""
-    library = open_library(place.emb)
+    """The library, by default that of the file, served by a thread over HTTP."""
+    library = library or open_library(place.emb)
     files = AudioFiles(place.music, library.paths)
     app = make_app(library, files, access or Access(), interleaver)
     with listen("127.0.0.1", 0) as listener:

@@ -326,3 +326,98 @@ def test_a_library_of_one_track(chromium: Any, tmp_path: Path) -> None:
         assert "No track can be played" in page.page.inner_text("#notice")
         context.close()
     assert not page.problems
+
+
+@pytest.fixture
+def searched(page: Page, place: Place) -> Page:
+    page.choose(place.row(PLAIN[2]))
+    return page
+
+
+def test_the_filter_applies_as_one_types(searched: Page, place: Place) -> None:
+    page = searched
+    n = len(page.hits())
+    page.page.focus("#where")
+    page.page.keyboard.type("path contains 'plain/1'")  # and no Enter
+    page.until(f"document.querySelectorAll('#hits li').length < {n}")
+    paths = open_library(place.emb).paths
+    assert page.hits()
+    assert all("plain/1" in paths[row] for row in page.hits())
+    assert page.js("document.activeElement.id") == "where"
+    page.page.fill("#where", "")
+    page.until(f"document.querySelectorAll('#hits li').length === {n}")
+
+
+def test_no_results_stand_below_a_filter_that_is_wrong(searched: Page) -> None:
+    page = searched
+    n = len(page.hits())
+    page.page.focus("#where")
+    page.page.keyboard.type("bpm > 100 and bpn")
+    page.until("document.getElementById('whereerror').textContent.includes('bpn')")
+    page.until("document.querySelectorAll('#hits li').length === 0")
+    assert "filter" in page.page.inner_text("#hitshead")
+    assert page.page.is_hidden("#commandbox")
+    page.page.click("button[aria-label='Only tempo']")  # a search does not bring them back
+    page.page.wait_for_timeout(300)
+    assert not page.hits()
+    page.page.fill("#where", "bpm > 0")
+    page.until(f"document.querySelectorAll('#hits li').length === {n}")
+    assert not page.page.inner_text("#whereerror")
+    page.problems.clear()  # Chromium writes the answers 400 to the console
+
+
+COVERED = """() => {
+  const map = document.getElementById("map").getBoundingClientRect();
+  return [...document.querySelectorAll(".legend, .tools, .zoom")].some((box) => {
+    const r = box.getBoundingClientRect();
+    return r.left < map.right && r.right > map.left && r.top < map.bottom && r.bottom > map.top;
+  });
+}"""
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
+
+@pytest.mark.parametrize("page", [{}, PHONE], indirect=True, ids=["desktop", "phone"])
+def test_the_legend_covers_no_track(page: Page) -> None:
+    page.open()
+    assert page.page.locator("#legendbox").evaluate("box => box.open") == (
+        page.page.viewport_size["width"] > 860
+    )
+    for _ in range(2):
+        assert not page.js(COVERED)
+        page.page.click("#legendbox summary")
+        page.page.wait_for_timeout(50)
+    page.page.locator("#legendbox").evaluate("box => box.open = true")
+    wedge = page.page.locator("#legend .wedge").first
+    wedge.evaluate("wedge => wedge.scrollIntoView({block: 'center'})")
+    wedge.click(force=True)  # the letter of the key lies over its middle
+    assert page.page.locator("#legend .wedge[aria-pressed=true]").count() == 1
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True, ids=["phone"])
+def test_a_phone_is_told_to_tap(page: Page, place: Place) -> None:
+    page.open()
+    words = (page.page.inner_text("#search") + page.page.inner_text(".player")).lower()
+    assert "tap a point" in words
+    assert "pinch" in words
+    assert not any(word in words for word in ("click", "arrow keys", "hover"))
+
+
+@pytest.mark.parametrize("page", [{"viewport": {"width": 1400, "height": 860}}], indirect=True)
+def test_titles_are_not_cut(page: Page, place: Place) -> None:
+    page.choose(place.row(PLAIN[0]))
+    page.js(
+        "document.querySelectorAll('.title').forEach(t => t.textContent = 'a-track_of.'.repeat(6))"
+    )
+    assert page.js(
+        "[...document.querySelectorAll('.title')].every(t => t.scrollWidth <= t.clientWidth)"
+    )
+
+
+def test_the_strip_keeps_to_the_range_of_tempi(medley: Site, medley_in_range: Site) -> None:
+    found, folded = (
+        [part["bpm"] for part in json.loads(site.get("/api/segments/0").body)]
+        for site in (medley, medley_in_range)
+    )
+    assert len(found) == len(folded) == 2
+    assert all(40 <= bpm < 80 for bpm in folded)
+    assert not all(40 <= bpm < 80 for bpm in found)

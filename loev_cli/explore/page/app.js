@@ -9,10 +9,12 @@ import { drawQuery, drawSegments, facts, Hits, make, markPlaying, Weights } from
 
 const by = (id) => document.getElementById(id);
 const SPEAK_AFTER_MS = 700;
+const TYPED_MS = 250; // a pause in typing after which the filter applies
+const NARROW = "(max-width: 860px)"; // as in style.css
 // Default color column of a map, by its subspace.
 const ABOUT = { pitch: ["key"], tempo: ["bpm"], "": ["key", "bpm", "tag_genre", "folder"] };
 
-const state = { map: "", row: -1, colour: "auto", column: null, chosen: new Set(), passing: null };
+const state = { map: "", row: -1, colour: "auto", column: null, chosen: new Set(), passing: null, where: "", invalid: false };
 let library, map, player, weights, hits, paint;
 
 async function start() {
@@ -108,7 +110,7 @@ function drawChoices(wanted) {
   by("layout").value = library.layouts.includes("neighbors") && wanted.get("layout") !== "components"
     ? "neighbors" : "components";
   by("layoutbox").hidden = library.layouts.length < 2;
-  const names = { auto: "auto (by map)", none: "one color" };
+  const names = { auto: "by map", none: "one color" };
   for (const name of ["auto", ...library.columns, "none"]) {
     const option = make("option", "", names[name] ?? name.replace(/^tag_/, ""));
     option.value = name;
@@ -128,7 +130,12 @@ function wire() {
     showMap(state.map);
   });
   by("form").addEventListener("submit", (event) => event.preventDefault());
+  by("where").addEventListener("input", () => {
+    clearTimeout(filter.timer);
+    filter.timer = setTimeout(filter, TYPED_MS);
+  });
   by("where").addEventListener("change", filter);
+  by("legendbox").open = !matchMedia(NARROW).matches;
   by("k").addEventListener("change", search);
   by("in").addEventListener("click", () => map.zoomBy(1.6));
   by("out").addEventListener("click", () => map.zoomBy(1 / 1.6));
@@ -185,7 +192,7 @@ async function colour() {
 function repaint() {
   paint = colouring(state.column, isDark(), library.n_tracks);
   map.setColours(paint, rgbOf("--map"), rgbOf("--faint"));
-  drawLegend(by("legend"), state.column, paint.palette, state.chosen, (code) => {
+  drawLegend(by("legendbox"), state.column, paint.palette, state.chosen, (code) => {
     if (!state.chosen.delete(code)) state.chosen.add(code);
     const focused = [...by("legend").querySelectorAll("[aria-pressed]")].indexOf(document.activeElement);
     repaint();
@@ -271,16 +278,22 @@ async function choose(row, { play = false } = {}) {
 }
 
 async function filter() {
+  clearTimeout(filter.timer);
   const text = by("where").value.trim();
+  if (text === state.where) return;
+  state.where = text;
+  let [passing, problem] = [null, ""];
   try {
-    state.passing = text ? await api.where(text) : null;
-    by("whereerror").textContent = "";
+    if (text) passing = await api.where(text);
   } catch (error) {
-    by("whereerror").textContent = error.message;
-    by("where").setAttribute("aria-invalid", "true");
-    return;
+    problem = error.message;
   }
-  by("where").removeAttribute("aria-invalid");
+  if (text !== state.where) return; // a later filter was asked for
+  state.passing = passing;
+  state.invalid = Boolean(problem);
+  by("whereerror").textContent = problem;
+  if (problem) by("where").setAttribute("aria-invalid", "true");
+  else by("where").removeAttribute("aria-invalid");
   showPassing();
   if (state.passing) {
     const n = state.passing.reduce((sum, x) => sum + x, 0);
@@ -313,18 +326,23 @@ async function search() {
 }
 
 async function searchOnce() {
-  const asked = { row: state.row, weights: weights.text, k: by("k").value, where: by("where").value.trim() };
-  if (by("where").getAttribute("aria-invalid")) asked.where = "";
+  const asked = { row: state.row, weights: weights.text, k: by("k").value, where: state.where };
+  if (state.invalid) {
+    show(null, "No results: the filter is not valid.");
+    return;
+  }
   if (!asked.weights) {
     show(null, "All weights are 0: move a slider to choose what results should have in common.");
     return;
   }
   by("m3u").href = api.m3u(asked);
+  let [answer, problem] = [null, ""];
   try {
-    show(await (library.session ? api.shown(asked, library.session) : api.search(asked)));
+    answer = await (library.session ? api.shown(asked, library.session) : api.search(asked));
   } catch (error) {
-    show(null, error.message);
+    problem = error.message;
   }
+  if (!search.again) show(answer, problem); // else the next one is shown
 }
 
 function show(answer, problem = "") {

@@ -89,13 +89,13 @@ function element(tag, className, text) {
   return made;
 }
 
-// Fills the legend. `chosen`: codes to show alone; `choose(code)` toggles one.
-export function drawLegend(box, column, palette, chosen, choose) {
+// Fills the legend, a `details`. `chosen`: codes to show alone; `choose(code)` toggles one.
+export function drawLegend(details, column, palette, chosen, choose) {
+  const [title, box] = details.children;
   box.replaceChildren();
-  box.hidden = !column;
+  details.hidden = !column;
   if (!column) return;
-  const title = element("p", "legendtitle", column.name.replace(/^tag_/, ""));
-  box.append(title);
+  title.textContent = column.name.replace(/^tag_/, "");
   if (column.kind === "number") box.append(numberLegend(column, palette));
   else if (column.kind === "key") box.append(keyLegend(column, palette, chosen, choose));
   else box.append(classLegend(column, palette, chosen, choose));

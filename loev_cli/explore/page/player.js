@@ -4,6 +4,8 @@ import { audioOf } from "./api.js";
 
 const DWELL_MS = 140;
 const LONG_S = 60; // of a longer track, a preview starts a third of the way in
+// Devices without a pointer are told to tap and pinch.
+export const touch = matchMedia("(hover: none)").matches;
 export const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
 
 export class Player {
@@ -15,6 +17,7 @@ export class Player {
     this.audio = by("audio");
     [this.button, this.seek, this.time] = [by("play"), by("seek"), by("time")];
     [this.title, this.subtitle, this.hover] = [by("now"), by("nowsub"), by("hover")];
+    this.subtitle.textContent = `${touch ? "Tap" : "Click"} a point on the map`;
     const volume = by("volume");
     this.audio.volume = volume.value;
     volume.addEventListener("input", () => (this.audio.volume = volume.value));
@@ -74,7 +77,7 @@ export class Player {
     this.audio.src = audioOf(this.track, this.decoded) + (at ? `#t=${at.toFixed(1)}` : "");
     this.audio.play().catch((error) => {
       if (error.name === "NotAllowedError") {
-        this.subtitle.textContent = "Press play: the browser requires a click before it plays audio";
+        this.subtitle.textContent = `Press play: the browser requires a ${touch ? "tap" : "click"} before it plays audio`;
       }
     });
     this.show();

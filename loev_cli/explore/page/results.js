@@ -1,7 +1,7 @@
 // The query, its weight sliders, and the result list with distances.
 
 import { css } from "./colour.js";
-import { clock } from "./player.js";
+import { clock, touch } from "./player.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const signed = (x) => x.toFixed(2).replace("-", "−");
@@ -61,7 +61,9 @@ export function drawQuery(box, track, onPlay) {
   if (!track) {
     box.append(
       make("p", "empty", "Choose a track to search from"),
-      make("p", "quiet", "Click a point on the map, move with the arrow keys, or find a track by name."),
+      make("p", "quiet", touch
+        ? "Tap a point on the map, pinch to zoom, or find a track by name."
+        : "Click a point on the map, move with the arrow keys, or find a track by name."),
     );
     return;
   }
@@ -180,7 +182,7 @@ export class Hits {
     const item = make("li", "hit");
     item.dataset.row = hit.row;
     const names = make("div", "names");
-    const title = make("p", "title clip", hit.title);
+    const title = make("p", "title", hit.title);
     title.title = hit.path;
     const line = make("p", "quiet clip");
     const swatch = swatchOf(hit.row);
