@@ -105,7 +105,7 @@ class Reader:
         sample_rate_hz: int,
         window_n_samples: int,
         hop_n_samples: int,
-        pad_short: bool,
+        pad_short: bool = False,
         decoders: Sequence[DecoderProcess],
         n_ahead: int,
         n_tracks_ahead: int | None = None,
@@ -270,7 +270,7 @@ class ArrayReader:
         *,
         window_n_samples: int,
         hop_n_samples: int,
-        pad_short: bool,
+        pad_short: bool = False,
         n_threads: int,
     ) -> None:
         self._waveforms = waveforms

@@ -128,7 +128,7 @@ def test_it_reads_other_windows_and_says_when_one_is_too_short() -> None:
 @pytest.mark.parametrize("name", ["small", "sf-nfnet-f0"])
 def test_folded_weights_give_the_same(name: str) -> None:
     torch.manual_seed(0)
-    spec = ModelSpec.of(name, method="cl", window_n_samples=16384 if name == "small" else 4800)
+    spec = ModelSpec.of(name, method="cl", window_n_samples=81920 if name == "small" else 4800)
     model = LoevModel(spec).eval()
     for module in model.modules():
         if isinstance(module, Block):
