@@ -12,6 +12,7 @@ import typer
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import plural, say
 from loev_cli.cli._progress import RunsDisplay
+from loev_cli.cli.table import show_scores
 from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
 _data = options.panel("Data")
@@ -126,6 +127,7 @@ def compare(
     Example: loev compare --data manifest.csv --minutes 120 --out comparison
     """
     with needs_extra("loev compare", "train,eval"):
+        from loev_cli.evaluate.page import JSON_FILE
         from loev_cli.experiments import compare as job
         from loev_cli.experiments import report
 
@@ -170,6 +172,7 @@ def compare(
         raise
     report.write(comparison, out)
     if not quiet:
+        show_scores(out / JSON_FILE)
         for note in comparison.notes:
             say(f"note: {note}")
         for text in comparison.untested:

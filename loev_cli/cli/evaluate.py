@@ -12,6 +12,7 @@ from loev_cli.bundle import DEFAULT_MODEL
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import plural, say
 from loev_cli.cli._progress import StageDisplay
+from loev_cli.cli.table import show_scores
 from loev_cli.errors import EXIT_SOME_FAILED, needs_extra
 
 _data = options.panel("Data")
@@ -93,6 +94,7 @@ def evaluate(
     """
     with needs_extra("loev evaluate", "eval"):
         from loev_cli.evaluate import job, report
+        from loev_cli.evaluate.page import JSON_FILE
 
     report.check_out(out, overwrite=overwrite, inputs=[*data, *(embeddings or [])])
     request = job.Request(
@@ -120,6 +122,7 @@ def evaluate(
         raise
     report.write(results, out)
     if not quiet:
+        show_scores(out / JSON_FILE)
         for note in results.notes:
             say(f"note: {note}")
         say(f"{plural(len(results.splits.judged), 'track')} evaluated -> {out / report.HTML_FILE}")

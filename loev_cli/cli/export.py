@@ -206,7 +206,7 @@ def _push(bundle: Bundle, to: Address, license_id: str | None, private: bool, qu
     address = bundles.push(bundle, to, license_id=license_id, private=private)
     if not quiet:
         say(f"{bundle.name} -> {address}")
-        say(f"embed with it: loev embed FOLDER --model {to} --out emb.npz")
+        _say_next(to)
 
 
 def _strength(text: str) -> tuple[str, float]:
@@ -239,6 +239,8 @@ def export_trained(
     check_out(out, overwrite=overwrite, inputs=[checkpoint])
     trained = pipeline.read_checkpoint(checkpoint)
     model_name = name or out.name
+    if not quiet:
+        say("exporting to ONNX ...")
     bundle = export_bundle(
         trained.model,
         out,
@@ -251,7 +253,12 @@ def export_trained(
     if not quiet:
         steps, minutes = trained.facts["steps"], trained.facts["minutes"]
         say(f"{model_name}: {steps} steps in {minutes} min -> {bundle.path}")
+        _say_next(bundle.path)
     return bundle
+
+
+def _say_next(model: object) -> None:
+    say(f"embed with it: loev embed FOLDER --model {model} --out emb.npz")
 
 
 def _export_mulooc(

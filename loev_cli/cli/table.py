@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from loev_cli.cli import _options as options
 from loev_cli.cli._console import show
+from loev_cli.errors import UsageError
 
 _shown = options.panel("Table")
 
@@ -49,3 +51,11 @@ def table(
 
     found = table_of(files, part=part, probe=probe)
     show(rendered(found, form, n_digits=digits, intervals=not no_intervals), raw=True)
+
+
+def show_scores(results: Path) -> None:
+    """Print the table of a report's ``results.json``; nothing where it has no scores."""
+    from loev_cli.result_tables import rendered, table_of
+
+    with contextlib.suppress(UsageError):
+        show(rendered(table_of([results]), "markdown"), raw=True)

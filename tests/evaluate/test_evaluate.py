@@ -36,7 +36,8 @@ def test_everything_from_a_manifest_and_a_model(
     out = tmp_path / "report"
     done = loev("evaluate", "--data", corpus, "--model", bundle.path, "--out", out, *QUICK)
     assert done.code == 0, done.err
-    assert done.out == ""
+    assert done.out == loev("table", out / "results.json").out
+    assert "| invariant |" in done.out and "key, weighted score" in done.out
     assert "note: column 'label' left out: it has one value only, 'one'" in done.err
     assert f"30 tracks evaluated -> {out / 'report.html'}" in done.lines[-1]
 

@@ -81,6 +81,7 @@ def test_two_processes_compute_what_one_does(
     two = run(TOGETHER + options(music, cache, tmp_path / "two", *more))
     assert two.returncode == 0, two.stderr
     assert two.stderr.count("4 steps in") == 1  # only the main process talks
+    assert f"embed with it: loev embed FOLDER --model {tmp_path / 'two' / 'bundle'}" in two.stderr
     config = from_mapping(
         TrainConfig, tomllib.loads((tmp_path / "two" / "config.toml").read_text())
     )
