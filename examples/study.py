@@ -204,6 +204,8 @@ def write(
     names = ", ".join(kept(verdicts, config.augs)) or "none"
     n_test = sum(len(fold.test) for fold in labeled.folds)
     text = [
+        "# CL against LOEV++",
+        "",
         *lines,
         "",
         f"Linear probes, {n_test} test items, {n_seeds} seeds, {config.steps} steps of "
