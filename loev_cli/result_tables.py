@@ -101,11 +101,13 @@ def table_of(files: Sequence[Path], *, part: str = "probes", probe: str | None =
 
 
 def _read(file: Path) -> dict[str, Any]:
+    results: Any = None
     try:
         results = parse_json(read_bytes(file, _MAX_N_BYTES))
-    except (OSError, *DATA_ERRORS) as error:
-        reason = getattr(error, "strerror", None) or in_one_line(error)
-        raise UsageError(f"cannot read {file}: {reason}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror or in_one_line(error)}") from error
+    except DATA_ERRORS:  # no JSON, which the next lines say
+        pass
     if not isinstance(results, dict) or not {"probes", "contestants"} & set(results):
         raise UsageError(
             f"{file} is not a results.json of 'loev evaluate' or 'loev compare'",
