@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from loev_cli.cli._console import TELL_EVERY_S, Throttle, clock, escaped, says_json, tell
@@ -39,7 +45,11 @@ class TrainDisplay:
         self._recent: deque[StepProgress] = deque(maxlen=_N_SMOOTHED)
         self._last_line = 0.0
         self._decoding = Progress(
-            TextColumn("reading audio"), BarColumn(), MofNCompleteColumn(), console=self.console
+            TextColumn("reading audio"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
         )
         self._decoding_task = self._decoding.add_task("", total=None)
         self._live = Live(console=self.console, refresh_per_second=4, transient=False)
