@@ -19,3 +19,5 @@ COPY_LENGTH_S = 0.25
 PLAYLIST_DISTANCES = {"tempo": 0.7, "pitch": 0.5, "other": 1.0}
 # Probability that an A/B test shows the change it is planned for.
 AB_POWER = 0.8
+# Of figures, in order; of medium lightness, so that they are visible on white and on black.
+PALETTE = ("#3b82c4", "#d9822b", "#2f9e76", "#a06cd5", "#cf4a6b", "#8a8f3a", "#5aa7b5")

@@ -36,6 +36,7 @@ from scipy.stats import binomtest, norm
 
 from loev_cli.ab.report import JSON_FILE, Decision
 from loev_cli.ab.sides import read_csv
+from loev_cli.defaults import PALETTE
 from loev_cli.errors import UsageError
 from loev_cli.evaluate import figures
 from loev_cli.evaluate.statistics import ALPHA, Estimate
@@ -395,9 +396,9 @@ def _path(points: Sequence[tuple[int, Estimate]], measure: Measure) -> Figure:
     n = [n for n, _ in points]
     axes.fill_between(
         n, [e.low for _, e in points], [e.high for _, e in points], alpha=0.25, lw=0,
-        color=figures.COLOURS[0],
+        color=PALETTE[0],
     )  # fmt: skip
-    axes.plot(n, [e.value for _, e in points], "o-", ms=3, lw=1.5, color=figures.COLOURS[0])
+    axes.plot(n, [e.value for _, e in points], "o-", ms=3, lw=1.5, color=PALETTE[0])
     ink = axes.xaxis.label.get_color()
     axes.axhline(0, ls=":", lw=1, color=ink)
     axes.axhline(measure.change, ls="--", lw=1, color=ink)

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from loev_cli.defaults import PALETTE
 from loev_cli.evaluate.equivariance import Response
 from loev_cli.evaluate.manifest import Column
 from loev_cli.evaluate.probes import ProbeResult
@@ -30,7 +31,6 @@ from loev_cli.music_keys import KEYS, fifths
 
 Labeled = tuple[Figure, str]  # a figure and its caption
 
-COLOURS = ("#3b82c4", "#d9822b", "#2f9e76", "#a06cd5", "#cf4a6b", "#8a8f3a", "#5aa7b5")
 _FIFTHS = np.array([fifths(key) for key in range(len(KEYS))])
 _INK = "#1a2b3d"  # dark on paper; replaced by the page's text color
 _MOST_DOTS = 2000
@@ -87,7 +87,7 @@ def save_png(figure: Figure, path: Path) -> None:
 
 def colour_of(names: Sequence[str]) -> dict[str, str]:
     """Subspace -> its color, the same in every figure."""
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
 def heat_map(rows: Mapping[str, Mapping[str, Estimate | None]], *, label: str) -> Figure:
@@ -158,7 +158,7 @@ def bars(groups: Mapping[str, Mapping[str, Estimate]], *, label: str) -> Figure:
             if estimate is None or not np.isfinite(estimate.value):
                 continue
             y = i + (j - (len(series) - 1) / 2) * height
-            axes.barh(y, estimate.value, height * 0.9, color=COLOURS[j % len(COLOURS)])
+            axes.barh(y, estimate.value, height * 0.9, color=PALETTE[j % len(PALETTE)])
             axes.plot([estimate.low, estimate.high], [y, y], color=_INK, lw=1.2)
             if estimate.chance is not None:
                 span = [y - height / 2, y + height / 2]
@@ -171,7 +171,7 @@ def bars(groups: Mapping[str, Mapping[str, Estimate]], *, label: str) -> Figure:
     # A value far below 0, as R2 can be, must not squeeze the others.
     axes.set_xlim(max(min([0.0, *reach]), -1.0), 1.05 * max([0.1, *reach]))
     handles: list[Artist] = [
-        mpl.patches.Patch(color=COLOURS[j % len(COLOURS)], label=one)
+        mpl.patches.Patch(color=PALETTE[j % len(PALETTE)], label=one)
         for j, one in enumerate(series)
     ]
     handles.append(mpl.lines.Line2D([], [], ls=":", color=_INK, label="chance"))
@@ -188,7 +188,7 @@ def forest(rows: Mapping[str, tuple[Estimate, bool]], *, label: str) -> Figure:
     axes.axvline(0, color=_INK, lw=1, ls=":")
     for i, name in enumerate(names):
         estimate, is_clear = rows[name]
-        colour = COLOURS[0] if estimate.value > 0 else COLOURS[1]
+        colour = PALETTE[0] if estimate.value > 0 else PALETTE[1]
         axes.plot([estimate.low, estimate.high], [i, i], color=colour, lw=2)
         face = colour if is_clear else "none"
         axes.plot(estimate.value, i, "o", ms=7, mec=colour, mew=1.6, mfc=face)
@@ -259,7 +259,7 @@ def subspace_map(
         axes.spines[:].set_visible(True)
         axes.spines[:].set_alpha(0.3)
     if not columns:
-        _dots(panels[0], places, color=COLOURS[0])
+        _dots(panels[0], places, color=PALETTE[0])
     for axes, column in zip(panels, columns, strict=False):
         known = column.known[rows]
         values = column.values[rows]
@@ -326,8 +326,8 @@ def key_errors(probe: ProbeResult) -> Figure:
     axes.set_theta_zero_location("N")  # type: ignore[attr-defined]
     axes.set_rlabel_position(200)  # type: ignore[attr-defined]
     axes.set_theta_direction(-1)  # type: ignore[attr-defined]
-    axes.bar(angle, shares[0], 0.45, color=COLOURS[0], label="same mode")
-    axes.bar(angle, shares[1], 0.45, bottom=shares[0], color=COLOURS[1], label="other mode")
+    axes.bar(angle, shares[0], 0.45, color=PALETTE[0], label="same mode")
+    axes.bar(angle, shares[1], 0.45, bottom=shares[0], color=PALETTE[1], label="other mode")
     circle = np.linspace(0, 2 * np.pi, 100)
     axes.plot(circle, np.full(100, 1 / 12), ":", color=_INK, lw=1.2, label="chance")
     names = [

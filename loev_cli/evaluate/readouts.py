@@ -49,9 +49,9 @@ from loev_cli.annotations import (
 from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.bundle import Bundle
-from loev_cli.defaults import SUBSPACE_OF
+from loev_cli.defaults import PALETTE, SUBSPACE_OF
 from loev_cli.errors import InputError, UsageError
-from loev_cli.evaluate.figures import COLOURS, style
+from loev_cli.evaluate.figures import style
 from loev_cli.evaluate.manifest import Column, Fold, Manifest, check_files, split
 from loev_cli.evaluate.page import render
 from loev_cli.evaluate.probes import (
@@ -170,7 +170,7 @@ def draw(curves: Mapping[str, Reliability]) -> Figure:
             2, len(curves), squeeze=False, sharex=True, height_ratios=(3, 1), sharey="row"
         )
         for (name, curve), (top, bottom), colour in zip(
-            curves.items(), axes.T, COLOURS, strict=False
+            curves.items(), axes.T, PALETTE, strict=False
         ):
             top.plot([0, 1], [0, 1], linestyle=":", color="0.6", linewidth=1)
             shown = curve.merged(_LEAST_N_DRAWN)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
+from loev_cli.defaults import PALETTE
 from loev_cli.evaluate import figures
 from loev_cli.evaluate import page as pages
 from loev_cli.evaluate.figures import Labeled
@@ -22,7 +23,7 @@ from loev_cli.experiments.runs import PLAN_FILE, TRIAL_FOLDER
 HTML_FILE = "advise.html"
 MARKDOWN_FILE = "advise.md"
 HEADER = ["label", "augmentation", "lost if invariant", "gained by keeping", "verdict"]
-_COLOUR_OF = dict(zip(("keep", "not needed", "undecided"), figures.COLOURS, strict=False))
+_COLOUR_OF = dict(zip(("keep", "not needed", "undecided"), PALETTE, strict=False))
 
 
 def check_out(out: Path, *, inputs: Iterable[str | Path], overwrite: bool) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from loev_cli.defaults import PALETTE
 from loev_cli.model import ModelSpec
 from loev_cli.storage.atomic import writing_own
 from loev_cli.storage.own import own
@@ -131,16 +133,15 @@ def draw_curves(run: Path, *, chance: float | None = None) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     size = max(1, len(step) // _N_AVERAGES)
-    for column, values in train.items():
-        if not column.startswith("loss_"):
-            continue
-        head = column.removeprefix("loss_")
-        (faint,) = losses.plot(step, values, alpha=0.2, lw=0.8)
+    columns = [column for column in train if column.startswith("loss_")]
+    for column, color in zip(columns, cycle(PALETTE), strict=False):
+        values = train[column]
+        losses.plot(step, values, alpha=0.2, lw=0.8, color=color)
         means = np.convolve(values, np.ones(size) / size, mode="valid")
         middles = step[(size - 1) // 2 :][: len(means)]
-        losses.plot(middles, means, color=faint.get_color(), label=head)
+        losses.plot(middles, means, color=color, label=column.removeprefix("loss_"))
         if column in val:
-            losses.plot(val["step"], val[column], "o--", ms=4, lw=0.8, color=faint.get_color())
+            losses.plot(val["step"], val[column], "o--", ms=4, lw=0.8, color=color)
     if val:
         losses.plot([], [], "o--", ms=4, lw=0.8, color="gray", label="validation")
     if chance is not None:
