@@ -104,9 +104,12 @@ def f0_hz(file: Path) -> float:
             continue
         spectrum = np.abs(np.fft.rfft((frame - frame.mean()) * window, 2 * n)) ** 2
         correlation = np.fft.irfft(spectrum)[: lags[-1] + 1] / overlap * overlap[0]
-        best = lags[correlation[lags].argmax()]
-        if correlation[best] > 0.6 * correlation[0]:
-            found.append(rate_hz / best)
+        # Whole samples favor multiples of the period; the first peak that is nearly as high is it.
+        near = correlation[lags[0] - 1 : lags[-1] + 1]
+        is_peak = (near[1:-1] >= near[:-2]) & (near[1:-1] >= near[2:])
+        high = is_peak & (near[1:-1] > 0.85 * correlation[lags].max())
+        if high.any() and correlation[lags[high.argmax()]] > 0.6 * correlation[0]:
+            found.append(rate_hz / lags[high.argmax()])
     return float(np.median(found)) if found else float("nan")
 
 
