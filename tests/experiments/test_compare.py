@@ -93,7 +93,7 @@ def compared(
         with pytest.raises(SystemExit) as ended:
             main([str(argument) for argument in arguments])
     assert ended.value.code == 0, stderr.getvalue()
-    assert stdout.getvalue() == ""
+    assert "| loev++ |" in stdout.getvalue()
     assert "the evaluation tracks were part of (unlabeled) pretraining" in stderr.getvalue()
     assert f"-> {out / 'report.html'}" in stderr.getvalue().splitlines()[-1]
     return out
