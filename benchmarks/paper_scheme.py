@@ -41,6 +41,7 @@ def main() -> int:
     command = [sys.executable, "-m", "loev_cli", "compare"]
     command += ["--data", "train/manifest.csv", "--data", "eval/manifest.csv"]
     command += ["--config", Path(__file__).with_suffix(".toml").resolve(), "--steps", args.steps]
+    command += ["--methods", "loev++,loev,looc,cl,untrained"]
     command += ["--seeds", args.seeds, "--label", "key", "--label", "tempo", "--changed", "120"]
     command += ["--stretcher", "signalsmith", "--jobs", args.jobs, "--out", "cmp"]
     return subprocess.run([str(part) for part in command], cwd=args.out).returncode

@@ -35,6 +35,7 @@ WHOLE = "whole"  # all subspaces of a LOEV++ model side by side
 N_DRAWS = 4  # of an augmentation, to see what it does to a label
 TOLERANCE = 0.1  # share of a label that may be lost to invariance
 _ROWS_AT_ONCE = 128
+DIFFERENCES = ("own_less_other", "whole_less_cl", "whole_less_untrained")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def study(config: TrainConfig, labeled: Labeled, out: Path, n_seeds: int) -> lis
 
     Args:
         config: of the LOEV++ model with all subspaces; CL is the same with method ``cl``, and
-            for the advice every augmentation alone gets a subspace in a model of its own.
+            for the advice every augmentation alone gets a subspace in a model of its own. The
+            untrained model is LOEV++ as initialized.
     """
     wholes: dict[str, list[np.ndarray]] = {}
     found: list[Vectors] = []  # of the LOEV++ model with all subspaces, per seed
@@ -91,6 +93,11 @@ def study(config: TrainConfig, labeled: Labeled, out: Path, n_seeds: int) -> lis
             wholes.setdefault(name, []).append(plain[WHOLE])
             if name == "loev++":
                 found.append(plain)
+                torch.manual_seed(seed)
+                untrained = LoevModel(model.spec).eval()
+                wholes.setdefault("untrained", []).append(
+                    embed(untrained, of, labeled.items)[WHOLE]
+                )
             if name == "loev++" and seed == 0:
                 for aug in config.augs:
                     draws = draw_changes(config.augmentations, aug, N_DRAWS)
@@ -99,7 +106,8 @@ def study(config: TrainConfig, labeled: Labeled, out: Path, n_seeds: int) -> lis
                     ]
                     changed[aug] = np.stack(rows)
     groups = np.arange(len(labeled.items))
-    table = compared(found, wholes["cl"], labeled, groups)
+    beside = {name: wholes[name] for name in ("cl", "untrained")}
+    table = compared(found, beside, labeled, groups)
     verdicts = []
     for column in labeled.columns:
         lost = destroyed(wholes["loev++"][0], changed, column, labeled.folds, groups)
@@ -144,9 +152,12 @@ def embed(
 
 
 def compared(
-    found: Sequence[Vectors], cl: Sequence[np.ndarray], labeled: Labeled, groups: np.ndarray
+    found: Sequence[Vectors],
+    beside: Mapping[str, Sequence[np.ndarray]],
+    labeled: Labeled,
+    groups: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """Per label: the score of every subspace and of CL, and two differences, with intervals."""
+    """Per label: the score of every subspace, of CL and untrained, and differences; intervals."""
     table = []
     for column in labeled.columns:
         task = TASKS[column.kind]()
@@ -158,7 +169,8 @@ def compared(
             metric = task.main_metric  # noqa: B023
             return draws.score([statistic_of(task, metric, one) for one in reads])  # noqa: B023
 
-        scores = {name: score([x[name] for x in found]) for name in found[0]} | {"cl": score(cl)}
+        scores = {name: score([x[name] for x in found]) for name in found[0]}
+        scores |= {name: score(of_seeds) for name, of_seeds in beside.items()}
         own = labeled.own[column.name]
         subspaces = [name for name in found[0] if name != WHOLE]
         other = max((name for name in subspaces if name != own), key=lambda n: scores[n].value)
@@ -171,6 +183,7 @@ def compared(
                 "other": other,
                 "own_less_other": draws.difference(scores[own], scores[other])[0],
                 "whole_less_cl": draws.difference(scores[WHOLE], scores["cl"])[0],
+                "whole_less_untrained": draws.difference(scores[WHOLE], scores["untrained"])[0],
             }
         )
     return table
@@ -186,16 +199,18 @@ def write(
 ) -> None:
     """``report.md`` and ``results.json``."""
     subspaces = [INVARIANT, *config.augs]
-    head = ["label", *subspaces, WHOLE, "CL", "own less next best", "whole less CL"]
+    head = ["label", *subspaces, WHOLE, "CL", "untrained", "own less next best"]
+    head += ["whole less CL", "whole less untrained"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in table:
         cells = [
             f"**{row['scores'][name]}**" if name == row["own"] else str(row["scores"][name])
-            for name in (*subspaces, WHOLE, "cl")
+            for name in (*subspaces, WHOLE, "cl", "untrained")
         ]
         name = f"{row['label']} ({row['metric']})"
         less = f"{row['own_less_other']} ({row['other']})"
-        lines.append(f"| {' | '.join([name, *cells, less, str(row['whole_less_cl'])])} |")
+        more = [str(row[key]) for key in ("whole_less_cl", "whole_less_untrained")]
+        lines.append(f"| {' | '.join([name, *cells, less, *more])} |")
     advice = ["| label | augmentation | share lost if invariant | gain of a subspace | verdict |"]
     advice.append("|---" * 5 + "|")
     for one in verdicts:
@@ -221,7 +236,7 @@ def write(
         "table": [
             row
             | {"scores": {name: one.as_dict() for name, one in row["scores"].items()}}
-            | {key: row[key].as_dict() for key in ("own_less_other", "whole_less_cl")}
+            | {key: row[key].as_dict() for key in DIFFERENCES}
             for row in table
         ],
         "advice": [verdict.record() for verdict in verdicts],

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from loev_cli.audio import find
-from loev_cli.errors import UsageError, did_you_mean, needs_extra
+from loev_cli.errors import UsageError, did_you_mean, known_names, needs_extra
 from loev_cli.manifest import OWN_COLUMNS, SPLITS
 from loev_cli.music_keys import KEYS, parse_key
 from loev_cli.storage.atomic import write_own
@@ -101,7 +101,7 @@ def rows_of_mirdata(
                 if name not in names:
                     raise UsageError(
                         f"tracks of {dataset.name} have no '{name}'",
-                        hint=did_you_mean(name, names) + f"they have {', '.join(names)}",
+                        hint=known_names(name, names, "they have"),
                     )
             checked = True
         cells: dict[str, str] = {}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -135,3 +137,25 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
     """``"did you mean 'x'? "`` with the known name nearest to ``name``; empty if none is near."""
     match = nearest(name, known, cutoff=cutoff)
     return f"did you mean '{match}'? " if match else ""
+
+
+def known_names(
+    name: str, known: Iterable[str], what: str = "it has", *, cutoff: float = 0.6
+) -> str:
+    """A hint for an unknown ``name``: the nearest known one, then ``what`` and all of them."""
+    known = list(known)
+    return f"{did_you_mean(name, known, cutoff=cutoff)}{what} {', '.join(known) or 'none'}"
+
+
+def entry(known: Mapping[str, T], name: str, what: str) -> T:
+    """``known[name]``.
+
+    Args:
+        what: one of them is, e.g. "encoder".
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in known:
+        raise UsageError(f"no {what} '{name}'", hint=known_names(name, known, f"{what}s:"))
+    return known[name]

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, known_names
 from loev_cli.storage.bounded import in_one_line
 
 SPLITS = ("train", "val", "test")
@@ -119,7 +119,7 @@ def _rows(path: Path, with_labels: bool) -> Iterator[Listed]:
         if split and split.lower() not in SPLITS:
             raise UsageError(
                 f"{place}: unknown split '{split}'",
-                hint=f"{did_you_mean(split.lower(), SPLITS)}splits are {', '.join(SPLITS)}",
+                hint=known_names(split.lower(), SPLITS, "splits are"),
             )
         yield Listed(
             path.parent / written,

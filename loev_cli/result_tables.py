@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, known_names
 from loev_cli.storage.bounded import DATA_ERRORS, in_one_line, parse_json, read_bytes
 
 PARTS = ("probes", "retrieval")
@@ -95,7 +95,7 @@ def table_of(files: Sequence[Path], *, part: str = "probes", probe: str | None =
             records = results.get("probes", results.get("scores", []))
             known = sorted({str(r["probe"]) for r in records if r.get("probe")})
             what = f"no {part}" if probe is None else f"no {part} of probe '{probe}'"
-            hint = did_you_mean(probe or "", known) + f"probes are {', '.join(known)}"
+            hint = known_names(probe or "", known, "probes are")
             raise UsageError(f"{file} has {what}", hint=hint if known else None)
     return _table("method" if compared[0] else "subspace", cells)
 

@@ -476,6 +476,17 @@ def test_nothing_in_the_help_is_cut_at_80_columns(
         assert max(map(len, shown.splitlines())) <= 80, words
 
 
+def test_the_help_lists_what_there_is() -> None:
+    from loev_cli.cli import _options
+    from loev_cli.model import METHODS
+    from loev_cli.model.encoders import ENCODERS
+    from loev_cli.train.augment import EQUIVARIANT
+
+    assert set(_options.METHODS.split(", ")) == set(METHODS)
+    assert _options.ENCODERS.split(", ") == list(ENCODERS)
+    assert _options.AUGMENTATIONS.split(", ") == list(EQUIVARIANT)
+
+
 def test_the_help_is_that_of_all_commands(loev: Loev, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of which it knows the names and their lines only."""
     shown = loev("--help")

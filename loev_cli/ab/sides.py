@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, known_names
 from loev_cli.experiments.foreign import SUFFIXES, is_ours, read_vectors
 from loev_cli.search.find import RowQuery
 from loev_cli.search.library import (
@@ -124,7 +124,7 @@ def read_csv(file: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str,
                 if name not in columns:
                     raise UsageError(
                         f"{file} has no column '{name}'",
-                        hint=f"{did_you_mean(name, columns)}it has {', '.join(columns)}",
+                        hint=known_names(name, columns),
                     )
             for row in reader:
                 cells = {name: value or "" for name, value in row.items() if name is not None}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from loev_cli.backends.machine import cuda_driver
 from loev_cli.bundle import Bundle
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, known_names
 
 # Name on the command line -> module that defines open_encoder().
 BACKENDS = {"onnx": "loev_cli.backends.ort", "torch": "loev_cli.backends.pytorch"}
@@ -178,10 +178,9 @@ def select_subspaces(bundle: Bundle, names: Sequence[str] | None) -> dict[str, i
         return known
     for name in names:
         if name not in known:
-            meant = did_you_mean(name, known, cutoff=0.4)
             raise UsageError(
                 f"model {bundle.name} has no subspace '{name}'",
-                hint=f"{meant}it has {', '.join(known)}",
+                hint=known_names(name, known, cutoff=0.4),
             )
     if not names:
         raise UsageError("no subspaces requested", hint=f"{bundle.name} has {', '.join(known)}")

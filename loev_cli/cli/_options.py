@@ -42,6 +42,13 @@ INPUTS_HELP = (
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=INPUTS_HELP)]
 Quiet = Annotated[bool, reporting("--quiet", "-q", help="Only errors on stderr.")]
 Debug = Annotated[bool, reporting("--debug", help="Show tracebacks and library log messages.")]
+# In the help of several commands, without importing what they name (tests/test_cli.py compares).
+METHODS = "loev++, loev, looc, cl"
+ENCODERS = "small, sf-nfnet-f0"
+AUGMENTATIONS = (
+    "pitch, tempo, blur, compression, eq, filter, distortion, reverb, noise, codec, gain, polarity"
+)
+
 LogJson = Annotated[
     bool,
     reporting(

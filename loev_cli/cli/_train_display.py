@@ -35,10 +35,16 @@ _N_SMOOTHED = 20
 
 
 class TrainDisplay:
-    """Shows decoding, then training. Everything goes to stderr."""
+    """Shows decoding, then training. Everything goes to stderr.
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._tells = says_json() and not quiet
+    Args:
+        quiet: events under ``--log-json``, and nothing else.
+        is_main: whether this process is the one that shows anything at all.
+    """
+
+    def __init__(self, *, quiet: bool, is_main: bool = True) -> None:
+        quiet = quiet or not is_main
+        self._tells = says_json() and is_main
         self._throttle = Throttle(TELL_EVERY_S)
         self.console = Console(stderr=True, quiet=quiet or says_json())
         self.is_terminal = self.console.is_terminal

@@ -62,7 +62,9 @@ def advise(
     augs: Annotated[
         str,
         _training(
-            help="Candidates: augmentations that may get a subspace of their own.", metavar="A,B"
+            help="Candidates: augmentations that may get a subspace of their own, of "
+            f"{options.AUGMENTATIONS}.",
+            metavar="A,B",
         ),
     ] = "pitch,tempo",
     seeds: Annotated[

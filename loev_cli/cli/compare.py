@@ -39,7 +39,10 @@ def compare(
         ),
     ],
     methods: Annotated[
-        str, _training(help="Methods to compare.", metavar="A,B")
+        str,
+        _training(
+            help=f"Of {options.METHODS}, and untrained: LOEV++ as initialized.", metavar="A,B"
+        ),
     ] = "loev++,loev,looc,cl",
     seeds: Annotated[int, _training(min=1, help="Runs of each method.", metavar="N")] = 3,
     steps: Annotated[int | None, _training(min=1, help="Steps of each run.", metavar="N")] = None,
@@ -57,12 +60,13 @@ def compare(
     augs: Annotated[
         str | None,
         _training(
-            help="Augmentations that get a subspace of their own; default pitch,tempo.",
+            help="Augmentations that get a subspace of their own; default pitch,tempo. Known: "
+            f"{options.AUGMENTATIONS}.",
             metavar="A,B",
         ),
     ] = None,
     encoder: Annotated[
-        str | None, _training(help="small (default) or sf-nfnet-f0.", metavar="NAME")
+        str | None, _training(help=f"Of {options.ENCODERS}; default small.", metavar="NAME")
     ] = None,
     config: Annotated[str | None, _training(**options.CONFIG)] = None,
     set_: Annotated[list[str] | None, _training("--set", **options.SET)] = None,

@@ -45,8 +45,8 @@ def train(
     augs: Annotated[
         str | None,
         _what(
-            help="Augmentations that get a subspace of their own; default pitch,tempo. Columns of "
-            "a manifest that name variants of a track may be among them.",
+            help="Augmentations that get a subspace of their own; default pitch,tempo. Known: "
+            f"{options.AUGMENTATIONS}; and columns of a manifest that name variants of a track.",
             metavar="A,B",
         ),
     ] = None,
@@ -63,10 +63,16 @@ def train(
         _what(help="Subspaces to train, with all else as in --init; default all.", metavar="A,B"),
     ] = None,
     method: Annotated[
-        str | None, _what(help="How subspaces are learned; default loev++.", metavar="METHOD")
+        str | None,
+        _what(
+            help=f"How subspaces are learned: {options.METHODS}; default loev++.", metavar="METHOD"
+        ),
     ] = None,
     encoder: Annotated[
-        str | None, _what(help="Network that is trained; default small.", metavar="ENCODER")
+        str | None,
+        _what(
+            help=f"Network that is trained: {options.ENCODERS}; default small.", metavar="ENCODER"
+        ),
     ] = None,
     name: Annotated[
         str | None,
@@ -217,7 +223,7 @@ def train(
     if (out / BUNDLE).exists():
         export.check_out(out / BUNDLE, inputs=read, overwrite=True)
     try:
-        with TrainDisplay(quiet=quiet or not is_main_process()) as display:
+        with TrainDisplay(quiet=quiet, is_main=is_main_process()) as display:
             checkpoint = pipeline.run(
                 settings,
                 out,

@@ -16,7 +16,7 @@ from loev_cli import bundle as bundles
 from loev_cli.api import Model
 from loev_cli.backends import open_encoder
 from loev_cli.backends.machine import usable_cpus
-from loev_cli.errors import InputError, UsageError, did_you_mean
+from loev_cli.errors import InputError, UsageError, known_names
 from loev_cli.evaluate import equivariance, figures, geometry, probes, retrieval
 from loev_cli.evaluate.equivariance import Changed, Response
 from loev_cli.evaluate.geometry import Leak, Shape
@@ -293,9 +293,7 @@ def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
     """Raises UsageError for a name that is not among ``known``."""
     for name in names:
         if name not in known:
-            raise UsageError(
-                f"unknown {what} '{name}'", hint=f"{did_you_mean(name, known)}{', '.join(known)}"
-            )
+            raise UsageError(f"unknown {what} '{name}'", hint=known_names(name, known, f"{what}s:"))
 
 
 def track_events(

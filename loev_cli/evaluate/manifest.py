@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, known_names
 from loev_cli.manifest import read_rows
 from loev_cli.music_keys import KEYS, parse_key
 
@@ -203,10 +203,9 @@ class Manifest:
             UsageError: no such column or kind, or a cell that is not of the kind.
         """
         if name not in self.cells:
-            known = [*self.cells]
             raise UsageError(
                 f"the manifest has no column '{name}'",
-                hint=f"{did_you_mean(name, known)}it has {', '.join(known) or 'no labels'}",
+                hint=known_names(name, self.cells, "labels:"),
             )
         if kind is not None and kind not in KINDS:
             raise UsageError(f"unknown kind '{kind}' of column '{name}'", hint=", ".join(KINDS))

@@ -34,7 +34,7 @@ import torch
 from loev_cli import __version__
 from loev_cli import bundle as bundles
 from loev_cli.backends.machine import usable_cpus
-from loev_cli.errors import UsageError
+from loev_cli.errors import UsageError, known_names
 from loev_cli.evaluate import probes
 from loev_cli.evaluate.job import Skipped, Stage, plain
 from loev_cli.evaluate.manifest import (
@@ -62,7 +62,7 @@ from loev_cli.experiments.runs import Run, RunEvent, check_runs, steps_within, t
 from loev_cli.model import load_model
 from loev_cli.model.frontend import FrontendConfig
 from loev_cli.train.augment import EQUIVARIANT
-from loev_cli.train.config import TrainConfig, nearest
+from loev_cli.train.config import TrainConfig
 from loev_cli.train.data import listing
 from loev_cli.train.music import views_are_on_features
 from loev_cli.train.pipeline import pick_device
@@ -491,7 +491,7 @@ def _check_candidates(candidates: Sequence[str], config: TrainConfig) -> None:
     for name in candidates:
         if name not in EQUIVARIANT:
             raise UsageError(
-                f"no augmentation '{name}'", hint=nearest(name, EQUIVARIANT, "augmentations")
+                f"no augmentation '{name}'", hint=known_names(name, EQUIVARIANT, "augmentations:")
             )
         if candidates.count(name) > 1:
             raise UsageError(f"--augs names '{name}' twice")

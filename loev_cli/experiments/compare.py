@@ -45,6 +45,10 @@ from loev_cli.storage.atomic import write_own
 from loev_cli.train.config import TrainConfig
 from loev_cli.train.views import usual_n_views
 
+UNTRAINED = "untrained"
+KNOWN_METHODS = (*METHODS, UNTRAINED)
+_STANDARDIZATION_STEPS = 20  # enough batches for the mean and scale of untrained subspaces
+_LR_OF_UNTRAINED = 1e-12  # all steps together move a weight by some 1e-11
 RUNS = "runs"
 PRETRAINING_FILE = "pretraining.csv"
 Event = JudgingEvent | RunEvent
@@ -97,6 +101,8 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
     request, notes = _without_twins(request)
     checked = _check(request)
     checked.notes.extend(notes)
+    if UNTRAINED in request.methods:
+        checked.notes.append(f"{UNTRAINED} is loev++ as initialized, whatever the steps")
     n_parallel = request.n_parallel or (usable_cpus() if _is_cpu(request.device) else 1)
     pretraining = write_pretraining(
         checked.tracks, request.out, variants=request.config.variants, overwrite=request.overwrite
@@ -105,7 +111,8 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
         request.config, data=str(pretraining), val_fraction=0.0, steps=request.config.steps or 1
     )
     if request.minutes is not None:
-        trial = [Run(m, config_of(base, m, 0)) for m in request.methods]
+        trained = [m for m in request.methods if m != UNTRAINED]
+        trial = [Run(m, config_of(base, m, 0)) for m in trained]
         steps = steps_within(
             request.minutes, trial, request.n_seeds, request.out, n_parallel=n_parallel,
             device=request.device, cache=request.cache, on_event=on_event,
@@ -155,7 +162,11 @@ def config_of(base: TrainConfig, method: str, seed: int) -> TrainConfig:
 
     LOOC learns a head from views that share that head's augmentation (Xiao et al. 2021): always
     the view scheme `shared`. Two independent draws are equal only where neither is applied.
+    ``untrained`` is LOEV++ as it is initialized, what frontend and architecture give alone.
     """
+    if method == UNTRAINED:
+        steps = _STANDARDIZATION_STEPS
+        return replace(base, method="loev++", seed=seed, steps=steps, lr=_LR_OF_UNTRAINED)
     config = replace(base, method=method, seed=seed)  # type: ignore[arg-type]
     if method == "looc" and base.view_scheme != "shared":
         config = replace(config, view_scheme="shared", n_views=None)
@@ -179,7 +190,7 @@ class _Checked:
 
 def _check(request: Request) -> _Checked:
     """Everything that can be known before hours of training."""
-    check_names("method", request.methods, METHODS)
+    check_names("method", request.methods, KNOWN_METHODS)
     check_names("probe", request.probes, probes.PROBES)
     for what, names in (("method", request.methods), ("probe", request.probes)):
         if len(set(names)) < len(names) or not names:
@@ -197,7 +208,7 @@ def _check(request: Request) -> _Checked:
     stretcher = equivariance.open_stretcher(request.stretcher)
     foreign: dict[str, Vectors] = {}
     for file in request.against:
-        if file.stem in foreign or file.stem in METHODS:
+        if file.stem in foreign or file.stem in KNOWN_METHODS:
             raise UsageError(
                 f"--against {file}: duplicate name '{file.stem}'", hint="rename the file"
             )

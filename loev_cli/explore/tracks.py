@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, known_names
 from loev_cli.explore.audio_files import AudioFiles, NotServedError, is_playable
 from loev_cli.music_keys import KEYS, fifths, is_minor, parse_key
 from loev_cli.search.library import Library
@@ -112,7 +112,7 @@ class Tracks:
             UsageError: no such column.
         """
         if name not in self.color_names:
-            hint = f"{did_you_mean(name, self.color_names)}there are {self.color_names}"
+            hint = known_names(name, self.color_names, "there are")
             raise UsageError(f"no column '{name}'", hint=hint)
         if name == FOLDER and name not in self._columns:
             return _of_texts([_folder_of(path) for path in self.library.paths])

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, known_names
 from loev_cli.music_keys import KEYS, camelot, parse_key, spellings
 
 Mask = NDArray[np.bool_]
@@ -253,7 +253,7 @@ class _Parser:
             self._fail(
                 f"names no column: '{name}'",
                 place=token.place,
-                hint=f"{did_you_mean(name, self._columns)}there are {', '.join(self._columns)}",
+                hint=known_names(name, self._columns, "there are"),
             )
         self._next += 1
         return name

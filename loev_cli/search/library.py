@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from loev_cli.annotations import Annotator
 from loev_cli.defaults import INVARIANT, N_HITS, SUBSPACE_OF
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, known_names
 from loev_cli.formats import (
     AUDIO_ROOT,
     FOLDERS,
@@ -350,7 +350,7 @@ def check_subspace(name: str, known: Iterable[str], source: Path) -> None:
     if name not in known:
         raise UsageError(
             f"{source} has no subspace '{name}'",
-            hint=f"{did_you_mean(_OTHER_NAMES.get(name, name), known)}it has {', '.join(known)}",
+            hint=known_names(_OTHER_NAMES.get(name, name), known),
         )
 
 

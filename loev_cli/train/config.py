@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, known_names
 from loev_cli.manifest import OWN_COLUMNS, SUFFIXES, TRACK
 from loev_cli.model import GLOBAL, INVARIANT, METHODS, Method
 from loev_cli.storage.bounded import parse_toml, read_bytes
@@ -104,14 +104,16 @@ class TrainConfig:
             value = getattr(self, key)
             if value not in known:
                 raise UsageError(
-                    f"no {key.replace('_', ' ')} '{value}'", hint=nearest(value, known, "known")
+                    f"no {key.replace('_', ' ')} '{value}'",
+                    hint=known_names(value, known, "known:"),
                 )
         if not self.augs:
             raise UsageError("augs is empty", hint=f"choose from {', '.join(kind.names())}")
         for aug in self.variants:
             if Path(self.data).suffix.lower() not in SUFFIXES:
                 raise UsageError(
-                    f"no augmentation '{aug}'", hint=nearest(aug, kind.names(), "augmentations")
+                    f"no augmentation '{aug}'",
+                    hint=known_names(aug, kind.names(), "augmentations:"),
                 )
             if not aug.isidentifier() or aug in _NO_VARIANTS:
                 raise UsageError(f"augs: '{aug}' cannot be the name of a subspace")
@@ -154,7 +156,7 @@ def _check_among(key: str, chosen: tuple[str, ...], known: tuple[str, ...]) -> N
         if name not in known:
             raise UsageError(
                 f"{key}: no '{name}'",
-                hint=nearest(name, known, "possible") if known else "augs names no variants",
+                hint=known_names(name, known, "possible:") if known else "augs names no variants",
             )
 
 
@@ -184,11 +186,6 @@ _OTHER_NAMES = {
 }
 
 
-def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...], what: str) -> str:
-    """A hint: the nearest known name if there is one, and all of them."""
-    return f"{did_you_mean(name, known)}{what}: {', '.join(known)}"
-
-
 def from_mapping(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:
     """Build a config dataclass from plain values, e.g. of a TOML file.
 
@@ -204,7 +201,7 @@ def from_mapping(cls: type[T], raw: Mapping[str, Any], where: str = "") -> T:
         if key not in known:
             raise UsageError(
                 f"unknown key '{where}{key}'",
-                hint=nearest(_OTHER_NAMES.get(key, key), tuple(known), "known keys"),
+                hint=known_names(_OTHER_NAMES.get(key, key), known, "known keys:"),
             )
         values[key] = _convert(hints[key], value, f"{where}{key}")
     return cls(**values)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import entry
 from loev_cli.model import ModelSpec
 from loev_cli.train.augment import Augmentations, AugmentationsConfig
 from loev_cli.train.items import Changes, Item, Look
@@ -94,9 +94,4 @@ def domain_kind(name: str) -> DomainKind:
     Raises:
         UsageError: there is none.
     """
-    if name not in DOMAINS:
-        raise UsageError(
-            f"no domain '{name}'",
-            hint=f"{did_you_mean(name, DOMAINS)}domains: {', '.join(DOMAINS)}",
-        )
-    return DOMAINS[name]
+    return entry(DOMAINS, name, "domain")

@@ -22,10 +22,14 @@ from loev_cli.experiments.scoring import (
     corrected,
     own_subspace,
 )
+from loev_cli.model import LoevModel
+from loev_cli.train import pipeline
 from loev_cli.train.augment import AugmentationsConfig
 from loev_cli.train.config import TrainConfig
+from loev_cli.train.data import Cache
 from loev_cli.train.losses import ViewLabels, positives
 from loev_cli.train.views import ViewPlanner
+from tests.experiments.conftest import run_of
 
 N = 80
 FOLDS = np.arange(N) % 2
@@ -113,6 +117,18 @@ def test_subspaces_of_keys_and_tempos() -> None:
     assert own_subspace(replace(COLUMN, name="k", kind="key")) == "pitch"
     assert own_subspace(replace(COLUMN, name="bpm", kind="tempo")) == "tempo"
     assert own_subspace(replace(COLUMN, name="eq")) == "eq"
+
+
+@pytest.mark.slow
+def test_untrained_is_loevpp_as_it_is_initialized(music: Path, cache: Path, tmp_path: Path) -> None:
+    config = config_of(run_of(music, "cl").config, "untrained", seed=3)
+    weights = pipeline.run(config, tmp_path, device="cpu", cache=Cache(cache), n_workers=0)
+    trained = pipeline.read_checkpoint(weights).model
+    torch.manual_seed(3)
+    fresh = dict(LoevModel(trained.spec).named_parameters())
+    assert trained.spec.method == "loev++" and fresh
+    for name, weight in trained.named_parameters():
+        torch.testing.assert_close(weight, fresh[name], rtol=0, atol=1e-9, msg=name)
 
 
 def test_looc_is_left_out_where_it_is_loev() -> None:

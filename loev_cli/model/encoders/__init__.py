@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, entry, known_names
 from loev_cli.model.encoders.sf_nfnet import SfNfnetF0
 from loev_cli.model.encoders.small import SmallEncoder
 from loev_cli.model.frontend import FrontendConfig, LogFrequency, MelConfig, MelSpectrogram
@@ -92,7 +92,7 @@ class EncoderKind:
             if key not in known:
                 raise UsageError(
                     f"encoder_options.frontend has no '{key}'",
-                    hint=f"{did_you_mean(key, known)}settings: {', '.join(known)}",
+                    hint=known_names(key, known, "settings:"),
                 )
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise UsageError(
@@ -128,12 +128,7 @@ def encoder_kind(name: str) -> EncoderKind:
     Raises:
         UsageError: there is none.
     """
-    if name not in ENCODERS:
-        raise UsageError(
-            f"no encoder '{name}'",
-            hint=f"{did_you_mean(name, ENCODERS)}encoders: {', '.join(ENCODERS)}",
-        )
-    return ENCODERS[name]
+    return entry(ENCODERS, name, "encoder")
 
 
 def build_encoder(

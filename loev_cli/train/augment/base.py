@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loev_cli.errors import UsageError, did_you_mean
+from loev_cli.errors import UsageError, known_names
 from loev_cli.model.frontend import AnyFrontendConfig, Features, FrontendConfig
 
 NATS_PER_DB = math.log(10) / 10  # of power
@@ -187,9 +187,7 @@ def check_choices(key: str, chosen: tuple[str, ...], known: tuple[str, ...]) -> 
         raise UsageError(f"{key} is empty", hint=f"choose from {', '.join(known)}")
     for name in chosen:
         if name not in known:
-            raise UsageError(
-                f"{key}: no '{name}'", hint=f"{did_you_mean(name, known)}known: {', '.join(known)}"
-            )
+            raise UsageError(f"{key}: no '{name}'", hint=known_names(name, known, "known:"))
 
 
 @functools.cache
