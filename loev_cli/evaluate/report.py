@@ -11,7 +11,7 @@ import numpy as np
 from loev_cli.evaluate import figures
 from loev_cli.evaluate.figures import Labeled
 from loev_cli.evaluate.job import Results
-from loev_cli.evaluate.page import HTML_FILE, check_out, write_report
+from loev_cli.evaluate.page import HTML_FILE, check_out, number, write_report
 from loev_cli.evaluate.probes import TASKS
 from loev_cli.evaluate.statistics import Estimate, fewest_groups
 
@@ -39,19 +39,29 @@ def write(results: Results, out: Path) -> None:
             r=results,
             subspaces=", ".join(f"{name} ({dim})" for name, dim in dims.items()),
             n_groups=len(np.unique(results.manifest.groups[judged])),
-            probed_subspaces=list(dict.fromkeys(p.subspace for p in results.probes)),
             main_scores=_main_scores(results),
             n_needed=fewest_groups(),
         )
 
 
 def _main_scores(results: Results) -> list[list[str]]:
-    """Label, metric, chance, and the first probe's score in every subspace."""
-    rows = []
-    for (label, kind), of in itertools.groupby(results.probes, key=lambda p: (p.label, p.kind)):
-        metric = TASKS[kind]().main_metric
-        scores = [p.scores[metric] for p in of if p.probe == results.probes[0].probe]
-        rows.append([label, metric, f"{scores[0].chance:.2f}", *(e.marked for e in scores)])
+    """A header, then what is asked, metric, chance, and the score of every subspace.
+
+    By the first probe, and by the nearest neighbor.
+    """
+    asked: dict[tuple[str, str], dict[str, Estimate]] = {}
+    for p in results.probes:
+        if p.probe == results.probes[0].probe:
+            metric = TASKS[p.kind]().main_metric
+            asked.setdefault((p.label, metric), {})[p.subspace] = p.scores[metric]
+    for found in results.retrieval:
+        row = asked.setdefault((found.question, "recall@1"), {})
+        row[found.subspace] = found.scores["recall@1"]
+    subspaces = list(dict.fromkeys(name for row in asked.values() for name in row))
+    rows = [["label", "metric", "chance", *subspaces]] if asked else []
+    for (question, metric), of in asked.items():
+        scores = [of[name].marked if name in of else "–" for name in subspaces]
+        rows.append([question, metric, number(next(iter(of.values())).chance), *scores])
     return rows
 
 
