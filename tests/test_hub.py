@@ -122,8 +122,15 @@ def test_damaged_weights_are_not_used(
 
 
 @pytest.mark.slow
-def test_errors_are_one_line(hub: Hub, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_one_line(
+    hub: Hub, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "hf://OWNER/NAME" in one_line(card_of("hf://nonsense"), 2)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,key\na.wav,C\n")
+    annotating = ("--annotate", labels, "--out", tmp_path / "annotated")
+    done = in_process_of_its_own("export", "hf://someone/missing", *annotating)
+    assert "HF_TOKEN" in one_line(done, 2)
     assert "HF_TOKEN" in one_line(card_of("hf://someone/missing"), 2)
     hub.commit("someone/empty", {"notes.md": b"nothing"})
     assert "config.json" in one_line(card_of("hf://someone/empty"), 1)

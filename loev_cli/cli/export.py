@@ -32,11 +32,11 @@ _output = partial(typer.Option, show_default=False, rich_help_panel=options.OUTP
 def export(
     context: typer.Context,
     checkpoint: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="CHECKPOINT",
             help="A run's checkpoints/last.pt; with --from-mulooc a Lightning checkpoint; with "
-            "--annotate also a bundle or a shipped model.",
+            "--annotate also a bundle, a shipped model or hf://OWNER/NAME.",
             show_default=False,
         ),
     ],
@@ -141,7 +141,7 @@ def export(
         raise UsageError(f"{name_of} needs --push", hint="name the repository with --push")
     to = _address(push)
     if out is None:
-        if to is None or annotate or from_mulooc or checkpoint.is_file():
+        if to is None or annotate or from_mulooc or Path(checkpoint).is_file():
             raise UsageError("missing option: --out", hint="the folder of the new bundle")
         _push(bundles.find(checkpoint), to, license_id, private, quiet)
         return
@@ -182,7 +182,7 @@ def export(
         pushed()
         raise typer.Exit(code)
     if from_mulooc:
-        _export_mulooc(checkpoint, out, name or out.name, augs, overwrite, quiet)
+        _export_mulooc(Path(checkpoint), out, name or out.name, augs, overwrite, quiet)
         pushed()
         return
     if augs is not None:
@@ -191,7 +191,7 @@ def export(
         )
     if debug:
         log_to_stderr()
-    export_trained(checkpoint, out, name=name, overwrite=overwrite, quiet=quiet)
+    export_trained(Path(checkpoint), out, name=name, overwrite=overwrite, quiet=quiet)
     pushed()
 
 
@@ -298,7 +298,7 @@ def _some(names: tuple[str, ...], what: str) -> str:
 
 
 def _export_annotated(
-    source: Path,
+    source: str,
     out: Path,
     *,
     name: str,
@@ -317,7 +317,7 @@ def _export_annotated(
         adapt: start from the readouts that the model has.
         keep: manifests of tracks whose answers are to stay as they are.
         strengths: readout -> penalty on its change, instead of the one that is chosen.
-        source: a bundle's folder, a shipped model's name, or a checkpoint.
+        source: a checkpoint, or a bundle as `--model` takes it.
         command: how we were called, for the record.
     """
     with needs_extra("loev export", "train"):
@@ -410,16 +410,10 @@ def _check_all_adapted(fitted: Sequence[FittedReadout], priors: Mapping[str, Pri
 
 
 @contextlib.contextmanager
-def _bundle_of(source: Path, name: str) -> Iterator[Bundle]:
+def _bundle_of(source: str, name: str) -> Iterator[Bundle]:
     """The bundle that is meant; one of a checkpoint lasts as long as the context."""
-    if not source.is_file():
-        try:
-            found = bundles.find(str(source))
-        except UsageError as error:
-            raise UsageError(
-                f"{source} is not a checkpoint, bundle folder or shipped model", hint=error.hint
-            ) from error
-        yield found
+    if not Path(source).is_file():
+        yield bundles.find(source)
         return
     with tempfile.TemporaryDirectory(prefix="loev-") as folder:
-        yield export_trained(source, Path(folder) / name, quiet=True)
+        yield export_trained(Path(source), Path(folder) / name, quiet=True)
