@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,15 @@ class Manifest:
             self.groups[list(rows)],
             {name: [cells[i] for i in rows] for name, cells in self.cells.items()},
         )
+
+    def grouped_by(self, name: str) -> Manifest:
+        """Rows that have no group are put together where their cells of a column are equal."""
+        cells = self.cells.get(name) or [""] * len(self)
+        named = [
+            f"{name} {cell}" if cell and group.startswith("\0") else group
+            for group, cell in zip(self.groups.tolist(), cells, strict=True)
+        ]
+        return replace(self, groups=np.array(named, dtype=np.str_))
 
     def column(self, name: str, kind: str | None = None) -> Column:
         """The labels of one column; its kind is inferred unless given.

@@ -200,6 +200,8 @@ def _check(request: Request) -> _Checked:
     if request.config.steps is None and request.minutes is None:
         raise UsageError("missing option: --steps or --minutes")
     manifest = read_manifests(request.data)
+    if request.config.variants:  # else takes of one work are on both sides of a fold
+        manifest = manifest.grouped_by(TRACK)
     columns, notes = manifest.columns(request.labels)
     folds = split(manifest, n_folds=request.n_folds, seed=request.seed).folds
     for column in columns:

@@ -305,6 +305,8 @@ def test_variants_are_pretrained_on_as_works(music: Path, tmp_path: Path, loev: 
     assert done.code == 2 and "5 tracks to train on are fewer than the batch of 6" in done.err
     done = loev(*arguments[:-2], "--folds", "3", "--augs", "pitch,bands", "--batch-size", "4")
     assert done.code == 2 and "no column 'bands'" in done.err and len(done.lines) == 1
+    done = loev(*arguments[:-2], "--folds", "6", "--batch-size", "4")
+    assert done.code == 2 and "6 folds need 6 groups of tracks, the manifest has 5" in done.err
     rows, _ = pretraining_rows(read_manifests([file]), ["band"])
     written = write_pretraining(rows, out, variants=["band"]).read_text().splitlines()
     assert written[0] == "path,group,track,band" and written[4].endswith("/03.wav,,work 1,1")
