@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loev_cli.errors import LoevError
     from loev_cli.formats import EmbeddingFile, read
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = ["EmbeddingFile", "LoevError", "Model", "__version__", "embed", "load", "read"]
 
