@@ -27,6 +27,10 @@ from loev_cli.audio.readers import (
 
 # An "audio file" that is really a playlist must not make FFmpeg open other files or the network.
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
+# Tags in another encoding must not keep us from the audio. PyAV 19 reads them so without being told.
+_TAGS_IN_ANY_ENCODING: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
+)
 # Containers that state an exact length of a stream; for others FFmpeg estimates it, or it counts
 # the time that passes, which gaps are part of.
 _EXACT_LENGTH = frozenset({"wv", "tta", "ape"})
@@ -350,8 +354,7 @@ def _without_comments(header: bytes) -> bytes:
 
 def _open(stream: FileView) -> Any:
     try:
-        # Tags may be in any encoding; they must not keep us from the audio.
-        return av.open(stream, "r", options=_NO_PROTOCOLS, metadata_errors="surrogateescape")
+        return av.open(stream, "r", options=_NO_PROTOCOLS, **_TAGS_IN_ANY_ENCODING)
     except _ERRORS as error:
         stream.close()
         raise UnreadableError(str(error)) from error
