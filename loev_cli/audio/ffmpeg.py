@@ -27,7 +27,7 @@ from loev_cli.audio.readers import (
 
 # An "audio file" that is really a playlist must not make FFmpeg open other files or the network.
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
-# Tags in another encoding must not keep us from the audio. PyAV 19 reads them so without being told.
+# Tags in another encoding must not keep us from the audio; PyAV 19 reads them so untold.
 _TAGS_IN_ANY_ENCODING: dict[str, Any] = (
     {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
 )
