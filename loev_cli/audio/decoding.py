@@ -27,6 +27,7 @@ _BLOCK_S = 4.0
 _BLOCK_N_VALUES = 2**21
 # Up to what FFmpeg makes of the highest DSD rate.
 PLAUSIBLE_RATES_HZ = range(1_000, 3_072_001)
+_MAX_N_CHANNELS = 1024  # libsndfile and FFmpeg decode no more
 # A track that is never above -60 dBFS is silent.
 SILENCE_PEAK = 10 ** (-60 / 20)
 # Encoders pad and trim by a frame or two; less than this is no truncation.
@@ -177,7 +178,8 @@ def resampled(
 
 
 def _check_plausible(file: Path, reader: Reader) -> None:
-    if reader.sample_rate_hz not in PLAUSIBLE_RATES_HZ or reader.n_channels < 1:
+    has_channels = 1 <= reader.n_channels <= _MAX_N_CHANNELS
+    if reader.sample_rate_hz not in PLAUSIBLE_RATES_HZ or not has_channels:
         raise InputError(
             f"{file}: not a valid audio header: {reader.n_channels} channels at "
             f"{reader.sample_rate_hz} Hz",
