@@ -483,7 +483,8 @@ def test_the_help_lists_what_there_is() -> None:
     from loev_cli.train.augment import EQUIVARIANT
 
     assert set(_options.METHODS.split(", ")) == set(METHODS)
-    assert _options.ENCODERS.split(", ") == list(ENCODERS)
+    own = [name for name, kind in ENCODERS.items() if kind.encoder.__module__.startswith("loev")]
+    assert _options.ENCODERS.split(", ") == own  # other tests add theirs
     assert _options.AUGMENTATIONS.split(", ") == list(EQUIVARIANT)
 
 

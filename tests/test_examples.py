@@ -63,6 +63,7 @@ def test_an_image_is_changed_by_what_is_asked() -> None:
     assert half == pytest.approx(float(red[0].sum()) / 4, rel=0.1)
 
 
+@pytest.mark.slow
 def test_images_train_resume_and_are_exported(clothes: Path, tmp_path: Path, loev: Loev) -> None:
     config = images.config_of(clothes, steps=3, batch_size=8, val_fraction=0.1, validate_every=3)
     model = trained(config, tmp_path / "run")

@@ -84,6 +84,7 @@ def test_random_vectors_score_chance_within_their_interval(
     assert n_figures == 8 * n_seeds * len(probes) and len(missed) <= n_allowed, missed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_draws")
 def test_what_is_there_is_found(manifest: Manifest) -> None:
     tempo, energy = manifest.column("tempo"), manifest.column("energy")

@@ -17,6 +17,8 @@ from loev_cli import bundle as bundles
 from loev_cli.errors import LoevError, OutputError, UsageError
 from loev_cli.experiments.runs import RunEvent, is_finished, train_runs
 from loev_cli.train.checkpoint import load_checkpoint
+from loev_cli.train.config import to_toml
+from loev_cli.train.pipeline import CONFIG_FILE
 from tests.conftest import environment
 from tests.experiments.conftest import run_of
 
@@ -55,10 +57,10 @@ def test_runs_are_trained_taken_and_gone_on_with(
     assert is_finished(second, tmp_path)
 
 
-def test_another_config_is_refused(
-    finished: Path, music: Path, cache: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+def test_another_config_is_refused(music: Path, cache: Path, tmp_path: Path) -> None:
+    there = run_of(music, "cl")
+    (tmp_path / there.name).mkdir()
+    (tmp_path / there.name / CONFIG_FILE).write_text(to_toml(there.config))
     with pytest.raises(UsageError, match="different settings: lr"):
         train_runs([run_of(music, "cl", lr=0.001)], tmp_path, cache=cache)
 
@@ -115,9 +117,8 @@ with signals_raise():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals and locks of POSIX")
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_runs_save_and_killed_ones_keep_their_lock(
     music: Path, cache: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -153,9 +153,12 @@ def test_the_views_of_music_stay_what_they_were() -> None:
         planner("pitch", positives="same"),
     ):
         for view in itertools.chain(*plans(of, 20)):
-            digest.update(repr((view.start, view.draws, view.seeds, view.applied)).encode())
-            digest.update(b"".join(view.params[name].tobytes() for name in EQUIVARIANT))
-    assert digest.hexdigest() == "b2ca0236b8d8af14"
+            # Rounded: C libraries differ in the last bits of exp and log.
+            start = round(view.start, 6)
+            digest.update(repr((start, view.draws, view.seeds, view.applied)).encode())
+            for name in EQUIVARIANT:
+                digest.update(view.params[name].astype(np.float64).round(6).tobytes())
+    assert digest.hexdigest() == "582ef9508e02ce3d"
 
 
 def test_what_cannot_be_drawn_is_a_clear_error() -> None:
