@@ -22,7 +22,7 @@ from loev_cli.evaluate.statistics import Draws, Score
 from loev_cli.experiments.advise import Verdict, judge, kept
 from loev_cli.experiments.advise_evidence import destroyed, gained
 from loev_cli.experiments.advise_vectors import draw_changes
-from loev_cli.model import GLOBAL, INVARIANT, LoevModel
+from loev_cli.model import GLOBAL, LoevModel
 from loev_cli.train import pipeline
 from loev_cli.train.batches import BatchMaker
 from loev_cli.train.config import TrainConfig
@@ -35,7 +35,6 @@ WHOLE = "whole"  # all subspaces of a LOEV++ model side by side
 N_DRAWS = 4  # of an augmentation, to see what it does to a label
 TOLERANCE = 0.1  # share of a label that may be lost to invariance
 _ROWS_AT_ONCE = 128
-DIFFERENCES = ("own_less_other", "whole_less_cl", "whole_less_untrained")
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,9 @@ def study(config: TrainConfig, labeled: Labeled, out: Path, n_seeds: int) -> lis
             untrained model is LOEV++ as initialized.
     """
     wholes: dict[str, list[np.ndarray]] = {}
+    heads: dict[str, list[np.ndarray]] = {}
     found: list[Vectors] = []  # of the LOEV++ model with all subspaces, per seed
+    projected: list[Vectors] = []
     changed: dict[str, np.ndarray] = {}
     variants = {"cl": dataclasses.replace(config, method="cl"), "loev++": config}
     variants |= {aug: dataclasses.replace(config, augs=(aug,)) for aug in config.augs}
@@ -91,8 +92,12 @@ def study(config: TrainConfig, labeled: Labeled, out: Path, n_seeds: int) -> lis
             model = trained(of, out / "runs" / f"{name}-seed{seed}")
             plain = embed(model, of, labeled.items)
             wholes.setdefault(name, []).append(plain[WHOLE])
+            if name == "cl":
+                out_of_head = embed(model, of, labeled.items, of_heads=True)[WHOLE]
+                heads.setdefault(name, []).append(out_of_head)
             if name == "loev++":
                 found.append(plain)
+                projected.append(embed(model, of, labeled.items, of_heads=True))
                 torch.manual_seed(seed)
                 untrained = LoevModel(model.spec).eval()
                 wholes.setdefault("untrained", []).append(
@@ -108,13 +113,14 @@ def study(config: TrainConfig, labeled: Labeled, out: Path, n_seeds: int) -> lis
     groups = np.arange(len(labeled.items))
     beside = {name: wholes[name] for name in ("cl", "untrained")}
     table = compared(found, beside, labeled, groups)
+    of_heads = compared(projected, heads, labeled, groups)
     verdicts = []
     for column in labeled.columns:
         lost = destroyed(wholes["loev++"][0], changed, column, labeled.folds, groups)
         keeping = {aug: wholes[aug] for aug in config.augs}
         gain = gained(wholes["cl"], keeping, column, labeled.folds, groups)
         verdicts += [judge(column, aug, lost[aug], gain[aug], TOLERANCE) for aug in config.augs]
-    write(out, config, labeled, table, verdicts, n_seeds)
+    write(out, config, labeled, {"table": table, "heads": of_heads}, verdicts, n_seeds)
     return verdicts
 
 
@@ -132,8 +138,14 @@ def embed(
     config: TrainConfig,
     items: Sequence[Item],
     changes: Mapping[str, np.ndarray] | None = None,
+    *,
+    of_heads: bool = False,
 ) -> Vectors:
-    """Subspace -> (N, D), and ``whole``; of items as they are, or all changed alike."""
+    """Subspace -> (N, D), and ``whole``; of items as they are, or all changed alike.
+
+    Args:
+        of_heads: what the heads make of the subspaces, and the loss compares, instead.
+    """
     domain = BatchMaker(config, model.spec).domain
     names, rng = config.augmentations.names(), np.random.default_rng(0)
     # Draws of what is not applied only fill their places.
@@ -144,7 +156,9 @@ def embed(
     for start in range(0, len(items), _ROWS_AT_ONCE):
         rows = [(item, view) for item in items[start : start + _ROWS_AT_ONCE]]
         with torch.inference_mode():
-            for name, x in model.encode(domain.make_views(rows)).items():
+            views = domain.make_views(rows)
+            rows_of = model.project(views).projections if of_heads else model.encode(views)
+            for name, x in rows_of.items():
                 parts.setdefault(name, []).append(x.float().numpy())
     vectors = {name: np.concatenate(rows) for name, rows in parts.items()}
     whole = [GLOBAL] if GLOBAL in vectors else list(vectors)
@@ -182,8 +196,10 @@ def compared(
                 "scores": {name: draws.estimate(one) for name, one in scores.items()},
                 "other": other,
                 "own_less_other": draws.difference(scores[own], scores[other])[0],
-                "whole_less_cl": draws.difference(scores[WHOLE], scores["cl"])[0],
-                "whole_less_untrained": draws.difference(scores[WHOLE], scores["untrained"])[0],
+            }
+            | {
+                f"whole_less_{name}": draws.difference(scores[WHOLE], scores[name])[0]
+                for name in beside
             }
         )
     return table
@@ -193,24 +209,11 @@ def write(
     out: Path,
     config: TrainConfig,
     labeled: Labeled,
-    table: Sequence[dict[str, Any]],
+    tables: Mapping[str, Sequence[dict[str, Any]]],
     verdicts: Sequence[Verdict],
     n_seeds: int,
 ) -> None:
     """``report.md`` and ``results.json``."""
-    subspaces = [INVARIANT, *config.augs]
-    head = ["label", *subspaces, WHOLE, "CL", "untrained", "own less next best"]
-    head += ["whole less CL", "whole less untrained"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in table:
-        cells = [
-            f"**{row['scores'][name]}**" if name == row["own"] else str(row["scores"][name])
-            for name in (*subspaces, WHOLE, "cl", "untrained")
-        ]
-        name = f"{row['label']} ({row['metric']})"
-        less = f"{row['own_less_other']} ({row['other']})"
-        more = [str(row[key]) for key in ("whole_less_cl", "whole_less_untrained")]
-        lines.append(f"| {' | '.join([name, *cells, less, *more])} |")
     advice = ["| label | augmentation | share lost if invariant | gain of a subspace | verdict |"]
     advice.append("|---" * 5 + "|")
     for one in verdicts:
@@ -221,24 +224,23 @@ def write(
     text = [
         "# CL against LOEV++",
         "",
-        *lines,
+        *_lines(tables["table"]),
         "",
         f"Linear probes, {n_test} test items, {n_seeds} seeds, {config.steps} steps of "
         f"{config.batch_size} items; 95 % intervals over items and seeds. In bold: the subspace "
-        "that should say the label best.",
+        "that should say the label best. Untrained: LOEV++ as initialized.",
+        "",
+        "The same from the outputs of the heads, which the loss compares:",
+        "",
+        *_lines(tables["heads"]),
         "",
         *advice,
         "",
         f"Augmentations to keep a subspace for: {names}.",
     ]
     (out / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    record = {
-        "table": [
-            row
-            | {"scores": {name: one.as_dict() for name, one in row["scores"].items()}}
-            | {key: row[key].as_dict() for key in DIFFERENCES}
-            for row in table
-        ],
+    record: dict[str, Any] = {name: _records(table) for name, table in tables.items()}
+    record |= {
         "advice": [verdict.record() for verdict in verdicts],
         "kept": kept(verdicts, config.augs),
         "seeds": n_seeds,
@@ -247,3 +249,32 @@ def write(
     text_of = json.dumps(record, indent=1, default=float)
     (out / "results.json").write_text(text_of + "\n", encoding="utf-8")
     print("\n".join(text))
+
+
+def _lines(table: Sequence[dict[str, Any]]) -> list[str]:
+    """A Markdown table; bold is the subspace made for the label."""
+    names, less = list(table[0]["scores"]), [key for key in table[0] if "_less_" in key]
+    head = ["label", *names, *(key.replace("_", " ") for key in less)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in table:
+        cells = [f"{row['label']} ({row['metric']})"]
+        for name in names:
+            cells.append(
+                f"**{row['scores'][name]}**" if name == row["own"] else str(row["scores"][name])
+            )
+        cells += [
+            f"{row[key]} ({row['other']})" if key == "own_less_other" else str(row[key])
+            for key in less
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _records(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with every estimate as numbers."""
+    return [
+        row
+        | {"scores": {name: one.as_dict() for name, one in row["scores"].items()}}
+        | {key: one.as_dict() for key, one in row.items() if "_less_" in key}
+        for row in table
+    ]
