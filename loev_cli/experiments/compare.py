@@ -110,8 +110,8 @@ def compare(request: Request, *, on_event: Callable[[Event], None] = lambda e: N
     base = replace(
         request.config, data=str(pretraining), val_fraction=0.0, steps=request.config.steps or 1
     )
-    if request.minutes is not None:
-        trained = [m for m in request.methods if m != UNTRAINED]
+    trained = [m for m in request.methods if m != UNTRAINED]
+    if request.minutes is not None and trained:
         trial = [Run(m, config_of(base, m, 0)) for m in trained]
         steps = steps_within(
             request.minutes, trial, request.n_seeds, request.out, n_parallel=n_parallel,
