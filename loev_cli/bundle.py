@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loev_cli.errors import BundleError, UsageError, did_you_mean
+from loev_cli.errors import BundleError, UsageError, known_names
 from loev_cli.storage import hub
 from loev_cli.storage.bounded import parse_json, read_bytes
 from loev_cli.storage.protobuf import external_tensor
@@ -258,8 +258,7 @@ def find(model: str | os.PathLike[str]) -> Bundle:
         return load(shipped_folders[model])
     raise UsageError(
         f"no model '{model}': neither a bundle folder, a shipped name nor hf://OWNER/NAME",
-        hint=f"{did_you_mean(model, shipped_folders)}"
-        f"shipped models: {', '.join(shipped_folders) or 'none'}; see 'loev models'",
+        hint=f"{known_names(model, shipped_folders, 'shipped models:')}; see 'loev models'",
     )
 
 

@@ -113,14 +113,19 @@ def test_a_throttle_lets_the_first_pass_and_then_one_in_a_while(
 
 
 @pytest.mark.slow
-def test_training_tells_its_steps(loev: Loev, tmp_path: Path) -> None:
-    words = "--augs pitch --steps 2 --batch-size 4 --set val_fraction=0 --log-json --quiet"
-    done = loev("train", ROOT / "examples" / "music", *words.split(), "--out", tmp_path / "run")
+@pytest.mark.parametrize(("quiet", "more"), [([], {"message"}), (["--quiet"], set())])
+def test_training_tells_its_steps(
+    loev: Loev, tmp_path: Path, quiet: list[str], more: set[str]
+) -> None:
+    words = "--augs pitch --steps 2 --batch-size 4 --set val_fraction=0 --log-json"
+    done = loev(
+        "train", ROOT / "examples" / "music", *words.split(), *quiet, "--out", tmp_path / "run"
+    )
     assert done.code == 0
     events = [json.loads(line) for line in done.lines]
     steps = [event for event in events if event["event"] == "step"]
     assert [steps[-1]["step"], steps[-1]["share_done"]] == [2, 1.0]
-    assert {event["event"] for event in events} == {"stage", "tracks", "step"}
+    assert {event["event"] for event in events} == {"stage", "tracks", "step"} | more
 
 
 # ---------------------------------------------------------------- completion
