@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +80,8 @@ def study(config: TrainConfig, labeled: Labeled, out: Path, n_seeds: int) -> lis
             for the advice every augmentation alone gets a subspace in a model of its own. The
             untrained model is LOEV++ as initialized.
     """
-    wholes: dict[str, list[np.ndarray]] = {}
-    heads: dict[str, list[np.ndarray]] = {}
-    found: list[Vectors] = []  # of the LOEV++ model with all subspaces, per seed
-    projected: list[Vectors] = []
+    found: dict[str, list[Vectors]] = defaultdict(list)  # variant -> of each seed
+    heads: dict[str, list[Vectors]] = defaultdict(list)
     changed: dict[str, np.ndarray] = {}
     variants = {"cl": dataclasses.replace(config, method="cl"), "loev++": config}
     variants |= {aug: dataclasses.replace(config, augs=(aug,)) for aug in config.augs}
@@ -90,19 +89,13 @@ def study(config: TrainConfig, labeled: Labeled, out: Path, n_seeds: int) -> lis
         for name, of in variants.items():
             of = dataclasses.replace(of, seed=seed)
             model = trained(of, out / "runs" / f"{name}-seed{seed}")
-            plain = embed(model, of, labeled.items)
-            wholes.setdefault(name, []).append(plain[WHOLE])
-            if name == "cl":
-                out_of_head = embed(model, of, labeled.items, of_heads=True)[WHOLE]
-                heads.setdefault(name, []).append(out_of_head)
+            found[name].append(embed(model, of, labeled.items))
+            if name in ("cl", "loev++"):
+                heads[name].append(embed(model, of, labeled.items, of_heads=True))
             if name == "loev++":
-                found.append(plain)
-                projected.append(embed(model, of, labeled.items, of_heads=True))
                 torch.manual_seed(seed)
                 untrained = LoevModel(model.spec).eval()
-                wholes.setdefault("untrained", []).append(
-                    embed(untrained, of, labeled.items)[WHOLE]
-                )
+                found["untrained"].append(embed(untrained, of, labeled.items))
             if name == "loev++" and seed == 0:
                 for aug in config.augs:
                     draws = draw_changes(config.augmentations, aug, N_DRAWS)
@@ -111,9 +104,11 @@ def study(config: TrainConfig, labeled: Labeled, out: Path, n_seeds: int) -> lis
                     ]
                     changed[aug] = np.stack(rows)
     groups = np.arange(len(labeled.items))
+    wholes = {name: [x[WHOLE] for x in of_seeds] for name, of_seeds in found.items()}
     beside = {name: wholes[name] for name in ("cl", "untrained")}
-    table = compared(found, beside, labeled, groups)
-    of_heads = compared(projected, heads, labeled, groups)
+    table = compared(found["loev++"], beside, labeled, groups)
+    heads_beside = {"cl": [x[WHOLE] for x in heads["cl"]]}
+    of_heads = compared(heads["loev++"], heads_beside, labeled, groups)
     verdicts = []
     for column in labeled.columns:
         lost = destroyed(wholes["loev++"][0], changed, column, labeled.folds, groups)
